@@ -1,0 +1,49 @@
+# make demo and make test set up all they need in .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+
+.PHONY: help setup demo test test-gpu lint format clean
+
+help:  ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+# torch first and by its exact version: the extension is built against it, without build isolation.
+$(VENV)/tools: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel pybind11 ninja numpy
+	touch $@
+
+$(VENV)/ready: $(VENV)/tools setup.py pyproject.toml $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt --editable ".[dev]"
+	touch $@
+
+setup: $(VENV)/ready  ## Virtual environment with the package built in place
+
+demo: setup  ## Train with and without Jumpstart on real data; draws demo.png
+	$(BIN)/python -m jumpstart_kernels demo $(ARGS)
+
+test: setup  ## The whole test suite
+	$(BIN)/python -m pytest -n 2 -q $(ARGS)
+
+test-gpu: setup  ## Only the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu -q $(ARGS)
+
+lint: setup  ## Linters, types, format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
+
+format: setup  ## Format Python and C++ in place
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(SOURCES)
+
+clean:  ## Remove what was built
+	rm -rf $(VENV) build *.egg-info jumpstart_kernels/*.so .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,34 @@
+// What Python and the dispatcher see of the extension. The schemas are defined by jumpstart_kernels/ops.
+
+#include <ATen/Version.h>
+#include <pybind11/pybind11.h>
+#include <torch/library.h>
+
+#include <string>
+
+#include "autograd.h"
+#include "jumpstart_relu.h"
+
+TORCH_LIBRARY_IMPL(jumpstart_kernels, CPU, m) {
+  m.impl("jumpstart_relu.native", jumpstart::forward_cpu);
+  m.impl("jumpstart_relu_backward.native", jumpstart::backward_cpu);
+}
+
+TORCH_LIBRARY_IMPL(jumpstart_kernels, Autograd, m) {
+  m.impl("jumpstart_relu.native", jumpstart::forward_autograd);
+}
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "Compiled kernels of jumpstart_kernels; importing registers them with PyTorch.";
+  m.attr("cpu_capability") = at::get_cpu_capability();
+#ifdef _OPENMP
+  m.attr("openmp") = true;
+#else
+  m.attr("openmp") = false;
+#endif
+#ifdef JUMPSTART_CUDA_VERSION
+  m.attr("cuda_version") = JUMPSTART_CUDA_VERSION;
+#else
+  m.attr("cuda_version") = pybind11::none();
+#endif
+}

@@ -1,0 +1,194 @@
+// Forward and backward on the CPU: memory, threads, and the kernels of the processor at hand.
+
+#include "jumpstart_relu.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "cpu/statistics.h"
+
+namespace jumpstart {
+namespace {
+
+constexpr int64_t kGrain = 32768;                // elements that are worth a thread
+constexpr int64_t kTaskRows = int64_t{1} << 30;  // so that places within a task fit into int32
+
+const Kernels& kernels() {
+  static const Kernels& chosen = []() -> const Kernels& {
+#if defined(__x86_64__)
+    const std::string capability = at::get_cpu_capability();
+    if (capability == "AVX512") return kernels_avx512();
+    if (capability == "AVX2") return kernels_avx2();
+#endif
+    return kernels_default();
+  }();
+  return chosen;
+}
+
+size_t scalar_of(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat: return static_cast<size_t>(Scalar::float32);
+    case at::kDouble: return static_cast<size_t>(Scalar::float64);
+    case at::kHalf: return static_cast<size_t>(Scalar::float16);
+    case at::kBFloat16: return static_cast<size_t>(Scalar::bfloat16);
+    default: TORCH_CHECK_TYPE(false, "x must be float32, float64, float16 or bfloat16, got ", dtype);
+  }
+}
+
+template <typename scalar_t>
+using stat_of = std::conditional_t<std::is_same<scalar_t, double>::value, double, float>;
+
+template <typename scalar_t>
+void forward_dense(const at::Tensor& x, const Forward& f, double margin, bool all_indices,
+                   const at::Tensor& slack_sums, const at::Tensor& extrema, const at::Tensor& indices) {
+  using stat_t = stat_of<scalar_t>;
+  const Kernels& k = kernels();
+  const int64_t threads = std::min<int64_t>(at::get_num_threads(), x.numel() / kGrain);
+  const int64_t needed = (f.layout.matrix_rows() + kTaskRows - 1) / kTaskRows;
+  Tasks<stat_t> tasks(f.layout, f.position_points, std::max<int64_t>({threads, needed, 1}), k);
+  auto& partials = tasks.partials();
+  const auto run = k.forward[scalar_of(x.scalar_type())];
+  at::parallel_for(0, static_cast<int64_t>(partials.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) run(f, &partials[static_cast<size_t>(t)]);
+  });
+  const Finder<scalar_t, stat_t> find(x.const_data_ptr<scalar_t>(), f.layout);
+  const int64_t count = extrema.size(1);
+  auto* values = extrema.mutable_data_ptr<stat_t>();
+  auto* rows = indices.mutable_data_ptr<int64_t>();
+  merge(partials, f, k.row_block, count, find, values, rows);
+  finish(f, count, static_cast<stat_t>(margin), all_indices, find, values, rows,
+         slack_sums.mutable_data_ptr<stat_t>());
+}
+
+// Gradient of one extremum from that of its slack sums; 0 · ∞ is 0, for a sum that is not in the loss.
+template <typename stat_t>
+stat_t slack_gradient(const stat_t* grad, stat_t own, stat_t other, int side) {
+  const auto times = [](stat_t g, stat_t s) { return g == 0 && std::isinf(s) ? stat_t{0} : g * s; };
+  if (own == 0) return 0;
+  const stat_t sum = grad[side] + 2 * times(grad[2 + side], own) + times(grad[4], other);
+  return side == 0 ? -sum : sum;
+}
+
+template <typename scalar_t>
+void add_extrema(const Layout& layout, double margin_, const at::Tensor& grad_slack_sums,
+                 const at::Tensor& grad_extrema, const at::Tensor& extrema, const at::Tensor& indices,
+                 const at::Tensor& grad_x) {
+  using stat_t = stat_of<scalar_t>;
+  const int64_t count = extrema.size(1), plane = layout.rows * layout.units;
+  const auto margin = static_cast<stat_t>(margin_);
+  const auto* values = extrema.const_data_ptr<stat_t>();
+  const auto* places = indices.const_data_ptr<int64_t>();
+  const auto* sums = grad_slack_sums.defined() ? grad_slack_sums.const_data_ptr<stat_t>() : nullptr;
+  const auto* direct = grad_extrema.defined() ? grad_extrema.const_data_ptr<stat_t>() : nullptr;
+  auto* grad = grad_x.mutable_data_ptr<scalar_t>();
+  const auto slack = [](stat_t s) { return s > 0 || s != s ? s : stat_t{0}; };
+  std::vector<std::pair<int64_t, stat_t>> late;  // for 16-bit gradients, which are rounded once
+  const auto add_side = [&](int64_t begin, int64_t end, int side) {
+    const auto* axis = sums ? sums + (begin == 0 ? 0 : 5) : nullptr;
+    for (int64_t k = begin; k < end; ++k) {
+      int64_t place = places[side * count + k];
+      if (place < 0) continue;
+      stat_t g = direct ? direct[side * count + k] : stat_t{0};
+      if (axis) {
+        const stat_t positive = slack(margin - values[k]), negative = slack(margin + values[count + k]);
+        g += slack_gradient(axis, side ? negative : positive, side ? positive : negative, side);
+      }
+      if (layout.channels_last) {
+        const int64_t sample = place / plane, unit = place % plane / layout.rows;
+        place = (sample * layout.rows + place % layout.rows) * layout.units + unit;
+      }
+      if (sizeof(scalar_t) == 2) {
+        late.emplace_back(place, g);
+      } else {
+        grad[place] += g;
+      }
+    }
+  };
+  for (int side = 0; side < 2; ++side) add_side(0, layout.units, side);
+  for (int side = 0; side < 2; ++side) add_side(layout.units, count, side);
+  std::stable_sort(late.begin(), late.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (size_t i = 0; i < late.size();) {
+    const int64_t place = late[i].first;
+    stat_t sum = grad[place];
+    for (; i < late.size() && late[i].first == place; ++i) sum += late[i].second;
+    grad[place] = static_cast<scalar_t>(sum);
+  }
+}
+
+}  // namespace
+
+Outputs forward_cpu(const at::Tensor& x, int64_t unit_dim, bool position_points, double margin,
+                    bool apply_relu, bool all_indices) {
+  const bool channels_last = runs_channels_last(x, unit_dim);
+  const Layout layout = make_layout(x.sizes(), unit_dim, channels_last);
+  // Strides as F.relu has them; where the kernels do not know their order, they run a contiguous copy.
+  at::Tensor output = apply_relu ? at::empty_like(x) : at::empty({0}, x.options());
+  const auto format = memory_format(static_cast<size_t>(x.dim()), channels_last);
+  const at::Tensor dense = x.contiguous(format);
+  const bool direct = apply_relu && output.is_contiguous(format);
+  const at::Tensor target = apply_relu && !direct ? at::empty_like(dense) : output;
+  at::Tensor mask =
+      apply_relu ? at::empty({layout.matrix_rows(), layout.mask_columns()}, x.options().dtype(at::kByte))
+                 : at::empty({0, 0}, x.options().dtype(at::kByte));
+  const auto stat = x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+  const int64_t points = layout.samples * (position_points ? layout.rows * layout.inner : 1);
+  const int64_t count = layout.units + points;
+  at::Tensor slack_sums = at::empty({2, 5}, stat), extrema = at::empty({2, count}, stat);
+  at::Tensor indices = at::empty({2, count}, x.options().dtype(at::kLong));
+  if (x.numel() == 0) {
+    slack_sums.zero_();
+    extrema.select(0, 0).fill_(-std::numeric_limits<double>::infinity());
+    extrema.select(0, 1).fill_(std::numeric_limits<double>::infinity());
+    indices.fill_(-1);
+    return {output, mask, slack_sums, extrema, indices};
+  }
+  Forward f{dense.const_data_ptr(), apply_relu ? target.mutable_data_ptr() : nullptr,
+            apply_relu ? mask.mutable_data_ptr<uint8_t>() : nullptr, layout, position_points};
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "jumpstart_relu", [&] {
+    forward_dense<scalar_t>(dense, f, margin, all_indices, slack_sums, extrema, indices);
+  });
+  if (apply_relu && !direct) output.copy_(target);
+  return {output, mask, slack_sums, extrema, indices};
+}
+
+at::Tensor backward_cpu(const std::optional<at::Tensor>& grad_output,
+                        const std::optional<at::Tensor>& grad_slack_sums,
+                        const std::optional<at::Tensor>& grad_extrema, const at::Tensor& mask,
+                        const at::Tensor& extrema, const at::Tensor& indices, at::IntArrayRef size,
+                        bool channels_last, at::ScalarType dtype, int64_t unit_dim, double margin) {
+  const auto format = memory_format(size.size(), channels_last);
+  const Layout layout = make_layout(size, unit_dim, channels_last);
+  at::Tensor grad_x = at::empty(size, extrema.options().dtype(dtype).memory_format(format));
+  if (grad_x.numel() == 0) return grad_x;
+  if (grad_output.has_value()) {
+    const at::Tensor grad = grad_output->contiguous(format);
+    const Backward b{grad.const_data_ptr(), mask.const_data_ptr<uint8_t>(), grad_x.mutable_data_ptr(),
+                     layout};
+    const auto run = kernels().backward[scalar_of(dtype)];
+    const int64_t grain = std::max<int64_t>(1, kGrain / layout.matrix_columns());
+    at::parallel_for(0, layout.matrix_rows(), grain, [&](int64_t begin, int64_t end) { run(b, begin, end); });
+  } else {
+    grad_x.zero_();
+  }
+  if (grad_slack_sums.has_value() || grad_extrema.has_value()) {
+    const auto stat = extrema.scalar_type();
+    const at::Tensor sums =
+        grad_slack_sums.has_value() ? grad_slack_sums->to(stat).contiguous() : at::Tensor();
+    const at::Tensor values = grad_extrema.has_value() ? grad_extrema->to(stat).contiguous() : at::Tensor();
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, dtype, "jumpstart_relu_backward", [&] {
+      add_extrema<scalar_t>(layout, margin, sums, values, extrema, indices, grad_x);
+    });
+  }
+  return grad_x;
+}
+
+}  // namespace jumpstart

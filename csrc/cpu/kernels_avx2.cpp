@@ -1,0 +1,8 @@
+#define JUMPSTART_ISA avx2
+#include "cpu/vector_generic.h"
+
+#include "cpu/kernels_impl.h"
+
+namespace jumpstart {
+const Kernels& kernels_avx2() { return avx2::table; }
+}  // namespace jumpstart

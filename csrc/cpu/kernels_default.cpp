@@ -1,0 +1,8 @@
+#define JUMPSTART_ISA generic
+#include "cpu/vector_generic.h"
+
+#include "cpu/kernels_impl.h"
+
+namespace jumpstart {
+const Kernels& kernels_default() { return generic::table; }
+}  // namespace jumpstart

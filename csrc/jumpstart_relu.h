@@ -1,0 +1,30 @@
+// The operator's kernels by device, as the dispatcher calls them; meaning and shapes in kernels/reference.py.
+
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <optional>
+#include <tuple>
+
+#include "cpu/kernels.h"
+
+namespace jumpstart {
+
+using Outputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+Outputs forward_cpu(const at::Tensor& x, int64_t unit_dim, bool position_points, double margin,
+                    bool apply_relu, bool all_indices);
+
+at::Tensor backward_cpu(const std::optional<at::Tensor>& grad_output,
+                        const std::optional<at::Tensor>& grad_slack_sums,
+                        const std::optional<at::Tensor>& grad_extrema, const at::Tensor& mask,
+                        const at::Tensor& extrema, const at::Tensor& indices, at::IntArrayRef size,
+                        bool channels_last, at::ScalarType dtype, int64_t unit_dim, double margin);
+
+// The twins of kernels/layout.py.
+bool runs_channels_last(const at::Tensor& x, int64_t unit_dim);
+Layout make_layout(at::IntArrayRef size, int64_t unit_dim, bool channels_last);
+at::MemoryFormat memory_format(size_t dim, bool channels_last);
+
+}  // namespace jumpstart

@@ -1,0 +1,36 @@
+"""Jumpstart regularization for plain deep ReLU networks, at the cost of a ReLU.
+
+>>> model = jumpstart_kernels.replace_relu(model)
+>>> loss = criterion(model(x), y) + lam * jumpstart_kernels.penalty(model)
+"""
+
+from typing import Any
+
+from jumpstart_kernels import functional
+from jumpstart_kernels.backends import use_backend
+from jumpstart_kernels.modules import JumpstartReLU, clear_records
+from jumpstart_kernels.penalty import penalty
+from jumpstart_kernels.surgery import find_relu, replace_relu, restore_relu
+from jumpstart_kernels.version import __version__
+
+__all__ = [
+    "JumpstartReLU",
+    "UnitUsage",
+    "__version__",
+    "clear_records",
+    "find_relu",
+    "functional",
+    "penalty",
+    "replace_relu",
+    "restore_relu",
+    "unit_usage",
+    "use_backend",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("UnitUsage", "unit_usage"):  # they bring torchmetrics, which training does not need
+        from jumpstart_kernels import usage
+
+        return getattr(usage, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

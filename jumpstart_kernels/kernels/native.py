@@ -1,0 +1,48 @@
+"""The compiled backend: C++ on the CPU, CUDA on a GPU (``csrc/``).
+
+Importing the extension registers its kernels and its autograd node with PyTorch's dispatcher, under the
+schemas that :mod:`jumpstart_kernels.ops` defines; nothing of it is called through Python.
+"""
+
+import shutil
+from importlib import import_module
+from types import ModuleType
+
+import torch  # noqa: F401  (the extension needs torch's libraries loaded)
+
+_extension: ModuleType | None = None
+_import_error: str | None = None
+try:
+    _extension = import_module("jumpstart_kernels._native")
+except ImportError as error:
+    _import_error = str(error)
+
+
+def extension() -> ModuleType | None:
+    """The compiled module, or None where it was not built or does not load."""
+    return _extension
+
+
+def has_cuda() -> bool:
+    """Whether the extension was built with its CUDA kernels."""
+    return _extension is not None and _extension.cuda_version is not None
+
+
+def unavailable(device_type: str = "cpu") -> str | None:
+    """Why this backend cannot run on a device type, with what to do about it; None where it can."""
+    if _extension is None:
+        compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+        remedy = (
+            "reinstall the package from its source with --no-build-isolation to build it"
+            if compiler
+            else "install a C++17 compiler (g++ or clang++) and reinstall the package from its source"
+        )
+        return f"the C++ extension is not built ({_import_error}): {remedy}"
+    if device_type == "cuda" and not has_cuda():
+        return (
+            "the extension was built without CUDA: reinstall the package from its source where nvcc and "
+            "a CUDA build of torch are installed"
+        )
+    if device_type not in ("cpu", "cuda"):
+        return f"it has kernels for cpu and cuda, not for {device_type}"
+    return None

@@ -1,0 +1,43 @@
+"""Slack: how far an extremum is from where a healthy unit or point has it (Eqs. 3-6 of the paper).
+
+``s⁺ = relu(margin − max)`` is positive while a unit is dead or nearly so, ``s⁻ = relu(margin + min)``
+while it is linear or nearly so. Riera Molina et al., IEEE Access 13, 2025, doi 10.1109/ACCESS.2025.3591313.
+"""
+
+import torch
+from torch import Tensor
+
+SUMS = ("positive", "negative", "positive_squared", "negative_squared", "product")
+
+
+def slacks(extrema: Tensor, margin: float) -> Tensor:
+    """``[2, K]`` maxima and minima to ``[2, K]`` s⁺ and s⁻."""
+    maxima, minima = extrema.unbind(0)
+    return torch.stack([torch.relu(margin - maxima), torch.relu(margin + minima)])
+
+
+def sum_slacks(slack: Tensor, units: int) -> Tensor:
+    """``[2, C + P]`` slacks to ``[2, 5]``: for units and for points Σs⁺, Σs⁻, Σs⁺², Σs⁻², Σs⁺s⁻."""
+    positive, negative = slack.unbind(0)
+    # Where one slack is zero the product is zero, also beside an infinite one.
+    product = torch.where((positive == 0) | (negative == 0), 0.0, positive * negative)
+    terms = torch.stack([positive, negative, positive.square(), negative.square(), product])
+    return torch.stack([terms[:, :units].sum(1), terms[:, units:].sum(1)])
+
+
+def slack_gradients(extrema: Tensor, grad_slack_sums: Tensor, units: int, margin: float) -> Tensor:
+    """Gradient of ``[2, C + P]`` extrema from that of the ``[2, 5]`` sums; zero at a hinge's kink."""
+    points = extrema.shape[1] - units
+    counts = torch.tensor([units, points], device=extrema.device)
+    grad = grad_slack_sums.T.repeat_interleave(counts, 1, output_size=units + points)  # [5, C + P]
+    positive, negative = slacks(extrema, margin).unbind(0)
+    by_positive = grad[0] + 2 * _weighted(grad[2], positive) + _weighted(grad[4], negative)
+    by_negative = grad[1] + 2 * _weighted(grad[3], negative) + _weighted(grad[4], positive)
+    return torch.stack(
+        [torch.where(positive == 0, 0.0, -by_positive), torch.where(negative == 0, 0.0, by_negative)]
+    )
+
+
+def _weighted(grad: Tensor, slack: Tensor) -> Tensor:
+    """``grad * slack``, where a sum that is not in the loss stays out of it beside an infinite slack too."""
+    return grad * torch.where((grad == 0) & slack.isinf(), 0.0, slack)

@@ -1,0 +1,50 @@
+"""The Triton backend: CUDA tensors (ROCm too), and CPU tensors under ``TRITON_INTERPRET=1``.
+
+It runs the dense layouts as they lie: units fastest in memory (rows.py: 2-D, channels_last, units last) and
+units before positions (planes.py: contiguous NCHW). Empty tensors, and ``points="position"`` of the second
+kind, are the reference's work. Triton is found when first asked for, and never required.
+"""
+
+import functools
+from importlib import import_module
+from types import ModuleType
+
+from torch import Tensor
+
+_KERNELS = "jumpstart_kernels.kernels.triton.launch"
+
+
+@functools.cache
+def _import_error() -> str | None:
+    try:
+        import_module("triton")
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def _launch() -> ModuleType:
+    return import_module(_KERNELS)
+
+
+def jumpstart_relu_forward(x: Tensor, *options) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As :func:`jumpstart_kernels.kernels.reference.jumpstart_relu_forward`, for a dense ``x``."""
+    return _launch().jumpstart_relu_forward(x, *options)
+
+
+def jumpstart_relu_backward(*arguments) -> Tensor:
+    """As :func:`jumpstart_kernels.kernels.reference.jumpstart_relu_backward`, for a dense ``grad_output``."""
+    return _launch().jumpstart_relu_backward(*arguments)
+
+
+def unavailable(device_type: str = "cuda") -> str | None:
+    """Why this backend cannot run on a device type, with what to do about it; None where it can."""
+    if device_type not in ("cpu", "cuda"):
+        return f"it has kernels for cuda (and for cpu in Triton's interpreter), not for {device_type}"
+    error = _import_error()
+    if error is not None:
+        return f"Triton cannot be imported ({error}): on Linux, pip install 'triton>=3.6'"
+    if device_type == "cpu" and not _launch().INTERPRETED:
+        return "on the CPU Triton has an interpreter only: start the program with TRITON_INTERPRET=1"
+    return None

@@ -1,0 +1,121 @@
+"""``JumpstartReLU``: a drop-in ``nn.ReLU`` that remembers what the penalty needs."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jumpstart_kernels.functional import check_options, run, split_extrema
+
+UNCLAIMED_WARNING = 1000
+
+
+class Record(NamedTuple):
+    """What one forward of one layer adds to the penalty."""
+
+    slack_sums: Tensor  # [2, 5]
+    units: int
+    points: int
+
+
+class LayerExtrema(NamedTuple):
+    """What one forward of one layer shows a watcher: ``[C]`` of its units, ``[N, ...]`` of its points."""
+
+    unit_max: Tensor
+    unit_min: Tensor
+    point_max: Tensor
+    point_min: Tensor
+
+
+class JumpstartReLU(nn.ReLU):
+    """``nn.ReLU`` whose units and data points :func:`~jumpstart_kernels.penalty` keeps alive and nonlinear.
+
+    ``forward(x)`` returns ``relu(x)`` alone. In training mode with grad enabled it also records the slack of
+    its pre-activation, once for every call, until ``penalty`` takes the records. Otherwise it is ``F.relu``.
+    It has no parameters and no buffers, so checkpoints fit the ``nn.ReLU`` model both ways. Copies and
+    pickles leave the records behind.
+
+    Args:
+        inplace: overwrite the input, as in ``nn.ReLU``.
+        unit_dim: the dimension of the units: 1 for ``[N, C]`` and ``[N, C, H, W]``, −1 for ``[N, T, C]``.
+        points: ``"sample"`` or ``"position"``: what a data point is.
+        margin: how far beyond 0 an extremum has to be.
+        tie_breaking: ``"single"``, ``"average"`` or ``"random"``.
+
+    The options are those of :func:`jumpstart_kernels.functional.jumpstart_relu`, and raise the same errors.
+    """
+
+    def __init__(
+        self,
+        inplace: bool = False,
+        *,
+        unit_dim: int = 1,
+        points: str = "sample",
+        margin: float = 1.0,
+        tie_breaking: str = "single",
+    ) -> None:
+        super().__init__(inplace)
+        check_options(unit_dim, points, margin, tie_breaking)
+        self.unit_dim = unit_dim
+        self.points = points
+        self.margin = float(margin)
+        self.tie_breaking = tie_breaking
+        self._records: list[Record] = []
+        self._watchers: list[Callable[[LayerExtrema], None]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``relu(x)`` of ``[N, C, *]``, of the shape, dtype and layout of ``x``."""
+        recording = self.training and torch.is_grad_enabled()
+        if not recording and not self._watchers:
+            return F.relu(x, inplace=self.inplace)
+        output, slack_sums, extrema = run(
+            x,
+            self.unit_dim,
+            self.points,
+            self.margin,
+            self.tie_breaking,
+            self.inplace,
+            all_indices=False,
+        )
+        if recording and not _recomputing():
+            self._record(slack_sums, x)
+        for watch in self._watchers:
+            watch(LayerExtrema(*split_extrema(extrema.detach(), x, self.unit_dim, self.points)))
+        return output
+
+    def _record(self, slack_sums: Tensor, x: Tensor) -> None:
+        elements = x.numel()
+        units = x.shape[self.unit_dim] if elements else 0
+        points = (x.shape[0] if self.points == "sample" else elements // units) if elements else 0
+        self._records.append(Record(slack_sums, units, points))
+        if len(self._records) == UNCLAIMED_WARNING:
+            warnings.warn(
+                f"a JumpstartReLU has recorded {UNCLAIMED_WARNING} forwards that no penalty(model) took, and "
+                "holds their memory. Add the penalty to the loss, call clear_records(model), or run "
+                "forwards that are not trained on in eval() or torch.no_grad()",
+                stacklevel=3,
+            )
+
+    def extra_repr(self) -> str:
+        options = [f"unit_dim={self.unit_dim}", f"points={self.points!r}", f"margin={self.margin}"]
+        options += [f"tie_breaking={self.tie_breaking!r}"] + (["inplace=True"] if self.inplace else [])
+        return ", ".join(options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Records hold the graph of a forward and watchers belong to a metric: neither goes with a copy.
+        return {**self.__dict__, "_records": [], "_watchers": []}
+
+
+def clear_records(model: nn.Module) -> None:
+    """Drop what the model's layers have recorded since the last penalty, after a forward that failed, say."""
+    for module in model.modules():
+        if isinstance(module, JumpstartReLU):
+            module._records.clear()
+
+
+def _recomputing() -> bool:
+    """Whether this forward is activation checkpointing's second, inside backward: it is on record already."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

@@ -1,0 +1,96 @@
+"""Builds csrc/ into ``jumpstart_kernels._native``: for the CPU, and for CUDA where nvcc and a CUDA torch are.
+
+Where no extension can be built, the package installs without it: its other backends need no compiler, and
+``python -m jumpstart_kernels info`` says what is missing. Metadata is in pyproject.toml.
+"""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from setuptools import setup
+
+CSRC = Path("csrc")
+FLAGS = ["-O3", "-g0", "-fno-math-errno", "-Wall"]
+# Off: what the compiler says of its own AVX-512 header, and of vectors wider than the target's.
+KERNEL_WARNINGS = ["-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-psabi"]
+# The CPU kernels, one file for each instruction set. They share no inline function, so none of them can
+# end up where the processor lacks its instructions.
+INSTRUCTION_SETS = {"default": [], "avx2": [], "avx512": []}
+if platform.machine() in ("x86_64", "AMD64"):
+    INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+    INSTRUCTION_SETS["avx512"] = [
+        *INSTRUCTION_SETS["avx2"],
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512vl",
+        "-mavx512dq",
+    ]
+
+
+def extension_arguments() -> dict:
+    """What setup() needs to build the extension; nothing where torch is not there to build against."""
+    try:
+        import torch
+        from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+    except ImportError as error:
+        return without_extension(f"torch cannot be imported ({error})")
+
+    kernels = [CSRC / "cpu" / f"kernels_{name}.cpp" for name in INSTRUCTION_SETS]
+    sources = [path for path in sorted(CSRC.rglob("*.cpp")) if path not in kernels]
+    cuda_sources = sorted(CSRC.rglob("*.cu"))
+    cuda = bool(cuda_sources) and torch.version.cuda is not None and CUDA_HOME is not None
+    macros = []
+    if cuda:
+        sources += cuda_sources
+        macros = [("JUMPSTART_CUDA_VERSION", f'"{torch.version.cuda}"')]
+
+    class Build(BuildExtension):
+        def build_extensions(self) -> None:
+            try:
+                for extension in self.extensions:
+                    extension.extra_objects += self.compile_kernels()
+                super().build_extensions()
+            except Exception as error:
+                if os.environ.get("JUMPSTART_REQUIRE_NATIVE") == "1":
+                    raise
+                without_extension(str(error))
+                self.extensions = []
+
+        def compile_kernels(self) -> list[str]:
+            objects = []
+            for source, flags in zip(kernels, INSTRUCTION_SETS.values(), strict=True):
+                arguments = ["-std=c++17", "-fPIC", *FLAGS, *KERNEL_WARNINGS, *flags]
+                objects += self.compiler.compile(
+                    [str(source)],
+                    output_dir=self.build_temp,
+                    include_dirs=[str(CSRC)],
+                    extra_postargs=arguments,
+                )
+            return objects
+
+    openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
+    extension = (CUDAExtension if cuda else CppExtension)(
+        "jumpstart_kernels._native",
+        [str(source) for source in sources],
+        include_dirs=[str(CSRC.resolve())],
+        define_macros=macros,
+        depends=[str(header) for header in sorted(CSRC.rglob("*.h"))],
+        extra_compile_args={"cxx": FLAGS + openmp, "nvcc": ["-O3"]},
+        extra_link_args=openmp,
+    )
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": Build}}
+
+
+def without_extension(reason: str) -> dict:
+    print(
+        f"jumpstart_kernels: the C++ extension is not built: {reason}\n"
+        "jumpstart_kernels: the package works without it, only slower. For it, have torch, ninja, pybind11, "
+        "and a C++ compiler, then run: pip install --no-build-isolation --force-reinstall --no-deps <source>",
+        file=sys.stderr,
+    )
+    return {}
+
+
+setup(**extension_arguments())

@@ -1,0 +1,62 @@
+"""What all tests share: the backends to run on, and the devices that are there."""
+
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is decorated
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from jumpstart_kernels import backends
+
+TARGETS = [
+    pytest.param(
+        (backend, device), id=f"{backend}-{device}", marks=[pytest.mark.gpu] if device == "cuda" else []
+    )
+    for device in ("cpu", "cuda")
+    for backend in backends.BACKENDS
+]
+
+
+@pytest.fixture(params=TARGETS)
+def target(request):
+    """A backend in use and its device: ``backend, device = target``. Skipped, with a reason, if not here."""
+    backend, device = request.param
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    reason = backends.unavailable(backend, device)
+    if reason is not None:
+        pytest.skip(f"{backend} on {device}: {reason}")
+    with backends.use_backend(backend):
+        yield backend, device
+
+
+@pytest.fixture
+def for_all(target):
+    """``for_all(strategy, check)`` calls ``check`` with drawn examples, the same ones in every run."""
+    examples = 25 if target == ("triton", "cpu") else 100  # interpreted kernels are slow
+    profile = settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+    def run(strategy, check):
+        profile(given(strategy)(check))()
+
+    return run
+
+
+@pytest.fixture
+def poisoned_memory():
+    """New memory is NaN, or the largest integer, so that what a kernel leaves unwritten is seen."""
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = fill

@@ -1,0 +1,254 @@
+"""``JumpstartReLU``: what it records, and that it is an ``nn.ReLU`` otherwise."""
+
+import copy
+import pickle
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import jumpstart_kernels as jk
+from jumpstart_kernels.modules import UNCLAIMED_WARNING, LayerExtrema
+
+
+def make_input(*size):
+    return torch.randn(size, generator=torch.Generator().manual_seed(sum(size)))
+
+
+def make_model(layer=jk.JumpstartReLU, **options):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(6, 5), layer(**options), nn.Linear(5, 4), layer(**options), nn.Linear(4, 3)
+    )
+
+
+def count(model):
+    return sum(len(m._records) for m in model.modules() if isinstance(m, jk.JumpstartReLU))
+
+
+def test_output_and_gradient_are_those_of_relu(target):
+    x = make_input(7, 5).to(target[1]).requires_grad_()
+    y = x.detach().clone().requires_grad_()
+    layer = jk.JumpstartReLU()
+    output, expected = layer(x), F.relu(y)
+    assert type(output) is torch.Tensor and torch.equal(output, expected)
+    output.sin().sum().backward()
+    expected.sin().sum().backward()
+    assert torch.equal(x.grad, y.grad)
+
+
+def test_records_in_training_with_grad_only():
+    layer = jk.JumpstartReLU()
+    x = make_input(4, 3)
+    with torch.no_grad():
+        assert torch.equal(layer(x), F.relu(x))
+    with torch.inference_mode():
+        layer(x)
+    layer.eval()
+    assert layer(x.requires_grad_()).grad_fn.name() == "ReluBackward0"  # F.relu itself
+    assert count(layer) == 0
+    layer.train()(x)
+    assert count(layer) == 1
+    layer(x)
+    assert count(layer) == 2
+    jk.penalty(layer)
+    assert count(layer) == 0
+
+
+def test_used_twice_it_records_twice():
+    shared = jk.JumpstartReLU()
+    model = nn.Sequential(nn.Linear(3, 3), shared, nn.Linear(3, 3), shared)
+    model(make_input(4, 3))
+    assert count(model) == 2
+    jk.clear_records(model)
+    assert count(model) == 0
+
+
+def test_penalty_reaches_the_weights():
+    model = make_model()
+    (model(make_input(8, 6)).square().sum() + jk.penalty(model)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    plain = make_model()
+    plain(make_input(8, 6)).square().sum().backward()
+    assert not torch.equal(model[0].weight.grad, plain[0].weight.grad)
+
+
+@pytest.mark.parametrize("ties", ("single", "average", "random"))
+def test_inplace(ties):
+    grads = []
+    for inplace in (False, True):
+        model = make_model(inplace=inplace, tie_breaking=ties)
+        model(make_input(8, 6)).sum().add(jk.penalty(model)).backward()
+        grads.append([p.grad for p in model.parameters()])
+    for grad, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(grad, expected)
+    layer = jk.JumpstartReLU(inplace=True, tie_breaking=ties)
+    x = make_input(3, 4)
+    assert layer(x) is x and (x >= 0).all()
+    with pytest.raises(RuntimeError, match="leaf Variable"):
+        layer(make_input(3, 4).requires_grad_())
+    layer.eval()
+    y = make_input(3, 4)
+    assert layer(y) is y and (y >= 0).all()
+
+
+def test_state_dicts_fit_both_ways():
+    jumpstart, plain = make_model(), make_model(nn.ReLU)
+    assert list(jumpstart.state_dict()) == list(plain.state_dict())
+    plain.load_state_dict(jumpstart.state_dict())
+    jumpstart.load_state_dict(plain.state_dict())
+    assert not jk.JumpstartReLU().state_dict() and not list(jk.JumpstartReLU().buffers())
+
+
+@pytest.mark.parametrize("duplicate", (copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))))
+def test_copies_leave_the_records_behind(duplicate):
+    model = make_model(margin=0.5, points="position", inplace=True)
+    x = make_input(4, 6)
+    expected = model(x)
+    twin = duplicate(model)
+    assert count(model) == 2 and count(twin) == 0
+    assert repr(twin) == repr(model) and torch.equal(twin(x), expected)
+    assert count(twin) == 2 and count(model) == 2
+    assert torch.equal(jk.penalty(twin), jk.penalty(model))
+
+
+def test_repr():
+    assert repr(jk.JumpstartReLU()) == (
+        "JumpstartReLU(unit_dim=1, points='sample', margin=1.0, tie_breaking='single')"
+    )
+    layer = jk.JumpstartReLU(True, unit_dim=-1, points="position", margin=2, tie_breaking="random")
+    assert eval(repr(layer), {"JumpstartReLU": jk.JumpstartReLU}).__dict__.keys() == layer.__dict__.keys()
+    assert "inplace=True" in repr(layer) and "margin=2.0" in repr(layer)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"unit_dim": "1"}, TypeError, "unit_dim must be an int, got str"),
+        ({"unit_dim": True}, TypeError, "unit_dim must be an int, got bool"),
+        ({"points": "pixel"}, ValueError, "points must be one of"),
+        ({"margin": -1.0}, ValueError, "margin must be finite and not negative"),
+        ({"tie_breaking": "first"}, ValueError, "tie_breaking must be one of"),
+    ],
+)
+def test_bad_options_are_errors_at_construction(options, error, text):
+    with pytest.raises(error, match=text):
+        jk.JumpstartReLU(**options)
+
+
+def test_bad_input_is_an_error_and_records_nothing():
+    layer = jk.JumpstartReLU(unit_dim=2)
+    with pytest.raises(ValueError, match="unit_dim must be in"):
+        layer(make_input(2, 3))
+    assert count(layer) == 0
+
+
+def test_unclaimed_records_warn_once():
+    layer, x = jk.JumpstartReLU(), torch.ones(1, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(UNCLAIMED_WARNING - 1):
+            layer(x)
+    with pytest.warns(UserWarning, match=f"{UNCLAIMED_WARNING} forwards that no penalty"):
+        layer(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(x)
+
+
+@pytest.mark.parametrize("use_reentrant", (False, True))
+def test_checkpointing_records_once(use_reentrant):
+    grads = []
+    for checkpointed in (False, True):
+        model = make_model()
+        x = make_input(8, 6).requires_grad_()
+        output = checkpoint(model, x, use_reentrant=use_reentrant) if checkpointed else model(x)
+        if use_reentrant and checkpointed:
+            # Its first forward runs without grad: there is nothing to record.
+            assert count(model) == 0
+            return
+        assert count(model) == 2
+        (output.square().sum() + jk.penalty(model)).backward()
+        assert count(model) == 0
+        grads.append([x.grad, *(p.grad for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_watchers_see_every_forward():
+    layer, seen = jk.JumpstartReLU(), []
+    layer._watchers.append(seen.append)
+    x = make_input(4, 3, 2)
+    with torch.no_grad():
+        layer.eval()(x)
+    layer.train()(x.requires_grad_())
+    assert len(seen) == 2 and count(layer) == 1
+    for extrema in seen:
+        assert isinstance(extrema, LayerExtrema) and not any(e.requires_grad for e in extrema)
+        assert torch.equal(extrema.unit_max, x.detach().amax((0, 2)))
+        assert torch.equal(extrema.point_min, x.detach().amin((1, 2)))
+
+
+def test_empty_batch():
+    model = make_model()
+    output = model(torch.empty(0, 6))
+    assert output.shape == (0, 3)
+    (output.sum() + jk.penalty(model)).backward()
+    assert all((p.grad == 0).all() for p in model.parameters())
+
+
+def train_step(model, x):
+    return model(x).square().mean() + 0.1 * jk.penalty(model)
+
+
+def gradients(step, model, x):
+    model.zero_grad()
+    loss = step(model, x)
+    loss.backward()
+    return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
+
+
+@pytest.mark.parametrize("compiler", ("aot_eager", "inductor"))
+@pytest.mark.parametrize("penalty_inside", (True, False))
+def test_compiled_step_equals_eager(compiler, penalty_inside):
+    torch._dynamo.reset()
+    model, x = make_model(), make_input(8, 6)
+    expected = gradients(train_step, model, x)
+    if penalty_inside:
+        step = torch.compile(train_step, fullgraph=True, backend=compiler)
+    else:
+        compiled = torch.compile(model, fullgraph=True, backend=compiler)
+
+        def step(model, x):
+            return train_step(compiled, x)
+
+    for _ in range(3):  # the first call traces, the others reuse
+        for actual, wanted in zip(gradients(step, model, x), expected, strict=True):
+            torch.testing.assert_close(actual, wanted)
+        assert count(model) == 0
+
+
+def test_compiled_step_with_batches_of_any_size():
+    torch._dynamo.reset()
+    model = make_model()
+    step = torch.compile(train_step, fullgraph=True, dynamic=True, backend="aot_eager")
+    for rows in (8, 5, 13):
+        x = make_input(rows, 6)
+        for actual, wanted in zip(gradients(step, model, x), gradients(train_step, model, x), strict=True):
+            torch.testing.assert_close(actual, wanted)
+
+
+def test_compiled_eval_is_relu():
+    torch._dynamo.reset()
+    model, plain = make_model().eval(), make_model(nn.ReLU).eval()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(make_input(8, 6)), plain(make_input(8, 6)))
+    assert count(model) == 0
+
+
+def test_export_of_the_model_in_eval():
+    model, x = make_model().eval(), make_input(8, 6)
+    exported = torch.export.export(model, (x,))
+    assert torch.equal(exported.module()(x), model(x))
