@@ -1,0 +1,373 @@
+"""Which units and data points are dead, linear or nonlinear, over a data set."""
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib.util import find_spec
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+try:
+    from torchmetrics import Metric
+    from torchmetrics.utilities.data import dim_zero_cat
+    from torchmetrics.utilities.distributed import gather_all_tensors
+except ImportError as error:
+    raise ImportError("UnitUsage and unit_usage need torchmetrics: pip install torchmetrics") from error
+
+from jumpstart_kernels.functional import jumpstart_stats
+from jumpstart_kernels.modules import JumpstartReLU, LayerExtrema
+from jumpstart_kernels.usage_report import (
+    UNMATCHED,
+    LayerUsage,
+    UsageReport,
+    count_statuses,
+    status_of,
+    usage_ratios,
+)
+
+
+class UnitUsage(Metric):
+    """Which units and data points are dead, linear or nonlinear over all data seen, as a torchmetrics metric.
+
+    >>> metric = UnitUsage()
+    >>> with metric.watch(model):
+    ...     for x, _ in loader:
+    ...         model(x)
+    >>> metric.compute()["unit_dead_ratio"]
+
+    A unit is dead if its pre-activation is never positive on all of the data, linear if it always is, else
+    nonlinear; a data point likewise, in each layer. NaN is neither ``<= 0`` nor ``> 0``: a unit or point that
+    saw one is nonlinear.
+
+    ``compute()`` gives a dict of 0-dim tensors:
+
+    - ``unit_dead_ratio``, ``unit_linear_ratio``, ``unit_nonlinear_ratio``: fractions of all units;
+    - ``point_dead_ratio``, ``point_linear_ratio``, ``point_nonlinear_ratio``: fractions of the points: dead
+      in any layer, linear in all, nonlinear in all;
+    - ``deathness_ratio``, ``linearity_ratio``, ``nonlinearity_ratio``: fractions of the layer-point pairs;
+    - ``point_efficiency``: fraction of these pairs left once every layer up to a point's last dead layer
+      counts as dead.
+
+    Points are samples: those of a layer with ``points="position"`` are reduced to its samples. A layer that
+    has another number of points than most layers in any update (its dimension 0 holds tokens, say) is on a
+    line of its own in :meth:`report`, but not in the ratios over points; these are NaN if no layer is left.
+
+    It synchronizes across processes as torchmetrics do; each process must have seen a batch.
+
+    Args:
+        **options: those of ``torchmetrics.Metric``.
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    unit_max: Tensor  # [units of all layers]
+    unit_min: Tensor
+    point_status: list[Tensor]  # int8 [points, layers] of each update
+    unmatched_points: Tensor  # int64 [layers, 3], the counts that point_status has no place for
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # Of size 1, the defaults broadcast against whatever units and layers the first update brings.
+        self.add_state("unit_max", torch.tensor([-torch.inf]), dist_reduce_fx="max")
+        self.add_state("unit_min", torch.tensor([torch.inf]), dist_reduce_fx="min")
+        self.add_state("point_status", [], dist_reduce_fx="cat")
+        self.add_state("unmatched_points", torch.zeros((1, 3), dtype=torch.int64), dist_reduce_fx="sum")
+        self._units: dict[str, int] | None = None  # of each layer, in the order of the first update
+
+    @contextmanager
+    def watch(
+        self, model: nn.Module, *, layers: Iterable[str] | None = None, unit_dim: int = 1
+    ) -> Iterator[None]:
+        """Inside the ``with`` block every forward of ``model`` is one update, in training and in ``eval()``.
+
+        A module called twice in a forward is two layers, ``"relu"`` and ``"relu#2"``. A forward that raises
+        does not count, nor do calls of a layer from outside of a forward of ``model``.
+
+        Args:
+            model: the module that is called: the wrapper, if it is wrapped in one (DDP).
+            layers: names in ``model.named_modules()``, of modules whose first argument is the pre-activation;
+                by default every ``JumpstartReLU`` and ``nn.ReLU``.
+            unit_dim: the dimension of the units, for modules that are not a ``JumpstartReLU``.
+
+        Raises:
+            TypeError: ``model``, ``layers`` or ``unit_dim`` is of a wrong type.
+            ValueError: there is no such layer, or no layer at all.
+        """
+        watched = _find_layers(model, layers)
+        if isinstance(unit_dim, bool) or not isinstance(unit_dim, int):
+            raise TypeError(f"unit_dim must be an int, got {type(unit_dim).__name__}")
+        batch: dict[str, LayerExtrema] = {}
+        calls: Counter[str] = Counter()
+        depth = 0  # of forwards of the model within one another
+
+        def enter(*_: Any) -> None:
+            nonlocal depth
+            depth += 1
+
+        def observe(name: str, extrema: LayerExtrema) -> None:
+            if depth > 0:  # else it is checkpointing's second forward, or a layer used by itself
+                calls[name] += 1
+                batch[name if calls[name] == 1 else f"{name}#{calls[name]}"] = extrema
+
+        def complete(*_: Any) -> None:
+            if depth == 1:
+                self.update(batch)
+
+        def leave(*_: Any) -> None:
+            nonlocal depth
+            depth = max(0, depth - 1)  # it is called too where another hook has failed before ours
+            if depth == 0:
+                batch.clear()
+                calls.clear()
+
+        with ExitStack() as stack:
+            stack.callback(model.register_forward_pre_hook(enter).remove)
+            for name, module in watched.items():
+                stack.callback(_attach(module, name, partial(observe, name), unit_dim))
+            stack.callback(model.register_forward_hook(complete).remove)
+            stack.callback(model.register_forward_hook(leave, always_call=True).remove)
+            yield
+
+    def update(self, extrema: Mapping[str, LayerExtrema]) -> None:
+        """Add one batch: the extrema of each layer by its name, in the order of the layers.
+
+        Raises:
+            ValueError: there is none, or the layers or their units are not those of the first update.
+        """
+        units = self._check_layers(_units_of(extrema))
+        layers = [extrema[name] for name in units]
+        points = [_per_sample(layer) for layer in layers]
+        maxima, minima = (_join(side, self.device) for side in zip(*points, strict=True))
+        counts = [len(maxima) for maxima, _ in points]
+        samples = Counter(counts).most_common(1)[0][0]
+        columns = list(status_of(maxima, minima).split(counts))
+        unmatched = torch.zeros((len(layers), 3), dtype=torch.int64, device=self.device)
+        for i, column in enumerate(columns):
+            if len(column) != samples:
+                unmatched[i] = count_statuses(column[:, None])[0]
+                columns[i] = column.new_full((samples,), UNMATCHED)
+
+        unit_max = _join([layer.unit_max for layer in layers], self.device)
+        unit_min = _join([layer.unit_min for layer in layers], self.device)
+        self.unit_max = torch.maximum(self.unit_max, unit_max)
+        self.unit_min = torch.minimum(self.unit_min, unit_min)
+        self.point_status.append(torch.stack(columns, 1))
+        self.unmatched_points = self.unmatched_points + unmatched
+        self._units = units
+
+    def compute(self) -> dict[str, Tensor]:
+        """The ten ratios, float32. Raises RuntimeError if there was no data."""
+        ratios = self._report().ratios
+        return {name: torch.tensor(ratio, device=self.device) for name, ratio in ratios.items()}
+
+    def report(self) -> UsageReport:
+        """What ``compute()`` is made of, layer by layer, over the data of all processes."""
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=not self._is_synced):
+            return self._report()
+
+    def reset(self) -> None:
+        """Forget all data, and which layers there are."""
+        super().reset()
+        self._units = None
+
+    def forward(self, extrema: Mapping[str, LayerExtrema]) -> dict[str, Tensor]:
+        """Add one batch, as ``update`` does; returns the ratios of this batch alone."""
+        self._check_layers(_units_of(extrema))  # which the reset inside would forget
+        return super().forward(extrema)
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add the data of another ``UnitUsage``. Raises ValueError if that has seen other layers."""
+        if not isinstance(incoming_state, UnitUsage):
+            raise TypeError(f"incoming_state must be a UnitUsage, got {type(incoming_state).__name__}")
+        if incoming_state._units is None:
+            return
+        self._units = self._check_layers(incoming_state._units)
+        super().merge_state(incoming_state)
+        self._update_count += incoming_state._update_count
+        self._computed = None
+
+    def _check_layers(self, units: dict[str, int]) -> dict[str, int]:
+        if self._units is not None and self._units != units:
+            differing = sorted(dict(self._units.items() ^ units.items()))
+            raise ValueError(
+                "extrema must have the layers and units of the first update; these differ: "
+                f"{', '.join(differing)}. Call reset(), or use another UnitUsage for another model"
+            )
+        return units if self._units is None else self._units
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None
+    ) -> None:
+        # Processes with other layers would exchange tensors of other shapes, or wait for one another forever.
+        layers = torch.tensor([zlib.crc32(repr(self._units).encode())], device=self.device)
+        gathered = torch.cat(dist_sync_fn(layers, group=process_group or self.process_group))
+        if (gathered != layers).any():
+            raise RuntimeError("every process must have seen a batch, and the same layers in the same order")
+        super()._sync_dist(dist_sync_fn, process_group)
+
+    def _report(self) -> UsageReport:
+        point_status = dim_zero_cat(self.point_status) if len(self.point_status) else torch.empty(0)
+        if self._units is None or len(point_status) == 0:
+            raise RuntimeError(
+                "UnitUsage has seen no data: call the model inside `with metric.watch(model):`, as model(x) "
+                "and not as model.forward(x)"
+            )
+        point_status = point_status.cpu()  # [points, layers]
+        point_counts = count_statuses(point_status) + self.unmatched_points.cpu()  # [layers, 3]
+        unit_status = status_of(self.unit_max, self.unit_min).cpu()  # [units of all layers]
+        by_layer = dict(zip(self._units, unit_status.split(list(self._units.values())), strict=True))
+        layers = {}
+        for (name, status), points in zip(by_layer.items(), point_counts.tolist(), strict=True):
+            units = count_statuses(status[:, None])[0].tolist()
+            layers[name] = LayerUsage._make([len(status), *units, sum(points), *points])
+        matched = (point_status != UNMATCHED).all(0)  # [layers]
+        point_layers = tuple(name for name, keep in zip(layers, matched.tolist(), strict=True) if keep)
+        point_status = point_status if len(point_layers) == len(layers) else point_status[:, matched]
+        nan_units = int(self.unit_max.isnan().sum())
+        ratios = usage_ratios(unit_status, point_status)
+        return UsageReport(ratios, layers, by_layer, point_status, point_layers, nan_units)
+
+
+def unit_usage(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    layers: Iterable[str] | None = None,
+    unit_dim: int = 1,
+    progress: bool = False,
+) -> UsageReport:
+    """Run ``model`` over ``loader`` in ``eval()`` without grad: which units are dead, linear, nonlinear.
+
+    Under ``torch.distributed`` the report covers the data of all processes.
+
+    Args:
+        model: any model with ``JumpstartReLU`` or ``nn.ReLU`` layers; a compiled one runs uncompiled. Its
+            training flags are put back after.
+        loader: yields tensors, or tuples or lists whose first item is the input; for other batches write the
+            loop, inside :meth:`UnitUsage.watch`. Inputs are moved to the device of the first parameter.
+        layers: as in :meth:`UnitUsage.watch`.
+        unit_dim: as in :meth:`UnitUsage.watch`.
+        progress: show a progress bar, if ``rich`` is installed.
+
+    Raises:
+        TypeError: a batch is something else.
+        ValueError: the loader is empty; and the errors of :meth:`UnitUsage.watch`.
+    """
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper: it does not see hooks of now
+    metric = UnitUsage()
+    with metric.watch(model, layers=layers, unit_dim=unit_dim):
+        tensor = next(chain(model.parameters(), model.buffers()), torch.empty(0))
+        metric.to(tensor.device)
+        training = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            with torch.no_grad(), _without_fast_path():
+                for batch in _track(loader) if progress else loader:
+                    model(_input_of(batch).to(tensor.device))
+        finally:
+            for module, flag in training:
+                module.training = flag
+    if not metric.update_called:
+        raise ValueError("loader must yield at least one batch, got none")
+    return metric.report()
+
+
+def _find_layers(model: nn.Module, layers: Iterable[str] | None) -> dict[str, nn.Module]:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    if isinstance(layers, str):
+        raise TypeError(f"layers must be a list of names, got the str {layers!r}")
+    modules = dict(model.named_modules())
+    if layers is None:
+        watched: dict[str, nn.Module] = {
+            name: module for name, module in modules.items() if isinstance(module, nn.ReLU)
+        }
+        if not watched:
+            raise ValueError(
+                "model has no JumpstartReLU or nn.ReLU layer to watch: name other modules in layers, or make "
+                "layers of calls such as F.relu by jumpstart_kernels.replace_relu(model)"
+            )
+        return watched
+    names = list(layers)
+    unknown = [name for name in names if name not in modules]
+    if unknown or not names:
+        raise ValueError(f"layers must be names of modules of the model, got {unknown or names}")
+    return {name: modules[name] for name in names}
+
+
+def _attach(
+    module: nn.Module, name: str, observe: Callable[[LayerExtrema], None], unit_dim: int
+) -> Callable[[], None]:
+    """Have every forward of a layer observed; returns what ends it."""
+    if isinstance(module, JumpstartReLU):
+        module._watchers.append(observe)
+        return partial(module._watchers.remove, observe)
+
+    def observe_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x: Any = next(chain(args, kwargs.values()), None)
+        try:
+            with torch.no_grad():
+                statistics = jumpstart_stats(x, unit_dim=unit_dim)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"layer {name!r}: {error}") from error
+        observe(LayerExtrema(*statistics[1:]))
+
+    return module.register_forward_pre_hook(observe_input, with_kwargs=True).remove
+
+
+def _units_of(extrema: Mapping[str, LayerExtrema]) -> dict[str, int]:
+    if not extrema:
+        raise ValueError(
+            "extrema must have a layer, got none: no watched layer ran in this forward. If model was "
+            "compiled, watch it before its first call, or watch the model inside of it"
+        )
+    return {name: len(layer.unit_max) for name, layer in extrema.items()}
+
+
+def _per_sample(layer: LayerExtrema) -> tuple[Tensor, Tensor]:
+    """Point maxima and minima ``[N, ...]`` to ``[N]``."""
+    if layer.point_max.dim() < 2:
+        return layer.point_max.reshape(-1), layer.point_min.reshape(-1)
+    return layer.point_max.flatten(1).amax(1), layer.point_min.flatten(1).amin(1)
+
+
+def _join(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
+    """Joined where the first lies, so that ``device`` takes one transfer."""
+    first, *others = tensors
+    return torch.cat([first, *(tensor.to(first.device) for tensor in others)]).to(device)
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """In eval() without grad nn.TransformerEncoderLayer runs one kernel, its activation inside."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _input_of(batch: Any) -> Tensor:
+    x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"loader must yield tensors, or tuples whose first item is one, got {type(batch).__name__}: for "
+            "other batches call the model inside `with UnitUsage().watch(model):`"
+        )
+    return x
+
+
+def _track(loader: Iterable[Any]) -> Iterable[Any]:
+    if find_spec("rich") is None:
+        return loader
+    from rich.progress import track
+
+    return track(loader, description="unit usage")
