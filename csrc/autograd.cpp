@@ -42,7 +42,8 @@ struct JumpstartReLU : torch::autograd::Function<JumpstartReLU> {
     auto [output, mask, slack_sums, extrema, indices] =
         forward_op().call(x, unit_dim, position_points, margin, apply_relu, all_indices);
     ctx->set_materialize_grads(false);
-    ctx->mark_non_differentiable(apply_relu ? variable_list{mask, indices} : variable_list{output, mask, indices});
+    ctx->mark_non_differentiable(apply_relu ? variable_list{mask, indices}
+                                            : variable_list{output, mask, indices});
     ctx->save_for_backward({mask, extrema, indices});
     ctx->saved_data["size"] = x.sym_sizes();
     ctx->saved_data["channels_last"] = runs_channels_last(x, unit_dim);

@@ -69,7 +69,7 @@ def jumpstart_relu(
         margin: how far beyond 0 an extremum has to be, in the units of ``x``.
         tie_breaking: which element gets an extremum's gradient if several hold it: ``"single"``, the first
             in row-major order; ``"average"``, all of them evenly; ``"random"``, one drawn from PyTorch's
-            generator. The last two are not fused: they keep ``x`` for the backward.
+            generator. The last two are not fused and keep memory of twice the size of ``x``.
         inplace: overwrite ``x`` with the output, as ``F.relu`` does.
 
     Returns:
@@ -127,9 +127,8 @@ def run(
             x, unit_dim, points == "position", margin, True, all_indices
         )
         return (x.copy_(output) if inplace else output), slack_sums, extrema
-    kept = x.clone() if inplace else x
-    extrema = tied_extrema(kept, unit_dim, points == "position", tie_breaking)
-    return torch.nn.functional.relu(x, inplace), _slack_sums(extrema, kept, unit_dim, margin), extrema
+    extrema = tied_extrema(x, unit_dim, points == "position", tie_breaking)
+    return torch.nn.functional.relu(x, inplace), _slack_sums(extrema, x, unit_dim, margin), extrema
 
 
 def split_extrema(

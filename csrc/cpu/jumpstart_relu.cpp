@@ -170,6 +170,9 @@ at::Tensor backward_cpu(const std::optional<at::Tensor>& grad_output,
   at::Tensor grad_x = at::empty(size, extrema.options().dtype(dtype).memory_format(format));
   if (grad_x.numel() == 0) return grad_x;
   if (grad_output.has_value()) {
+    TORCH_CHECK_VALUE(grad_output->sizes() == size && grad_output->scalar_type() == dtype,
+                      "grad_output must have the shape and dtype of the output, ", size, " ", dtype, ", got ",
+                      grad_output->sizes(), " ", grad_output->scalar_type());
     const at::Tensor grad = grad_output->contiguous(format);
     const Backward b{grad.const_data_ptr(), mask.const_data_ptr<uint8_t>(), grad_x.mutable_data_ptr(),
                      layout};

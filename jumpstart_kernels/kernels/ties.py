@@ -1,7 +1,7 @@
 """The tie rules that are not ``"single"``, in plain PyTorch for every backend.
 
-Both need to know all the elements that hold an extremum, so they keep the pre-activation for the backward
-and read it again: correct anywhere, but neither free nor fused.
+Both need all the elements that hold an extremum, so they read the pre-activation again and keep shares of its
+size for the backward: right anywhere, but neither free nor fused.
 """
 
 from collections.abc import Callable

@@ -83,7 +83,6 @@ def test_same_bits_by_any_number_of_threads(target, name):
         pytest.skip("this backend does not run on the CPU's threads")
     size, unit_dim, channels_last = SIZES[name]
     x = make_input((size[0] * 8, *size[1:]), channels_last, torch.float32, device)
-
     threads = torch.get_num_threads()
     try:
         results = []

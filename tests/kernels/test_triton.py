@@ -262,7 +262,8 @@ def _compile(kernel, arguments, options, architecture: int) -> MachineCode:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    compile_options = {name: options.pop(name) for name in ("num_warps", "enable_fp_fusion")}
+    not_constants = set(options) - set(kernel.arg_names)
+    compile_options = {name: options.pop(name) for name in not_constants}
     signature, constants, attributes = {}, options, {}
     for i, (name, value) in enumerate(zip(kernel.arg_names, arguments, strict=False)):
         if isinstance(value, torch.Tensor):

@@ -35,15 +35,15 @@ def order_keys(x, place):
     if dtype == tl.float64:
         bits = x.to(tl.int64, bitcast=True)
         sign = bits >> 63
-        infinity: tl.constexpr = 0x7FF0000000000000
+        infinity = 0x7FF0000000000000
     elif dtype == tl.float32:
         bits = x.to(tl.int32, bitcast=True)
         sign = bits >> 31
-        infinity: tl.constexpr = 0x7F800000
+        infinity = 0x7F800000
     else:
         bits = x.to(tl.int16, bitcast=True).to(tl.int32) << 16
         sign = bits >> 31
-        infinity: tl.constexpr = 0x7F800000 if dtype == tl.bfloat16 else 0x7C000000
+        infinity = 0x7F800000 if dtype == tl.bfloat16 else 0x7C000000
     largest = largest_key(dtype)
     magnitude = bits & largest
     key = (magnitude ^ sign) - sign

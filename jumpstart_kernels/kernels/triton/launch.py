@@ -35,6 +35,9 @@ INTERPRETED = not isinstance(jumpstart_relu_statistics_forward_kernel, triton.JI
 # A fused multiply-add would round otherwise than the reference does.
 OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
 
+# Left alone, ptxas takes fewer registers for this kernel than it needs, and spills.
+STATISTICS_OPTIONS = OPTIONS if torch.version.hip else {**OPTIONS, "maxnreg": 128}
+
 BLOCK = 128
 
 DTYPES = {
@@ -140,7 +143,7 @@ def jumpstart_relu_forward(
             POINT_PARTIALS=point_block[0],
             POINT_ITEMS=point_block[1],
             BLOCK=BLOCK,
-            **OPTIONS,
+            **STATISTICS_OPTIONS,
         )
     return output, mask, slack_sums, extrema, indices
 

@@ -28,24 +28,24 @@ class Tile(NamedTuple):
 
 
 class Partials(NamedTuple):
-    """Partial extrema of units or points: ``[groups, count, per_item]``, and the block that reads them."""
+    """Partial extrema of units or points: ``[groups, items, per_item]``, and the block that reads them."""
 
     start: int
     groups: int
-    count: int
+    items: int
     per_item: int
 
     @property
     def block(self) -> tuple[int, int]:
-        """Partials and items, at most 1024 together."""
+        """Partials and items, at most 512 together."""
         # With one partial an item in each group, items lie side by side in memory: keep them together.
-        most = 64 if self.per_item == 1 else 1024
+        most = 32 if self.per_item == 1 else 512
         partials = min(most, _power_of_two(self.groups * self.per_item))
-        return partials, min(1024 // partials, _power_of_two(self.count))
+        return partials, min(512 // partials, _power_of_two(self.items))
 
     @property
     def programs(self) -> int:
-        return -(-self.count // self.block[1])
+        return -(-self.items // self.block[1])
 
 
 class Plan(NamedTuple):
@@ -84,7 +84,7 @@ def _plan_rows(layout: Layout, position_points: bool, itemsize: int) -> Plan:
     steps = _steps(segments * tiles * column_tiles, tiles)
     regions = -(-tiles // steps)
     units = Partials(0, segments * regions, layout.units, 1)
-    start = units.groups * units.count
+    start = units.groups * units.items
     if row_points:
         points = Partials(start, column_tiles, segments * rows, 1)
     else:
@@ -99,7 +99,7 @@ def _plan_rows(layout: Layout, position_points: bool, itemsize: int) -> Plan:
         row_points=row_points,
         unit_partials=units,
         point_partials=points,
-        partials=start + points.groups * points.count * points.per_item,
+        partials=start + points.groups * points.items * points.per_item,
     )
 
 

@@ -43,8 +43,9 @@ def merge_partials(
     if dtype == tl.float16 or dtype == tl.bfloat16:
         least = least >> 16
     best = tl.zeros([PARTIALS, ITEMS], least.dtype) + least
-    place = tl.zeros([PARTIALS, ITEMS], tl.int64)
-    total = (groups.to(tl.int64) * per_item).to(places_ptr.dtype.element_ty)
+    place_dtype: tl.constexpr = places_ptr.dtype.element_ty  # which counts all elements
+    place = tl.zeros([PARTIALS, ITEMS], place_dtype)
+    total = (groups.to(tl.int64) * per_item).to(place_dtype)
     for start in range(0, total, PARTIALS):
         partial = start + tl.arange(0, PARTIALS)[:, None]
         group = partial // per_item
@@ -53,12 +54,19 @@ def merge_partials(
         valid = (partial < total) & (item < count)[None, :]
         key = tl.load(keys_ptr + offset, mask=valid, other=0).to(best.dtype)
         key = tl.where(valid, key, least)
-        matrix_row = (partial // chunks).to(tl.int64)
-        at = tl.load(places_ptr + offset, mask=valid, other=0) + matrix_row * place_stride
+        matrix_row = (partial // chunks).to(place_dtype)
+        at = tl.load(places_ptr + offset, mask=valid, other=0) + matrix_row * place_stride.to(place_dtype)
         # The partials of an item need not come in the order of its places.
         larger = (key > best) | ((key == best) & (at < place))
         best, place = tl.where(larger, key, best), tl.where(larger, at, place)
     return first_largest(best, place, 0)
+
+
+@triton.jit
+def flat_index(place, item, per_group, inner):
+    """Place ``[groups, inner]`` in an item of ``[groups, per_group, inner]`` to the place in all of it."""
+    group = place // inner
+    return (group.to(tl.int64) * per_group + item) * inner + (place - group * inner)
 
 
 @triton.jit
@@ -160,32 +168,33 @@ def jumpstart_relu_statistics_forward_kernel(
             keys_ptr, places_ptr, unit, units, unit_groups, per_unit, chunks, place_stride,
             UNIT_PARTIALS, UNIT_ITEMS, dtype,
         )  # fmt: skip
-        unit_max_index = (place // inner * units + unit) * inner + place % inner
+        unit_max_index = flat_index(place, unit, units, inner)
         unit_min_key, place = merge_partials(
             min_keys_ptr, min_places_ptr, unit, units, unit_groups, per_unit, chunks, place_stride,
             UNIT_PARTIALS, UNIT_ITEMS, dtype,
         )  # fmt: skip
-        unit_min_index = (place // inner * units + unit) * inner + place % inner
+        unit_min_index = flat_index(place, unit, units, inner)
         sums = finish(
             extrema_ptr, indices_ptr, unit, columns, unit_max_key, unit_min_key, unit_max_index,
             unit_min_index, unit < units, margin_bits, ALL_INDICES, dtype,
         )  # fmt: skip
     else:
         point = (program - unit_programs) * POINT_ITEMS + tl.arange(0, POINT_ITEMS)
-        point_max_key, point_max_index = merge_partials(
+        point_max_key, point_max_place = merge_partials(
             keys_ptr + point_start, places_ptr + point_start, point, points, point_groups, per_point, chunks,
             place_stride, POINT_PARTIALS, POINT_ITEMS, dtype,
         )  # fmt: skip
-        point_min_key, point_min_index = merge_partials(
+        point_min_key, point_min_place = merge_partials(
             min_keys_ptr + point_start, min_places_ptr + point_start, point, points, point_groups, per_point,
             chunks, place_stride, POINT_PARTIALS, POINT_ITEMS, dtype,
         )  # fmt: skip
         if POSITION_POINTS:
-            point_max_index = (point // inner * units + point_max_index) * inner + point % inner
-            point_min_index = (point // inner * units + point_min_index) * inner + point % inner
+            position = point.to(places_ptr.dtype.element_ty)  # and the place in a point is a unit
+            point_max_index = flat_index(position, point_max_place, units, inner)
+            point_min_index = flat_index(position, point_min_place, units, inner)
         else:
-            point_max_index += point * point_size
-            point_min_index += point * point_size
+            point_max_index = point * point_size + point_max_place
+            point_min_index = point * point_size + point_min_place
         sums = finish(
             extrema_ptr, indices_ptr, units + point, columns, point_max_key, point_min_key, point_max_index,
             point_min_index, point < points, margin_bits, ALL_INDICES, dtype,
