@@ -8,14 +8,18 @@
 
 #include "autograd.h"
 #include "jumpstart_relu.h"
+#include "penalty.h"
 
 TORCH_LIBRARY_IMPL(jumpstart_kernels, CPU, m) {
   m.impl("jumpstart_relu.native", jumpstart::forward_cpu);
   m.impl("jumpstart_relu_backward.native", jumpstart::backward_cpu);
+  m.impl("penalty.native", jumpstart::penalty_cpu);
+  m.impl("penalty_backward.native", jumpstart::penalty_backward_cpu);
 }
 
 TORCH_LIBRARY_IMPL(jumpstart_kernels, Autograd, m) {
   m.impl("jumpstart_relu.native", jumpstart::forward_autograd);
+  m.impl("penalty.native", jumpstart::penalty_autograd);
 }
 
 PYBIND11_MODULE(_native, m) {

@@ -1,13 +1,13 @@
 """The Jumpstart penalty: every layer's slack, reduced to one number to add to the loss."""
 
-from functools import reduce
-from operator import add
-
 import torch
 from torch import Tensor, nn
 
+from jumpstart_kernels.backends import select
 from jumpstart_kernels.functional import check_choice
+from jumpstart_kernels.kernels.penalty import penalty as reference_penalty
 from jumpstart_kernels.modules import JumpstartReLU, Record
+from jumpstart_kernels.ops import PENALTY_OVERLOADS
 
 REDUCTIONS = ("balanced", "mean", "sum", "norm", "squared")
 
@@ -76,51 +76,41 @@ def penalty(
 
 def reduce_records(records: list[Record], reduction: str, sign_balance: float, terms: str) -> Tensor:
     """The penalty of records, from their slack sums alone."""
-    slack_sums = _sum_over_layers([record.slack_sums for record in records])  # [2, 5]
+    slack_sums = _alike([record.slack_sums for record in records])
     counts = (sum(record.units for record in records), sum(record.points for record in records))
-    weights = [
-        (sign_balance * keep_positive, (1 - sign_balance) * keep_negative)
-        for keep_positive, keep_negative in TERMS[terms]
-    ]
-    kept = [axis for axis in (0, 1) if any(TERMS[terms][axis]) and counts[axis] > 0]
-    if not kept:  # empty batches only
-        return slack_sums.sum() * 0
-    if reduction in ("norm", "squared"):
-        squares = _total([_squares(slack_sums[axis], *weights[axis]) for axis in kept])
-        return _norm(squares) if reduction == "norm" else squares
-    sums = {axis: _weighted(slack_sums[axis], weights[axis]) for axis in kept}
-    if reduction == "balanced":
-        return _total([sums[axis] / counts[axis] for axis in kept])
-    total = _total(list(sums.values()))
-    return total / sum(counts[axis] for axis in kept) if reduction == "mean" else total
-
-
-def _sum_over_layers(slack_sums: list[Tensor]) -> Tensor:
-    """Sum of ``[2, 5]`` tensors, on the device of the first."""
-    dtype = torch.float64 if any(sums.dtype == torch.float64 for sums in slack_sums) else torch.float32
+    weights = _weights(reduction, sign_balance, terms, counts)
+    square_root = reduction == "norm"
     first = slack_sums[0]
-    return torch.stack([sums.to(first.device, dtype) for sums in slack_sums]).sum(0)
+    # A compiler has nothing to gain from the operator: it fuses the reference.
+    if first.device.type == "cpu" and select(first) == "native" and not torch.compiler.is_compiling():
+        return PENALTY_OVERLOADS["native"](slack_sums, weights, square_root)
+    return reference_penalty(slack_sums, weights, square_root)
 
 
-def _weighted(sums: Tensor, weights: tuple[float, ...]) -> Tensor:
-    """Weighted sum of the leading entries; one with no weight stays out, even if it is not finite."""
-    weighted = [weight * sums[i] for i, weight in enumerate(weights) if weight]
-    return _total(weighted) if weighted else sums.new_zeros(())
+def _weights(reduction: str, sign_balance: float, terms: str, counts: tuple[int, int]) -> list[float]:
+    """What the entries of the ``[2, 5]`` slack sums count in the penalty, or in its square for ``"norm"``."""
+    kept = [any(TERMS[terms][axis]) and counts[axis] > 0 for axis in (0, 1)]
+    total = sum(count for count, keep in zip(counts, kept, strict=True) if keep)
+    weights: list[float] = []
+    for count, keep, (keep_positive, keep_negative) in zip(counts, kept, TERMS[terms], strict=True):
+        positive, negative = sign_balance * keep_positive, (1 - sign_balance) * keep_negative
+        if not keep:
+            weights += [0.0] * 5
+        elif reduction in ("norm", "squared"):  # of positive·s⁺ + negative·s⁻
+            weights += [0.0, 0.0, positive**2, negative**2, 2 * positive * negative]
+        else:
+            divisor = {"balanced": count, "mean": total, "sum": 1}[reduction]
+            weights += [positive / divisor, negative / divisor, 0.0, 0.0, 0.0]
+    return weights
 
 
-def _total(terms: list[Tensor]) -> Tensor:
-    return reduce(add, terms)
-
-
-def _squares(sums: Tensor, positive: float, negative: float) -> Tensor:
-    """Σ (positive·s⁺ + negative·s⁻)² from Σs⁺², Σs⁻² and Σs⁺s⁻."""
-    return _weighted(sums[2:], (positive**2, negative**2, 2 * positive * negative))
-
-
-def _norm(squares: Tensor) -> Tensor:
-    """Square root with gradient 0 at 0, as ``Tensor.norm`` has it."""
-    nonzero = squares != 0
-    return torch.where(nonzero, torch.where(nonzero, squares, 1).sqrt(), squares)
+def _alike(slack_sums: list[Tensor]) -> list[Tensor]:
+    """Of one dtype, the widest, and on one device, that of the first."""
+    first = slack_sums[0]
+    if all(sums.dtype == first.dtype and sums.device == first.device for sums in slack_sums):
+        return slack_sums
+    dtype = torch.float64 if any(sums.dtype == torch.float64 for sums in slack_sums) else torch.float32
+    return [sums.to(first.device, dtype) for sums in slack_sums]
 
 
 def _nothing_recorded(layers: list[JumpstartReLU]) -> str:

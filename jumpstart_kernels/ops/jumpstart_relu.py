@@ -7,7 +7,6 @@ two get both from here.
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 from torch.library import Library
 
 from jumpstart_kernels.kernels import native, reference, triton
@@ -20,6 +19,7 @@ from jumpstart_kernels.kernels.layout import (
     runs_channels_last,
     statistics_dtype,
 )
+from jumpstart_kernels.ops.differentiable import differentiable
 
 _FORWARD = (
     "(Tensor x, int unit_dim, bool position_points, float margin, bool apply_relu, bool all_indices)"
@@ -83,19 +83,6 @@ def _make_backward(overload: torch._ops.OpOverload) -> Callable:
     return backward
 
 
-def _make_differentiable(overload: torch._ops.OpOverload) -> Callable:
-    """The backward under autograd: the reference, which PyTorch differentiates, if its graph is wanted."""
-
-    def backward(*arguments):
-        tensors = (argument for argument in arguments if isinstance(argument, Tensor))
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-            return reference.jumpstart_relu_backward(*arguments)
-        with torch._C._AutoDispatchBelowAutograd():
-            return overload(*arguments)
-
-    return backward
-
-
 def _any_layout(forward: Callable) -> Callable:
     """Let a kernel of dense tensors run any tensor, with its output in the layout that ``F.relu`` gives."""
 
@@ -132,7 +119,7 @@ def _register(backend: str) -> torch._ops.OpOverload:
     backward = getattr(torch.ops.jumpstart_kernels.jumpstart_relu_backward, backend)
     torch.library.register_fake(f"jumpstart_kernels::{name}", _fake_forward, lib=_library)
     torch.library.register_fake(f"jumpstart_kernels::{backward_name}", _fake_backward, lib=_library)
-    _library.impl(backward_name, _make_differentiable(backward), "Autograd")
+    _library.impl(backward_name, differentiable(backward, reference.jumpstart_relu_backward), "Autograd")
     kernels = _PYTHON_KERNELS.get(backend)
     if kernels is not None:
         key = "CompositeExplicitAutograd"  # any device: the choice of backend has looked at it

@@ -1,0 +1,115 @@
+#include "penalty.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <cmath>
+#include <type_traits>
+#include <vector>
+
+namespace jumpstart {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr int64_t kSums = 10;  // of a layer: [2, 5]
+
+const auto& penalty_op() {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("jumpstart_kernels::penalty", "native")
+                             .typed<Tensor(at::TensorList, at::ArrayRef<double>, bool)>();
+  return op;
+}
+
+const auto& penalty_backward_op() {
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("jumpstart_kernels::penalty_backward", "native")
+          .typed<Tensor(const Tensor&, const std::optional<Tensor>&, at::ArrayRef<double>)>();
+  return op;
+}
+
+struct Penalty : torch::autograd::Function<Penalty> {
+  static Tensor forward(AutogradContext* ctx, at::TensorList slack_sums, const std::vector<double>& weights,
+                        bool square_root) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    Tensor value = penalty_op().call(slack_sums, weights, square_root);
+    if (square_root) ctx->save_for_backward({value});
+    ctx->saved_data["layers"] = static_cast<int64_t>(slack_sums.size());
+    ctx->saved_data["weights"] = weights;
+    return value;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto weights = ctx->saved_data["weights"].toDoubleVector();
+    const auto layers = static_cast<size_t>(ctx->saved_data["layers"].toInt());
+    const auto value = saved.empty() ? std::nullopt : std::optional<Tensor>(saved[0]);
+    const auto run = [&] { return penalty_backward_op().call(grads[0], value, weights); };
+    Tensor by_sum;
+    if (at::GradMode::is_enabled()) {  // a graph of the backward is asked for
+      by_sum = run();
+    } else {
+      at::AutoDispatchBelowADInplaceOrView below;
+      by_sum = run();
+    }
+    variable_list result(layers, by_sum);  // the same for every layer
+    result.resize(layers + 2);
+    return result;
+  }
+};
+
+template <typename stat_t>
+double weigh(const Tensor& slack_sums, at::ArrayRef<double> weights) {
+  const Tensor dense = slack_sums.contiguous();
+  const auto* sums = dense.const_data_ptr<stat_t>();
+  double value = 0;
+  for (int64_t i = 0; i < kSums; ++i) {
+    // A sum without weight stays out, even if it is not finite.
+    if (weights[static_cast<size_t>(i)] != 0) value += weights[static_cast<size_t>(i)] * sums[i];
+  }
+  return value;
+}
+
+}  // namespace
+
+Tensor penalty_cpu(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root) {
+  TORCH_CHECK_VALUE(!slack_sums.empty(), "slack_sums must hold a layer's, got none");
+  TORCH_CHECK_VALUE(weights.size() == kSums, "weights must be ", kSums, " numbers, got ", weights.size());
+  double value = 0;
+  for (const Tensor& sums : slack_sums) {
+    TORCH_CHECK_VALUE(sums.numel() == kSums && sums.scalar_type() == slack_sums[0].scalar_type(),
+                      "slack_sums must be of shape [2, 5] and one dtype, got ", sums.sizes(), " of ",
+                      sums.scalar_type());
+    value += sums.scalar_type() == at::kDouble ? weigh<double>(sums, weights) : weigh<float>(sums, weights);
+  }
+  return at::scalar_tensor(square_root ? std::sqrt(value) : value, slack_sums[0].options());
+}
+
+Tensor penalty_backward_cpu(const Tensor& grad, const std::optional<Tensor>& value,
+                            at::ArrayRef<double> weights) {
+  auto factor = grad.item<double>();
+  if (value.has_value()) {  // the square root, with gradient 0 at 0
+    const auto root = value->item<double>();
+    factor = root == 0 ? 0 : factor / (2 * root);
+  }
+  Tensor by_sum = at::empty({2, kSums / 2}, grad.options());
+  const auto fill = [&](auto* to) {
+    using stat_t = std::remove_pointer_t<decltype(to)>;
+    for (const double weight : weights) *to++ = static_cast<stat_t>(factor * weight);
+  };
+  if (grad.scalar_type() == at::kDouble) {
+    fill(by_sum.mutable_data_ptr<double>());
+  } else {
+    fill(by_sum.mutable_data_ptr<float>());
+  }
+  return by_sum;
+}
+
+Tensor penalty_autograd(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root) {
+  return Penalty::apply(slack_sums, weights.vec(), square_root);
+}
+
+}  // namespace jumpstart

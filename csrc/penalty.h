@@ -1,0 +1,19 @@
+// The penalty over all layers as one operator: meaning in jumpstart_kernels/kernels/penalty.py.
+
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <optional>
+
+namespace jumpstart {
+
+at::Tensor penalty_cpu(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root);
+
+// Gradient [2, 5] of every layer's slack sums; `value` is the penalty if it is a square root.
+at::Tensor penalty_backward_cpu(const at::Tensor& grad, const std::optional<at::Tensor>& value,
+                                at::ArrayRef<double> weights);
+
+at::Tensor penalty_autograd(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root);
+
+}  // namespace jumpstart
