@@ -1,0 +1,77 @@
+"""The operator ``penalty``: the C++ kernel and node against their reference."""
+
+import pytest
+import torch
+
+from jumpstart_kernels import backends
+from jumpstart_kernels.kernels.penalty import penalty
+from jumpstart_kernels.ops import PENALTY_OVERLOADS
+
+reason = backends.unavailable("native", "cpu")
+pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
+
+WEIGHTS = {
+    "linear": [0.5, 0.25, 0.0, 0.0, 0.0, 0.125, 1.0, 0.0, 0.0, 0.0],
+    "squares": [0.0, 0.0, 0.09, 0.49, 0.42, 0.0, 0.0, 0.25, 0.25, 0.5],
+    "none": [0.0] * 10,
+}
+
+
+def make_sums(layers: int = 3, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    sums = torch.rand((layers, 2, 5), generator=generator, dtype=torch.float64).to(dtype) + 0.1
+    return [layer.clone().requires_grad_() for layer in sums]
+
+
+@pytest.mark.parametrize("square_root", [False, True])
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+def test_equals_the_reference(weights, square_root):
+    ours, theirs = make_sums(), make_sums()
+    value = PENALTY_OVERLOADS["native"](ours, weights, square_root)
+    expected = penalty(theirs, weights, square_root)
+    torch.testing.assert_close(value, expected, rtol=1e-14, atol=0)
+    if any(weights):
+        (2 * value).backward()
+        (2 * expected).backward()
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("square_root", [False, True])
+def test_gradients(square_root):
+    def run(*sums):
+        return PENALTY_OVERLOADS["native"](list(sums), WEIGHTS["squares"], square_root)
+
+    assert torch.autograd.gradcheck(run, make_sums())
+    assert torch.autograd.gradgradcheck(run, make_sums())
+
+
+def test_square_root_of_zero_has_gradient_zero():
+    sums = [torch.zeros((2, 5), requires_grad=True)]
+    PENALTY_OVERLOADS["native"](sums, WEIGHTS["squares"], True).backward()
+    assert torch.equal(sums[0].grad, torch.zeros((2, 5)))
+
+
+def test_a_sum_without_weight_stays_out():
+    sums = torch.ones((2, 5))
+    sums[:, 2:] = torch.inf
+    assert PENALTY_OVERLOADS["native"]([sums], WEIGHTS["linear"], False).item() == sum(WEIGHTS["linear"])
+
+
+@pytest.mark.parametrize("square_root", [False, True])
+def test_opcheck(square_root):
+    sums = make_sums(dtype=torch.float32)
+    torch.library.opcheck(PENALTY_OVERLOADS["native"], (sums, WEIGHTS["squares"], square_root))
+
+
+@pytest.mark.parametrize(
+    ("sums", "weights", "message"),
+    [
+        ([torch.ones(2, 5)], [1.0], "weights must be 10 numbers"),
+        ([torch.ones(2, 4)], WEIGHTS["linear"], r"slack_sums must be of shape \[2, 5\]"),
+        ([torch.ones(2, 5), torch.ones(2, 5).double()], WEIGHTS["linear"], "one dtype"),
+    ],
+)
+def test_errors_name_the_argument(sums, weights, message):
+    with pytest.raises(ValueError, match=message):
+        PENALTY_OVERLOADS["native"](sums, weights, False)
