@@ -149,9 +149,12 @@ def demo(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise CommandError(f"{error}: pip install jumpstart_kernels[demo]") from error
     datasets = list(dict.fromkeys(chain.from_iterable(arguments.data or [DATASETS])))
-    return module.run(
-        datasets=datasets, epochs=arguments.epochs, seed=arguments.seed, output=arguments.output
-    )
+    try:
+        return module.run(
+            datasets=datasets, epochs=arguments.epochs, seed=arguments.seed, output=arguments.output
+        )
+    except ValueError as error:
+        raise CommandError(error) from error
 
 
 def _info() -> Iterator[str]:

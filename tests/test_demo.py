@@ -177,7 +177,7 @@ def test_demo_prints_a_table_and_writes_the_figure(tmp_path, capsys):
     for word in (
         "Wine",
         "60 more for the test",
-        "lam 0.2",
+        "lam = 0.2",
         "plain",
         "BatchNorm",
         "Jumpstart",
@@ -193,8 +193,8 @@ def test_table_holds_the_figures():
     columns = [list(column.cells) for column in demo.make_table(data, runs).columns]
     assert columns[0] == ["plain", "BatchNorm", "Jumpstart"]
     assert columns[1] == [f"{run.accuracy:.2f}" for run in runs]
-    assert columns[2] == [f"{run.share(-1):.0%}" for run in runs]
-    assert columns[3] == [f"{run.share(0):.0%}" for run in runs]
+    assert columns[2] == [f"{run.share(-1):.1%}" for run in runs]
+    assert columns[3] == [f"{run.share(0):.1%}" for run in runs]
     assert [float(cell) for cell in columns[4]] == pytest.approx([run.median_step for run in runs], abs=1e-5)
     assert columns[5][0] == "1.00"
 

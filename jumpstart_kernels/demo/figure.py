@@ -1,0 +1,101 @@
+"""The picture: which units each network has left, over how it learned."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jumpstart_kernels.demo.data import Data
+from jumpstart_kernels.demo.training import BATCH_NORM, JUMPSTART, PLAIN, Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Of the Okabe-Ito palette: apart for every kind of colour vision, and dark, middle and light in grey.
+STATUS = {-1: ("dead", "#000000"), 0: ("linear", "#F0E442"), 1: ("nonlinear", "#009E73")}
+LINES: dict[str, dict[str, Any]] = {
+    PLAIN: {"color": "#999999", "linewidth": 3.5},
+    BATCH_NORM: {"color": "#D55E00", "linewidth": 1.5, "linestyle": (0, (4, 1.2))},
+    JUMPSTART: {"color": "#0072B2", "linewidth": 2.2},
+}
+CHANCE: dict[str, Any] = {"color": "#000000", "linewidth": 1.2, "linestyle": ":"}
+FORMATS = (".png", ".svg", ".pdf")
+DPI = 200
+
+_BESIDE: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+
+
+def draw_figure(results: Mapping[str, tuple[Data, Sequence[Run]]], path: Path) -> None:
+    """Write the unit-status map of each network over the learning curves, one column a data set.
+
+    Args:
+        results: by name, a data set and the networks trained on it, the same ones for each.
+        path: the file, in one of ``FORMATS``.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    networks = len(next(iter(results.values()))[1])
+    size = (max(3.1 * len(results), 5.2), 0.95 * networks + 3.6)  # inches
+    figure = Figure(figsize=size)
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.05)
+    axes = figure.subplots(
+        networks + 1, len(results), squeeze=False, height_ratios=[1] * networks + [2.4], sharey="row"
+    )
+    for column, (data, runs) in zip(axes.T, results.values(), strict=True):
+        for axis, run in zip(column[:-1], runs, strict=True):
+            draw_unit_status(axis, run)
+            axis.tick_params(labelbottom=run is runs[-1])
+        column[0].annotate(
+            data.title, (0.5, 1), (0, 20), fontsize=12, fontweight="bold", **_BESIDE, ha="center"
+        )
+        column[networks - 1].set_xlabel("layer")
+        draw_curves(column[-1], data, runs)
+    for axis, run in zip(axes[:-1, 0], runs, strict=True):
+        axis.set_ylabel("unit", labelpad=2)
+        style = {"color": LINES[run.name]["color"], "fontweight": "bold", "fontsize": 9, "rotation": 90}
+        axis.annotate(run.name, (0, 0.5), (-38, 0), **style, **_BESIDE, ha="center", va="center")
+    axes[-1, 0].set_ylabel("test accuracy")
+
+    status = [Patch(facecolor=colour, label=f"{name} unit") for name, colour in STATUS.values()]
+    lines = [Line2D([], [], label=run.name, **LINES[run.name]) for run in runs]
+    lines.append(Line2D([], [], label="chance", **CHANCE))
+    figure.legend(handles=status, loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(handles=lines, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=DPI)
+
+
+def draw_unit_status(axis: "Axes", run: Run) -> None:
+    """Layers across, units up, each cell one unit of the trained network."""
+    from matplotlib.colors import ListedColormap
+
+    layers, units = run.unit_status.shape
+    colours = ListedColormap([colour for _, colour in STATUS.values()])
+    edges = [[i + 0.5 for i in range(count + 1)] for count in (layers, units)]  # cells centred on 1, 2, ...
+    status = run.unit_status.T.numpy()  # [units, layers]
+    axis.pcolormesh(*edges, status, cmap=colours, vmin=-1, vmax=1, edgecolors="white", linewidth=0.6)
+    axis.set_title(
+        f"accuracy {run.accuracy:.2f}, {run.share(-1):.1%} dead, {run.share(0):.1%} linear",
+        fontsize=8.5,
+        loc="left",
+        pad=3,
+    )
+    axis.set_xticks([1, *range(10, layers + 1, 10)])
+    axis.set_yticks([1, units])
+    axis.tick_params(length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def draw_curves(axis: "Axes", data: Data, runs: Sequence[Run]) -> None:
+    """Test accuracy of each network after each epoch, and that of guessing."""
+    for run in runs:
+        epochs, accuracies = zip(*run.curve, strict=True)
+        axis.plot(epochs, accuracies, **LINES[run.name])
+    axis.axhline(data.chance, **CHANCE)
+    axis.set_xlim(0, runs[0].curve[-1][0])
+    axis.set_ylim(0, 1.02)
+    axis.set_xlabel("epoch")
+    axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
