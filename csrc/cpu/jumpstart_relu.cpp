@@ -54,19 +54,18 @@ void forward_dense(const at::Tensor& x, const Forward& f, double margin, bool al
   const Kernels& k = kernels();
   const int64_t threads = std::min<int64_t>(at::get_num_threads(), x.numel() / kGrain);
   const int64_t needed = (f.layout.matrix_rows() + kTaskRows - 1) / kTaskRows;
-  Tasks<stat_t> tasks(f.layout, f.position_points, std::max<int64_t>({threads, needed, 1}), k);
+  const Statistics<stat_t> statistics{extrema.size(1), extrema.mutable_data_ptr<stat_t>(),
+                                      indices.mutable_data_ptr<int64_t>(),
+                                      slack_sums.mutable_data_ptr<stat_t>()};
+  Tasks<stat_t> tasks(f.layout, f.position_points, std::max<int64_t>({threads, needed, 1}), k, statistics);
   auto& partials = tasks.partials();
   const auto run = k.forward[scalar_of(x.scalar_type())];
   at::parallel_for(0, static_cast<int64_t>(partials.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) run(f, &partials[static_cast<size_t>(t)]);
   });
   const Finder<scalar_t, stat_t> find(x.const_data_ptr<scalar_t>(), f.layout);
-  const int64_t count = extrema.size(1);
-  auto* values = extrema.mutable_data_ptr<stat_t>();
-  auto* rows = indices.mutable_data_ptr<int64_t>();
-  merge(partials, f, k.row_block, count, find, values, rows);
-  finish(f, count, static_cast<stat_t>(margin), all_indices, find, values, rows,
-         slack_sums.mutable_data_ptr<stat_t>());
+  merge(partials, f, k.row_block, find, statistics);
+  finish(f, static_cast<stat_t>(margin), all_indices, find, statistics);
 }
 
 // Gradient of one extremum from that of its slack sums; 0 · ∞ is 0, for a sum that is not in the loss.
@@ -183,12 +182,12 @@ at::Tensor backward_cpu(const std::optional<at::Tensor>& grad_output,
     grad_x.zero_();
   }
   if (grad_slack_sums.has_value() || grad_extrema.has_value()) {
-    const auto stat = extrema.scalar_type();
-    const at::Tensor sums =
-        grad_slack_sums.has_value() ? grad_slack_sums->to(stat).contiguous() : at::Tensor();
-    const at::Tensor values = grad_extrema.has_value() ? grad_extrema->to(stat).contiguous() : at::Tensor();
+    const auto dense = [](const std::optional<at::Tensor>& grad) {
+      return grad.has_value() ? grad->expect_contiguous() : c10::MaybeOwned<at::Tensor>::owned(at::Tensor());
+    };
+    const auto sums = dense(grad_slack_sums), values = dense(grad_extrema);
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, dtype, "jumpstart_relu_backward", [&] {
-      add_extrema<scalar_t>(layout, margin, sums, values, extrema, indices, grad_x);
+      add_extrema<scalar_t>(layout, margin, *sums, *values, extrema, indices, grad_x);
     });
   }
   return grad_x;
