@@ -4,6 +4,9 @@
 
 #include "cpu/kernels.h"
 
+// What is kept for each row of a block stays in registers only if these loops are gone.
+#define JUMPSTART_UNROLL _Pragma("GCC unroll 16")
+
 namespace jumpstart {
 namespace JUMPSTART_ISA {
 
@@ -89,7 +92,7 @@ class Rows {  // inner == 1: columns are units
   template <int count>
   uint32_t block(int64_t row, PointTracker<stat_t>& points) {
     Values row_max[count], row_min[count];
-    for (int k = 0; k < count; ++k) {
+    JUMPSTART_UNROLL for (int k = 0; k < count; ++k) {
       row_max[k] = V::broadcast(-std::numeric_limits<stat_t>::infinity());
       row_min[k] = V::broadcast(std::numeric_limits<stat_t>::infinity());
     }
@@ -103,7 +106,7 @@ class Rows {  // inner == 1: columns are units
       nan |= vectors<count, true>(row, column, static_cast<int>(columns_ - column), at, row_max, row_min);
     }
     const auto find = [this](int64_t r, stat_t value) { return first_column(r, value); };
-    for (int k = 0; k < count; ++k) {
+    JUMPSTART_UNROLL for (int k = 0; k < count; ++k) {
       points.add(row + k, V::largest(row_max[k]), V::smallest(row_min[k]), columns_first_, find);
     }
     return nan;
@@ -114,7 +117,7 @@ class Rows {  // inner == 1: columns are units
                           Values* row_min) {
     Values column_max, column_min, previous{};
     uint32_t nan = 0;
-    for (int k = 0; k < count; ++k) {
+    JUMPSTART_UNROLL for (int k = 0; k < count; ++k) {
       const int64_t offset = (row + k) * columns_ + column;
       const auto raw = tail ? V::load_first(x_ + offset, width) : V::load(x_ + offset);
       const Values v = V::values(raw);
@@ -142,8 +145,10 @@ class Rows {  // inner == 1: columns are units
     }
     const Values unit_max = V::load_values(p_.unit_max + column),
                  unit_min = V::load_values(p_.unit_min + column);
-    V::store_where(p_.unit_max_at + column, V::less(unit_max, column_max), at);
-    V::store_where(p_.unit_min_at + column, V::less(column_min, unit_min), at);
+    // Seldom after the first blocks: a branch costs less than a masked store.
+    const uint32_t higher = V::less(unit_max, column_max), lower = V::less(column_min, unit_min);
+    if (higher) V::store_where(p_.unit_max_at + column, higher, at);
+    if (lower) V::store_where(p_.unit_min_at + column, lower, at);
     V::store_values(p_.unit_max + column, V::max(unit_max, column_max));
     V::store_values(p_.unit_min + column, V::min(unit_min, column_min));
     return nan;
@@ -232,14 +237,14 @@ class Planes {  // inner > 1: a matrix row is a plane of one unit
  private:
   void scan(int64_t plane, stat_t& largest, stat_t& smallest) {
     Values max[kUnroll], min[kUnroll];
-    for (int k = 0; k < kUnroll; ++k) {
+    JUMPSTART_UNROLL for (int k = 0; k < kUnroll; ++k) {
       max[k] = V::broadcast(-std::numeric_limits<stat_t>::infinity());
       min[k] = V::broadcast(std::numeric_limits<stat_t>::infinity());
     }
     uint32_t nan = 0;
     int64_t column = 0;
     for (; column + kUnroll * V::lanes <= inner_; column += kUnroll * V::lanes) {
-      for (int k = 0; k < kUnroll; ++k) {
+      JUMPSTART_UNROLL for (int k = 0; k < kUnroll; ++k) {
         nan |= vector<false>(plane, column + k * V::lanes, V::lanes, max[k], min[k]);
       }
     }
@@ -252,7 +257,7 @@ class Planes {  // inner > 1: a matrix row is a plane of one unit
       largest = smallest = std::numeric_limits<stat_t>::quiet_NaN();
       return;
     }
-    for (int k = 1; k < kUnroll; ++k) {
+    JUMPSTART_UNROLL for (int k = 1; k < kUnroll; ++k) {
       max[0] = V::max(max[0], max[k]);
       min[0] = V::min(min[0], min[k]);
     }

@@ -32,11 +32,13 @@ struct Float16Lanes {  // what the vectors with 16 float values share
     _mm512_mask_storeu_epi32(to, static_cast<__mmask16>(bits), _mm512_set1_epi32(value));
   }
   static void store_mask(uint8_t* to, uint32_t bits, int bytes) {
-    to[0] = static_cast<uint8_t>(bits);
-    if (bytes > 1) to[1] = static_cast<uint8_t>(bits >> 8);
+    const auto both = static_cast<uint16_t>(bits);
+    std::memcpy(to, &both, bytes > 1 ? 2 : 1);
   }
   static uint32_t load_mask(const uint8_t* from, int bytes) {
-    return bytes > 1 ? from[0] | static_cast<uint32_t>(from[1]) << 8 : from[0];
+    uint16_t both = 0;
+    std::memcpy(&both, from, bytes > 1 ? 2 : 1);
+    return both;
   }
 };
 
