@@ -56,6 +56,8 @@ def extension_arguments() -> dict:
                 if os.environ.get("JUMPSTART_REQUIRE_NATIVE") == "1":
                     raise
                 without_extension(str(error))
+                for older in Path("jumpstart_kernels").glob("_native*.so"):
+                    older.unlink()  # an editable install would load it
                 self.extensions = []
 
         def compile_kernels(self) -> list[str]:

@@ -73,7 +73,8 @@ def _resolve(device_type: str) -> str:
     if _chosen is not None:
         reason = unavailable(_chosen, device_type)
         if reason is not None:
-            raise RuntimeError(f"backend {_chosen!r} cannot run a {device_type} tensor: {reason}")
+            asked = "" if _chosen != _from_environment() else ", which JUMPSTART_BACKEND asks for,"
+            raise RuntimeError(f"backend {_chosen!r}{asked} cannot run a {device_type} tensor: {reason}")
         backend = _chosen
     else:
         # On the CPU Triton is an interpreter, there for tests: it runs when it is asked for only.

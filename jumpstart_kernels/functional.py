@@ -142,7 +142,7 @@ def split_extrema(
 
 
 def _slack_sums(extrema: Tensor, x: Tensor, unit_dim: int, margin: float) -> Tensor:
-    slack = slacks(extrema, margin) if x.numel() else torch.zeros_like(extrema)
+    slack = slacks(extrema, margin) if x.numel() else torch.zeros_like(extrema) + x.sum()  # of nothing: 0
     return sum_slacks(slack, x.shape[unit_dim])
 
 
@@ -170,6 +170,9 @@ def check_input(x: Tensor, unit_dim: int, points: str) -> int:
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
     if x.dtype not in DTYPES:
         raise TypeError(f"x must be float32, float64, float16 or bfloat16, got {x.dtype}")
+    if x.layout is not torch.strided or x.is_nested:
+        kind = "nested" if x.is_nested else x.layout
+        raise TypeError(f"x must be a dense tensor (torch.strided), got {kind}")
     dim = x.dim()
     if dim == 0:
         raise ValueError("x must have a dimension of units, got a 0-dim tensor")

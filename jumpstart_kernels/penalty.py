@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from jumpstart_kernels.backends import select
 from jumpstart_kernels.functional import check_choice
 from jumpstart_kernels.kernels.penalty import penalty as reference_penalty
-from jumpstart_kernels.modules import JumpstartReLU, Record
+from jumpstart_kernels.modules import JumpstartReLU, Record, check_module
 from jumpstart_kernels.ops import PENALTY_OVERLOADS
 
 REDUCTIONS = ("balanced", "mean", "sum", "norm", "squared")
@@ -55,9 +55,11 @@ def penalty(
         counts once.
 
     Raises:
+        TypeError: ``model`` is no module; ``sign_balance`` is no number.
         ValueError: unknown ``reduction`` or ``terms``, ``sign_balance`` outside [0, 1].
         RuntimeError: nothing was recorded.
     """
+    check_module("model", model)
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("terms", terms, tuple(TERMS))
     if isinstance(sign_balance, bool) or not isinstance(sign_balance, (int, float)):
@@ -68,10 +70,11 @@ def penalty(
     records = [record for layer in layers for record in layer._records]
     if not records:
         raise RuntimeError(_nothing_recorded(layers))
-    total = reduce_records(records, reduction, sign_balance, terms)
-    for layer in layers:
-        layer._records.clear()
-    return total
+    try:
+        return reduce_records(records, reduction, sign_balance, terms)
+    finally:  # a record that cannot be reduced, one of a torch.vmap that is over, must not stay in the way
+        for layer in layers:
+            layer._records.clear()
 
 
 def reduce_records(records: list[Record], reduction: str, sign_balance: float, terms: str) -> Tensor:

@@ -263,3 +263,23 @@ ERRORS = [
 def test_errors_name_the_argument(function, arguments, options, error, text):
     with pytest.raises(error, match=text):
         function(*arguments, **options)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "csr", "mkldnn", "nested"])
+def test_tensors_that_are_not_dense_are_named(kind):
+    x = torch.randn(4, 3)
+    convert = {
+        "sparse": x.to_sparse,
+        "csr": x.to_sparse_csr,
+        "mkldnn": x.to_mkldnn,
+        "nested": lambda: torch.nested.nested_tensor([x, x[:2]]),
+    }
+    with pytest.raises(TypeError, match="x must be a dense tensor"):
+        jumpstart_relu(convert[kind]())
+
+
+@pytest.mark.parametrize("tie_breaking", ["single", "average", "random"])
+def test_an_empty_batch_has_gradient_zero_under_every_tie_rule(tie_breaking):
+    x = torch.zeros((0, 3), requires_grad=True)
+    jumpstart_relu(x, tie_breaking=tie_breaking).slack_sums.sum().backward()
+    assert x.grad.shape == (0, 3)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import jumpstart_kernels as jk
+from jumpstart_kernels.modules import Record
 from jumpstart_kernels.penalty import REDUCTIONS, TERMS
 
 # What each choice of terms leaves out: unit s⁺, unit s⁻, point s⁺, point s⁻.
@@ -217,3 +218,18 @@ def test_errors_with_nothing_recorded():
         model.train()(torch.ones(2, 2))
     with pytest.raises(RuntimeError, match="recorded a forward"):
         jk.penalty(model)
+
+
+def test_what_is_no_module_is_named():
+    for call in (jk.penalty, jk.clear_records):
+        with pytest.raises(TypeError, match="model must be a torch.nn.Module, got Tensor"):
+            call(torch.zeros(2))
+
+
+def test_a_record_that_cannot_be_reduced_does_not_stay():
+    relu = jk.JumpstartReLU()
+    relu._records.append(Record(torch.zeros(3, 3), 1, 1))
+    with pytest.raises(Exception, match=r"shape|index|size"):
+        jk.penalty(relu)
+    relu(torch.randn(4, 3))
+    assert jk.penalty(relu).isfinite()

@@ -631,3 +631,21 @@ def test_inside_a_compiled_wrapper():
     assert quietly_replace(model) is model
     model(torch.randn(2, 1, 8, 8))
     assert penalty(model).isfinite()
+
+
+class AtenReLU(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.aten.relu(self.linear(x)) + torch.ops.aten.relu.default(-self.linear(x))
+
+
+def test_calls_of_aten_operators_are_replaced():
+    model = AtenReLU()
+    x = torch.randn(5, 3)
+    expected = model(x)
+    assert torch.equal(replace_relu(model)(x), expected)
+    assert penalty(model) > 0
+    assert len([module for module in model.modules() if isinstance(module, JumpstartReLU)]) == 2

@@ -11,11 +11,11 @@ from types import ModuleType
 import torch  # noqa: F401  (the extension needs torch's libraries loaded)
 
 _extension: ModuleType | None = None
-_import_error: str | None = None
+_import_error: ImportError | None = None
 try:
     _extension = import_module("jumpstart_kernels._native")
 except ImportError as error:
-    _import_error = str(error)
+    _import_error = error
 
 
 def extension() -> ModuleType | None:
@@ -35,9 +35,11 @@ def unavailable(device_type: str = "cpu") -> str | None:
         remedy = (
             "reinstall the package from its source with --no-build-isolation to build it"
             if compiler
-            else "install a C++17 compiler (g++ or clang++) and reinstall the package from its source"
+            else "install a C++ compiler (g++ or clang++) and reinstall the package from its source"
         )
-        return f"the C++ extension is not built ({_import_error}): {remedy}"
+        missing = _import_error is None or isinstance(_import_error, ModuleNotFoundError)
+        state = "is not built" if missing else "is built, but does not load, for another torch perhaps"
+        return f"the C++ extension {state} ({_import_error}): {remedy}"
     if device_type == "cuda" and not has_cuda():
         return (
             "the extension was built without CUDA: reinstall the package from its source where nvcc and "

@@ -20,7 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-RELU_FUNCTIONS = {F.relu: False, torch.relu: False, torch.relu_: True}  # the value: whether it is in place
+RELU_FUNCTIONS = {  # the value: whether it is in place
+    F.relu: False,
+    torch.relu: False,
+    torch.relu_: True,
+    torch.ops.aten.relu: False,
+    torch.ops.aten.relu.default: False,
+    torch.ops.aten.relu_: True,
+    torch.ops.aten.relu_.default: True,
+}
 RELU_METHODS = {"relu": False, "relu_": True}
 
 # Whether a question of this name has another answer in a trace than in a run.
