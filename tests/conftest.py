@@ -4,6 +4,8 @@ import os
 
 import torch
 
+# Compile in this process: a pool of compiler processes beside those of pytest can wait for itself.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is decorated
 
