@@ -111,16 +111,16 @@ class JumpstartReLU(nn.ReLU):
 
 def clear_records(model: nn.Module) -> None:
     """Drop what the model's layers have recorded since the last penalty, after a forward that failed, say."""
-    check_module("model", model)
+    check_module(model)
     for module in model.modules():
         if isinstance(module, JumpstartReLU):
             module._records.clear()
 
 
-def check_module(name: str, value: object) -> None:
-    """Raise for what is no module."""
-    if not isinstance(value, nn.Module):
-        raise TypeError(f"{name} must be a torch.nn.Module, got {type(value).__name__}")
+def check_module(model: object) -> None:
+    """Raise for a model that is no module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
 
 
 def _recomputing() -> bool:

@@ -59,7 +59,7 @@ def penalty(
         ValueError: unknown ``reduction`` or ``terms``, ``sign_balance`` outside [0, 1].
         RuntimeError: nothing was recorded.
     """
-    check_module("model", model)
+    check_module(model)
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("terms", terms, tuple(TERMS))
     if isinstance(sign_balance, bool) or not isinstance(sign_balance, (int, float)):

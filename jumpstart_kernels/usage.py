@@ -20,7 +20,7 @@ except ImportError as error:
     raise ImportError("UnitUsage and unit_usage need torchmetrics: pip install torchmetrics") from error
 
 from jumpstart_kernels.functional import jumpstart_stats
-from jumpstart_kernels.modules import JumpstartReLU, LayerExtrema
+from jumpstart_kernels.modules import JumpstartReLU, LayerExtrema, check_module
 from jumpstart_kernels.usage_report import (
     UNMATCHED,
     LayerUsage,
@@ -280,8 +280,7 @@ def unit_usage(
 
 
 def _find_layers(model: nn.Module, layers: Iterable[str] | None) -> dict[str, nn.Module]:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    check_module(model)
     if isinstance(layers, str):
         raise TypeError(f"layers must be a list of names, got the str {layers!r}")
     modules = dict(model.named_modules())

@@ -517,7 +517,7 @@ points: 25.0% dead in a layer, 0.0% linear in all, 50.0% nonlinear in all; effic
 def test_errors_of_watch():
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     for error, match, arguments in [
-        (TypeError, "model must be an nn.Module, got list", {"model": []}),
+        (TypeError, "model must be a torch.nn.Module, got list", {"model": []}),
         (ValueError, "model has no JumpstartReLU or nn.ReLU layer", {"model": nn.Linear(2, 2)}),
         (TypeError, "layers must be a list of names, got the str '1'", {"model": model, "layers": "1"}),
         (

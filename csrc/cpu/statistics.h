@@ -15,8 +15,8 @@ template <typename stat_t>
 struct Statistics {
   int64_t count;    // units + points
   stat_t* extrema;  // [2, count]
-  int64_t*
-      places;  // [2, count], first the matrix row of each (for positions of planes the unit), then its index
+  // [2, count], first the matrix row of each (for position points of planes the unit), in the end its index.
+  int64_t* places;
   stat_t* sums;  // [2, 5]
 };
 

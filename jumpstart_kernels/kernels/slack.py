@@ -7,8 +7,6 @@ while it is linear or nearly so. Riera Molina et al., IEEE Access 13, 2025, doi 
 import torch
 from torch import Tensor
 
-SUMS = ("positive", "negative", "positive_squared", "negative_squared", "product")
-
 
 def slacks(extrema: Tensor, margin: float) -> Tensor:
     """``[2, K]`` maxima and minima to ``[2, K]`` s⁺ and s⁻."""

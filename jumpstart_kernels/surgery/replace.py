@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from jumpstart_kernels.modules import JumpstartReLU
+from jumpstart_kernels.modules import JumpstartReLU, check_module
 from jumpstart_kernels.surgery.forward import TracedForward
 from jumpstart_kernels.surgery.sites import Site, Skip, survey
 from jumpstart_kernels.surgery.tracing import RELU_FUNCTIONS
@@ -91,8 +91,7 @@ def restore_relu(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: ``model`` is no module.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
     for module in list(model.modules()):
         forward = vars(module).get("forward")
         if isinstance(forward, TracedForward):

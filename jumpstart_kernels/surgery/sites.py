@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-from jumpstart_kernels.modules import JumpstartReLU
+from jumpstart_kernels.modules import JumpstartReLU, check_module
 from jumpstart_kernels.surgery.forward import TracedForward, trace_forward
 from jumpstart_kernels.surgery.tracing import (
     RELU_METHODS,
@@ -60,8 +60,7 @@ def find_relu(model: nn.Module, *, skip: Skip = ()) -> list[Site]:
 
 def survey(model: nn.Module, skip: Skip) -> Survey:
     """Find the sites of a model without changing it."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
     skipped = _skipped(model, skip)
     result = Survey([], [], [], [])
     scripted: set[nn.Module] = set()
