@@ -2,7 +2,6 @@
 
 #include "autograd.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace jumpstart {
@@ -12,17 +11,9 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-using ForwardSchema = Outputs(const Tensor&, int64_t, bool, double, bool, bool);
 using BackwardSchema = Tensor(const std::optional<Tensor>&, const std::optional<Tensor>&,
                               const std::optional<Tensor>&, const Tensor&, const Tensor&, const Tensor&,
                               c10::SymIntArrayRef, bool, at::ScalarType, int64_t, double);
-
-const auto& forward_op() {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("jumpstart_kernels::jumpstart_relu", "native")
-                             .typed<ForwardSchema>();
-  return op;
-}
 
 const auto& backward_op() {
   static const auto op = c10::Dispatcher::singleton()
@@ -59,23 +50,34 @@ struct JumpstartReLU : torch::autograd::Function<JumpstartReLU> {
     if (!grad_output.defined() && !grad_slack_sums.defined() && !grad_extrema.defined()) return result;
     const auto saved = ctx->get_saved_variables();
     const auto size = ctx->saved_data["size"].toSymIntVector();
-    const auto run = [&] {
-      return backward_op().call(optional(grad_output), optional(grad_slack_sums), optional(grad_extrema),
-                                saved[0], saved[1], saved[2], size, ctx->saved_data["channels_last"].toBool(),
-                                static_cast<at::ScalarType>(ctx->saved_data["dtype"].toInt()),
-                                ctx->saved_data["unit_dim"].toInt(), ctx->saved_data["margin"].toDouble());
-    };
-    if (at::GradMode::is_enabled()) {  // a graph of the backward is asked for
-      result[0] = run();
-    } else {
-      at::AutoDispatchBelowADInplaceOrView below;
-      result[0] = run();
-    }
+    result[0] = run_backward(grad_output, grad_slack_sums, grad_extrema, saved[0], saved[1], saved[2], size,
+                             ctx->saved_data["channels_last"].toBool(),
+                             static_cast<at::ScalarType>(ctx->saved_data["dtype"].toInt()),
+                             ctx->saved_data["unit_dim"].toInt(), ctx->saved_data["margin"].toDouble());
     return result;
   }
 };
 
 }  // namespace
+
+const c10::TypedOperatorHandle<ForwardSchema>& forward_op() {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("jumpstart_kernels::jumpstart_relu", "native")
+                             .typed<ForwardSchema>();
+  return op;
+}
+
+Tensor run_backward(const Tensor& grad_output, const Tensor& grad_slack_sums, const Tensor& grad_extrema,
+                    const Tensor& mask, const Tensor& extrema, const Tensor& indices, c10::SymIntArrayRef size,
+                    bool channels_last, at::ScalarType dtype, int64_t unit_dim, double margin) {
+  const auto run = [&] {
+    return backward_op().call(optional(grad_output), optional(grad_slack_sums), optional(grad_extrema), mask,
+                              extrema, indices, size, channels_last, dtype, unit_dim, margin);
+  };
+  if (at::GradMode::is_enabled()) return run();
+  at::AutoDispatchBelowADInplaceOrView below;
+  return run();
+}
 
 Outputs forward_autograd(const Tensor& x, int64_t unit_dim, bool position_points, double margin,
                          bool apply_relu, bool all_indices) {

@@ -2,11 +2,13 @@
 
 #include <ATen/Version.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 #include <torch/library.h>
 
 #include <string>
 
 #include "autograd.h"
+#include "eager.h"
 #include "jumpstart_relu.h"
 #include "penalty.h"
 
@@ -24,6 +26,8 @@ TORCH_LIBRARY_IMPL(jumpstart_kernels, Autograd, m) {
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Compiled kernels of jumpstart_kernels; importing registers them with PyTorch.";
+  m.def("jumpstart_relu", &jumpstart::jumpstart_relu_eager);
+  m.def("penalty", &jumpstart::penalty_eager);
   m.attr("cpu_capability") = at::get_cpu_capability();
 #ifdef _OPENMP
   m.attr("openmp") = true;

@@ -1,6 +1,5 @@
 #include "penalty.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
@@ -15,13 +14,6 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr int64_t kSums = 10;  // of a layer: [2, 5]
-
-const auto& penalty_op() {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("jumpstart_kernels::penalty", "native")
-                             .typed<Tensor(at::TensorList, at::ArrayRef<double>, bool)>();
-  return op;
-}
 
 const auto& penalty_backward_op() {
   static const auto op =
@@ -47,14 +39,7 @@ struct Penalty : torch::autograd::Function<Penalty> {
     const auto weights = ctx->saved_data["weights"].toDoubleVector();
     const auto layers = static_cast<size_t>(ctx->saved_data["layers"].toInt());
     const auto value = saved.empty() ? std::nullopt : std::optional<Tensor>(saved[0]);
-    const auto run = [&] { return penalty_backward_op().call(grads[0], value, weights); };
-    Tensor by_sum;
-    if (at::GradMode::is_enabled()) {  // a graph of the backward is asked for
-      by_sum = run();
-    } else {
-      at::AutoDispatchBelowADInplaceOrView below;
-      by_sum = run();
-    }
+    const Tensor by_sum = run_penalty_backward(grads[0], value, weights);
     variable_list result(layers, by_sum);  // the same for every layer
     result.resize(layers + 2);
     return result;
@@ -74,6 +59,20 @@ double weigh(const Tensor& slack_sums, at::ArrayRef<double> weights) {
 }
 
 }  // namespace
+
+const c10::TypedOperatorHandle<PenaltySchema>& penalty_op() {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("jumpstart_kernels::penalty", "native")
+                             .typed<PenaltySchema>();
+  return op;
+}
+
+Tensor run_penalty_backward(const Tensor& grad, const std::optional<Tensor>& value,
+                            at::ArrayRef<double> weights) {
+  if (at::GradMode::is_enabled()) return penalty_backward_op().call(grad, value, weights);
+  at::AutoDispatchBelowADInplaceOrView below;
+  return penalty_backward_op().call(grad, value, weights);
+}
 
 Tensor penalty_cpu(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root) {
   TORCH_CHECK_VALUE(!slack_sums.empty(), "slack_sums must hold a layer's, got none");

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from jumpstart_kernels.backends import select
+from jumpstart_kernels.kernels import native
 from jumpstart_kernels.kernels.layout import point_shape
 from jumpstart_kernels.kernels.slack import slacks, sum_slacks
 from jumpstart_kernels.kernels.ties import tied_extrema
@@ -129,6 +130,35 @@ def run(
         return (x.copy_(output) if inplace else output), slack_sums, extrema
     extrema = tied_extrema(x, unit_dim, points == "position", tie_breaking)
     return torch.nn.functional.relu(x, inplace), _slack_sums(extrema, x, unit_dim, margin), extrema
+
+
+def run_layer(
+    x: Tensor,
+    unit_dim: int,
+    points: str,
+    margin: float,
+    tie_breaking: str,
+    inplace: bool,
+    with_extrema: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, int, int]:
+    """What a module needs: output, slack sums, extrema if asked for, which must not be differentiated, and how
+    many units and points the slack sums count.
+
+    Eager code takes the shortest way to the compiled backend, where that can take ``x`` as it is.
+    """
+    if (
+        tie_breaking == "single"
+        and not inplace
+        and not torch.compiler.is_compiling()
+        and isinstance(x, Tensor)
+        and select(x) == "native"
+    ):
+        result = native.jumpstart_relu(x, unit_dim, points == "position", margin, with_extrema)
+        if result is not None:
+            return result
+    output, slack_sums, extrema = run(x, unit_dim, points, margin, tie_breaking, inplace, all_indices=False)
+    units = x.shape[unit_dim] if x.numel() else 0
+    return output, slack_sums, extrema, units, extrema.shape[1] - units if units else 0
 
 
 def split_extrema(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jumpstart_kernels.functional import check_options, run, split_extrema
+from jumpstart_kernels.functional import check_options, run_layer, split_extrema
 
 UNCLAIMED_WARNING = 1000
 
@@ -69,35 +69,25 @@ class JumpstartReLU(nn.ReLU):
     def forward(self, x: Tensor) -> Tensor:
         """``relu(x)`` of ``[N, C, *]``, of the shape, dtype and layout of ``x``."""
         recording = self.training and torch.is_grad_enabled()
-        if not recording and not self._watchers:
+        watchers = self._watchers
+        if not recording and not watchers:
             return F.relu(x, inplace=self.inplace)
-        output, slack_sums, extrema = run(
+        output, slack_sums, extrema, units, points = run_layer(
             x,
             self.unit_dim,
             self.points,
             self.margin,
             self.tie_breaking,
             self.inplace,
-            all_indices=False,
+            with_extrema=bool(watchers),
         )
         if recording and not _recomputing():
-            self._record(slack_sums, x)
-        for watch in self._watchers:
+            self._records.append(Record(slack_sums, units, points))
+            if len(self._records) == UNCLAIMED_WARNING:
+                _warn_of_unclaimed_records()
+        for watch in watchers:
             watch(LayerExtrema(*split_extrema(extrema.detach(), x, self.unit_dim, self.points)))
         return output
-
-    def _record(self, slack_sums: Tensor, x: Tensor) -> None:
-        elements = x.numel()
-        units = x.shape[self.unit_dim] if elements else 0
-        points = (x.shape[0] if self.points == "sample" else elements // units) if elements else 0
-        self._records.append(Record(slack_sums, units, points))
-        if len(self._records) == UNCLAIMED_WARNING:
-            warnings.warn(
-                f"a JumpstartReLU has recorded {UNCLAIMED_WARNING} forwards that no penalty(model) took, and "
-                "holds their memory. Add the penalty to the loss, call clear_records(model), or run "
-                "forwards that are not trained on in eval() or torch.no_grad()",
-                stacklevel=3,
-            )
 
     def extra_repr(self) -> str:
         options = [f"unit_dim={self.unit_dim}", f"points={self.points!r}", f"margin={self.margin}"]
@@ -121,6 +111,15 @@ def check_module(model: object) -> None:
     """Raise for a model that is no module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+
+
+def _warn_of_unclaimed_records() -> None:
+    warnings.warn(
+        f"a JumpstartReLU has recorded {UNCLAIMED_WARNING} forwards that no penalty(model) took, and "
+        "holds their memory. Add the penalty to the loss, call clear_records(model), or run "
+        "forwards that are not trained on in eval() or torch.no_grad()",
+        stacklevel=4,
+    )
 
 
 def _recomputing() -> bool:

@@ -1,10 +1,13 @@
 """The Jumpstart penalty: every layer's slack, reduced to one number to add to the loss."""
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
 from jumpstart_kernels.backends import select
 from jumpstart_kernels.functional import check_choice
+from jumpstart_kernels.kernels import native
 from jumpstart_kernels.kernels.penalty import penalty as reference_penalty
 from jumpstart_kernels.modules import JumpstartReLU, Record, check_module
 from jumpstart_kernels.ops import PENALTY_OVERLOADS
@@ -81,17 +84,20 @@ def reduce_records(records: list[Record], reduction: str, sign_balance: float, t
     """The penalty of records, from their slack sums alone."""
     slack_sums = _alike([record.slack_sums for record in records])
     counts = (sum(record.units for record in records), sum(record.points for record in records))
-    weights = _weights(reduction, sign_balance, terms, counts)
     square_root = reduction == "norm"
     first = slack_sums[0]
     # A compiler has nothing to gain from the operator: it fuses the reference.
-    if first.device.type == "cpu" and select(first) == "native" and not torch.compiler.is_compiling():
-        return PENALTY_OVERLOADS["native"](slack_sums, weights, square_root)
-    return reference_penalty(slack_sums, weights, square_root)
+    if torch.compiler.is_compiling() or select(first) != "native" or first.device.type != "cpu":
+        weights = _weights(reduction, sign_balance, terms, *counts)
+        return reference_penalty(slack_sums, weights, square_root)
+    weights = _cached_weights(reduction, sign_balance, terms, *counts)
+    value = native.penalty(slack_sums, weights, square_root)
+    return PENALTY_OVERLOADS["native"](slack_sums, weights, square_root) if value is None else value
 
 
-def _weights(reduction: str, sign_balance: float, terms: str, counts: tuple[int, int]) -> list[float]:
+def _weights(reduction: str, sign_balance: float, terms: str, units: int, points: int) -> list[float]:
     """What the entries of the ``[2, 5]`` slack sums count in the penalty, or in its square for ``"norm"``."""
+    counts = (units, points)
     kept = [any(TERMS[terms][axis]) and counts[axis] > 0 for axis in (0, 1)]
     total = sum(count for count, keep in zip(counts, kept, strict=True) if keep)
     weights: list[float] = []
@@ -105,6 +111,9 @@ def _weights(reduction: str, sign_balance: float, terms: str, counts: tuple[int,
             divisor = {"balanced": count, "mean": total, "sum": 1}[reduction]
             weights += [positive / divisor, negative / divisor, 0.0, 0.0, 0.0]
     return weights
+
+
+_cached_weights = functools.lru_cache(_weights)
 
 
 def _alike(slack_sums: list[Tensor]) -> list[Tensor]:

@@ -34,6 +34,15 @@ const Kernels& kernels() {
   return chosen;
 }
 
+// Whether a tensor is too large for the caches to keep, and every vector of it lies where it can be stored past
+// them: that saves reading what is overwritten.
+bool streams(const void* output, const Layout& layout, size_t element_size) {
+  constexpr int64_t kBytes = int64_t{32} << 20, kAlignment = 64;
+  const int64_t row = layout.matrix_columns() * static_cast<int64_t>(element_size);
+  return layout.matrix_rows() * row >= kBytes && row % kAlignment == 0 &&
+         reinterpret_cast<uintptr_t>(output) % kAlignment == 0;
+}
+
 size_t scalar_of(at::ScalarType dtype) {
   switch (dtype) {
     case at::kFloat: return static_cast<size_t>(Scalar::float32);
@@ -47,25 +56,61 @@ size_t scalar_of(at::ScalarType dtype) {
 template <typename scalar_t>
 using stat_of = std::conditional_t<std::is_same<scalar_t, double>::value, double, float>;
 
+// The slack of an axis, units or points: in chunks whose sums are added in order, whoever did them.
+template <typename stat_t, typename Find>
+void finish_axis(int64_t begin, int64_t end, bool parallel, stat_t margin, bool all_indices, const Find& find,
+                 const Statistics<stat_t>& statistics, stat_t* to) {
+  constexpr int64_t kChunk = 4096;
+  Sums total{};
+  const auto run = [&](int64_t chunk) {
+    const int64_t first = begin + chunk * kChunk;
+    return finish(first, std::min(first + kChunk, end), margin, all_indices, find, statistics);
+  };
+  const auto add = [&](const Sums& sums) {
+    for (size_t i = 0; i < sums.size(); ++i) total[i] += sums[i];
+  };
+  const int64_t chunks = (end - begin + kChunk - 1) / kChunk;
+  if (parallel && chunks > 1) {
+    std::vector<Sums> sums(static_cast<size_t>(chunks));
+    at::parallel_for(0, chunks, 1, [&](int64_t from, int64_t until) {
+      for (int64_t chunk = from; chunk < until; ++chunk) sums[static_cast<size_t>(chunk)] = run(chunk);
+    });
+    for (const Sums& some : sums) add(some);
+  } else {
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) add(run(chunk));
+  }
+  for (size_t i = 0; i < total.size(); ++i) to[i] = static_cast<stat_t>(total[i]);
+}
+
 template <typename scalar_t>
-void forward_dense(const at::Tensor& x, const Forward& f, double margin, bool all_indices,
-                   const at::Tensor& slack_sums, const at::Tensor& extrema, const at::Tensor& indices) {
+void forward_dense(const Forward& f, double margin_, bool all_indices, const at::Tensor& slack_sums,
+                   const at::Tensor& extrema, const at::Tensor& indices) {
   using stat_t = stat_of<scalar_t>;
-  const Kernels& k = kernels();
-  const int64_t threads = std::min<int64_t>(at::get_num_threads(), x.numel() / kGrain);
+  const int64_t numel = f.layout.matrix_rows() * f.layout.matrix_columns();
+  const int64_t threads = std::min<int64_t>(at::get_num_threads(), numel / kGrain);
   const int64_t needed = (f.layout.matrix_rows() + kTaskRows - 1) / kTaskRows;
-  const Statistics<stat_t> statistics{extrema.size(1), extrema.mutable_data_ptr<stat_t>(),
+  const Statistics<stat_t> statistics{f.layout.units, extrema.size(1), extrema.mutable_data_ptr<stat_t>(),
                                       indices.mutable_data_ptr<int64_t>(),
                                       slack_sums.mutable_data_ptr<stat_t>()};
-  Tasks<stat_t> tasks(f.layout, f.position_points, std::max<int64_t>({threads, needed, 1}), k, statistics);
+  Tasks<stat_t> tasks(f.layout, f.position_points, std::max<int64_t>({threads, needed, 1}), statistics);
   auto& partials = tasks.partials();
-  const auto run = k.forward[scalar_of(x.scalar_type())];
+  const auto run = kernels().forward[scalar_of(c10::CppTypeToScalarType<scalar_t>::value)];
   at::parallel_for(0, static_cast<int64_t>(partials.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) run(f, &partials[static_cast<size_t>(t)]);
   });
-  const Finder<scalar_t, stat_t> find(x.const_data_ptr<scalar_t>(), f.layout);
-  merge(partials, f, k.row_block, find, statistics);
-  finish(f, static_cast<stat_t>(margin), all_indices, find, statistics);
+  merge(partials, f, statistics);
+  const Finder<scalar_t, stat_t> finder(f, partials);
+  const auto margin = static_cast<stat_t>(margin_);
+  const int64_t units = statistics.units;
+  const bool parallel = threads > 1;
+  finish_axis(
+      0, units, parallel, margin, all_indices,
+      [&](int64_t k, stat_t value, bool maximum) { return finder.of_unit(k, value, maximum); }, statistics,
+      statistics.sums);
+  finish_axis(
+      units, statistics.count, parallel, margin, all_indices,
+      [&](int64_t k, stat_t value, bool) { return finder.of_point(k - units, value); }, statistics,
+      statistics.sums + 5);
 }
 
 // Gradient of one extremum from that of its slack sums; 0 · ∞ is 0, for a sum that is not in the loss.
@@ -151,9 +196,10 @@ Outputs forward_cpu(const at::Tensor& x, int64_t unit_dim, bool position_points,
     return {output, mask, slack_sums, extrema, indices};
   }
   Forward f{dense.const_data_ptr(), apply_relu ? target.mutable_data_ptr() : nullptr,
-            apply_relu ? mask.mutable_data_ptr<uint8_t>() : nullptr, layout, position_points};
+            apply_relu ? mask.mutable_data_ptr<uint8_t>() : nullptr, layout, position_points, false};
+  f.stream = apply_relu && streams(f.output, layout, target.element_size());
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "jumpstart_relu", [&] {
-    forward_dense<scalar_t>(dense, f, margin, all_indices, slack_sums, extrema, indices);
+    forward_dense<scalar_t>(f, margin, all_indices, slack_sums, extrema, indices);
   });
   if (apply_relu && !direct) output.copy_(target);
   return {output, mask, slack_sums, extrema, indices};
@@ -173,8 +219,8 @@ at::Tensor backward_cpu(const std::optional<at::Tensor>& grad_output,
                       "grad_output must have the shape and dtype of the output, ", size, " ", dtype, ", got ",
                       grad_output->sizes(), " ", grad_output->scalar_type());
     const at::Tensor grad = grad_output->contiguous(format);
-    const Backward b{grad.const_data_ptr(), mask.const_data_ptr<uint8_t>(), grad_x.mutable_data_ptr(),
-                     layout};
+    const Backward b{grad.const_data_ptr(), mask.const_data_ptr<uint8_t>(), grad_x.mutable_data_ptr(), layout,
+                     streams(grad_x.const_data_ptr(), layout, grad_x.element_size())};
     const auto run = kernels().backward[scalar_of(dtype)];
     const int64_t grain = std::max<int64_t>(1, kGrain / layout.matrix_columns());
     at::parallel_for(0, layout.matrix_rows(), grain, [&](int64_t begin, int64_t end) { run(b, begin, end); });

@@ -22,6 +22,11 @@ struct Layout {
   JUMPSTART_INLINE int64_t matrix_columns() const { return inner == 1 ? units : inner; }
   JUMPSTART_INLINE int64_t mask_columns() const { return (matrix_columns() + 7) / 8; }
   JUMPSTART_INLINE int64_t rows_per_sample() const { return rows * (inner == 1 ? 1 : units); }
+  // Position points of planes lie across the planes of a row of units.
+  JUMPSTART_INLINE bool points_across(bool position_points) const { return position_points && inner > 1; }
+  JUMPSTART_INLINE int64_t rows_per_point(bool position_points) const {
+    return position_points ? 1 : rows_per_sample();
+  }
 };
 
 // The scalar types, in the order of the tables below.
@@ -33,17 +38,27 @@ struct Forward {
   uint8_t* mask;  // [matrix_rows, mask_columns]
   Layout layout;
   bool position_points;
+  bool stream;  // store the output past the caches; it is aligned, and so is every vector of it
 };
 
-// Extrema of the matrix rows [begin, end), and where to look for them. stat_t is float, or double for double.
+// Extrema of the matrix rows [begin, end). stat_t is float, or double for double.
 template <typename stat_t>
 struct Partial {
   int64_t begin, end;
   stat_t *unit_max, *unit_min;         // [units], padded to whole vectors
-  int32_t *unit_max_at, *unit_min_at;  // [units], matrix row, or block of row_block rows, counted from begin
-  int64_t first_point, points;         // those that the range touches
-  stat_t *point_max, *point_min;       // [points]
-  int64_t *point_max_at, *point_min_at;  // [points], matrix row; for positions of planes the unit
+  stat_t *chunk_max, *chunk_min;       // [units] likewise, for a kernel's own use
+  int32_t *unit_max_at, *unit_min_at;  // [units], matrix row from which to look for it, counted from begin
+  stat_t *point_max, *point_min;       // of all points: a task writes those whose first row it has
+  bool continues;                      // its first row belongs to a point that an earlier task began
+  stat_t head_max, head_min;           // of that point
+
+  // Where the extrema go of the point that a row of this task belongs to.
+  JUMPSTART_INLINE stat_t* max_of(int64_t point, int64_t row) {
+    return continues && row == begin ? &head_max : point_max + point;
+  }
+  JUMPSTART_INLINE stat_t* min_of(int64_t point, int64_t row) {
+    return continues && row == begin ? &head_min : point_min + point;
+  }
 };
 
 struct Backward {
@@ -51,13 +66,14 @@ struct Backward {
   const uint8_t* mask;
   void* grad_x;
   Layout layout;
+  bool stream;
 };
 
 struct Kernels {
-  int64_t row_block;  // rows that unit_*_at counts as one where inner == 1
-  int64_t padding;    // unit arrays are a multiple of this long
   void (*forward[4])(const Forward&, void* partial);
   void (*backward[4])(const Backward&, int64_t begin, int64_t end);
+  // ReLU of matrix rows [begin, end) in place, and its mask.
+  void (*relu[4])(const Forward&, int64_t begin, int64_t end);
 };
 
 const Kernels& kernels_default();

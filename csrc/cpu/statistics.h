@@ -3,7 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <limits>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "cpu/kernels.h"
@@ -13,60 +17,38 @@ namespace jumpstart {
 // Where the operator's statistics go: maxima, then minima, of the units and behind them the points.
 template <typename stat_t>
 struct Statistics {
-  int64_t count;    // units + points
-  stat_t* extrema;  // [2, count]
-  // [2, count], first the matrix row of each (for position points of planes the unit), in the end its index.
-  int64_t* places;
-  stat_t* sums;  // [2, 5]
+  int64_t units, count;  // count: units + points
+  stat_t* extrema;       // [2, count]
+  int64_t* indices;      // [2, count]
+  stat_t* sums;          // [2, 5]
 };
 
 // The tasks a forward is split into, with the memory for what they find.
 template <typename stat_t>
 class Tasks {
  public:
-  Tasks(const Layout& layout, bool position_points, int64_t count, const Kernels& kernels,
-        const Statistics<stat_t>& statistics) {
+  Tasks(const Layout& layout, bool position_points, int64_t count, const Statistics<stat_t>& statistics) {
+    constexpr int64_t kRows = 16, kPadding = 16, kAlignment = 64;  // whole blocks of rows, vectors, cache lines
     const int64_t rows = layout.matrix_rows();
-    // Position points of planes lie across the planes of a row of units, which one task must see whole.
-    const bool across = position_points && layout.inner > 1;
-    const int64_t step = across ? layout.units : layout.inner == 1 ? kernels.row_block : 1;
+    const bool across = layout.points_across(position_points);
+    const int64_t step = across ? layout.units : layout.inner == 1 ? kRows : 1;
     const int64_t steps = (rows + step - 1) / step;
-    const int64_t rows_per_point = position_points ? 1 : layout.rows_per_sample();
-    const int64_t units = (layout.units + kernels.padding - 1) / kernels.padding * kernels.padding;
+    const int64_t units = (layout.units + kPadding - 1) / kPadding * kPadding;
     count = std::min(count, steps);
     partials_.resize(static_cast<size_t>(count));
-    int64_t points = 0;
+    values_.reset(static_cast<stat_t*>(
+        std::aligned_alloc(kAlignment, static_cast<size_t>(4 * units * count) * sizeof(stat_t))));
+    if (values_ == nullptr) throw std::bad_alloc();
+    unit_at_.reset(new int32_t[static_cast<size_t>(2 * units * count)]);
     for (int64_t t = 0; t < count; ++t) {
       Partial<stat_t>& p = partials_[static_cast<size_t>(t)];
       p.begin = steps * t / count * step;
       p.end = std::min(steps * (t + 1) / count * step, rows);
-      p.first_point = across ? p.begin / layout.units * layout.inner : p.begin / rows_per_point;
-      p.points = across ? (p.end - p.begin) / layout.units * layout.inner
-                        : (p.end - 1) / rows_per_point - p.first_point + 1;
-      points += p.points;
-    }
-    if (count == 1) points = 0;  // a task alone writes its points where they belong
-    values_.reset(new stat_t[static_cast<size_t>(2 * (units * count + points))]);
-    unit_at_.reset(new int32_t[static_cast<size_t>(2 * units * count)]);
-    point_at_.reset(points ? new int64_t[static_cast<size_t>(2 * points)] : nullptr);
-    stat_t* value = values_.get();
-    int32_t* unit_at = unit_at_.get();
-    int64_t* point_at = point_at_.get();
-    const auto take = [](auto*& from, int64_t length) {
-      auto* taken = from;
-      from += length;
-      return taken;
-    };
-    for (Partial<stat_t>& p : partials_) {
-      p.unit_max = take(value, units), p.unit_min = take(value, units);
-      p.unit_max_at = take(unit_at, units), p.unit_min_at = take(unit_at, units);
-      if (count == 1) {
-        p.point_max = statistics.extrema + layout.units, p.point_min = p.point_max + statistics.count;
-        p.point_max_at = statistics.places + layout.units, p.point_min_at = p.point_max_at + statistics.count;
-      } else {
-        p.point_max = take(value, p.points), p.point_min = take(value, p.points);
-        p.point_max_at = take(point_at, p.points), p.point_min_at = take(point_at, p.points);
-      }
+      p.unit_max = values_.get() + 4 * t * units, p.unit_min = p.unit_max + units;
+      p.chunk_max = p.unit_min + units, p.chunk_min = p.chunk_max + units;
+      p.unit_max_at = unit_at_.get() + 2 * t * units, p.unit_min_at = p.unit_max_at + units;
+      p.point_max = statistics.extrema + statistics.units, p.point_min = p.point_max + statistics.count;
+      p.continues = !across && p.begin % layout.rows_per_point(position_points) != 0;
     }
   }
 
@@ -74,121 +56,141 @@ class Tasks {
 
  private:
   std::vector<Partial<stat_t>> partials_;
-  std::unique_ptr<stat_t[]> values_;
+  std::unique_ptr<stat_t[], decltype(&std::free)> values_{nullptr, &std::free};  // whole cache lines
   std::unique_ptr<int32_t[]> unit_at_;
-  std::unique_ptr<int64_t[]> point_at_;
 };
 
-// Finds an extremum's element from the matrix row (or block of rows) that is known to hold it.
+// Merges what the tasks found, without a branch in what there is much of.
+template <typename stat_t>
+void merge(const std::vector<Partial<stat_t>>& partials, const Forward& f,
+           const Statistics<stat_t>& statistics) {
+  stat_t *maxima = statistics.extrema, *minima = maxima + statistics.count;
+  const Partial<stat_t>& first = partials.front();
+  std::copy_n(first.unit_max, statistics.units, maxima);
+  std::copy_n(first.unit_min, statistics.units, minima);
+  const int64_t rows_per_point = f.layout.rows_per_point(f.position_points);
+  for (size_t t = 1; t < partials.size(); ++t) {
+    const Partial<stat_t>& p = partials[t];
+    for (int64_t c = 0; c < statistics.units; ++c) {
+      const stat_t high = p.unit_max[c], low = p.unit_min[c];
+      maxima[c] = (high > maxima[c]) | (high != high) ? high : maxima[c];
+      minima[c] = (low < minima[c]) | (low != low) ? low : minima[c];
+    }
+    if (p.continues) {
+      stat_t& high = p.point_max[p.begin / rows_per_point];
+      stat_t& low = p.point_min[p.begin / rows_per_point];
+      if (above(p.head_max, high)) high = p.head_max;
+      if (below(p.head_min, low)) low = p.head_min;
+    }
+  }
+}
+
+// Finds the element of an extremum by its value: in the tensor, not on the way through it, since only those
+// with slack are asked for.
 template <typename scalar_t, typename stat_t>
 class Finder {
  public:
-  Finder(const scalar_t* x, const Layout& layout) : x_(x), layout_(layout) {}
+  Finder(const Forward& f, const std::vector<Partial<stat_t>>& partials)
+      : x_(static_cast<const scalar_t*>(f.x)),
+        layout_(f.layout),
+        position_points_(f.position_points),
+        partials_(partials) {}
 
-  int64_t first_column(int64_t row, stat_t value) const {
-    int64_t column = 0;
-    while (!same(at(row, column), value)) ++column;
-    return column;
+  int64_t of_unit(int64_t unit, stat_t value, bool maximum) const {
+    const int64_t columns = layout_.matrix_columns();
+    for (const Partial<stat_t>& p : partials_) {
+      const int32_t at = (maximum ? p.unit_max_at : p.unit_min_at)[unit];
+      if (at < 0 || !same((maximum ? p.unit_max : p.unit_min)[unit], value)) continue;
+      int64_t row = p.begin + at;
+      if (layout_.inner > 1) return row * columns + first(row * columns, columns, value);
+      while (!same(at_place(row * columns + unit), value)) ++row;
+      return logical(row, unit);
+    }
+    return -1;  // never: one of the tasks has it
   }
-  int64_t first_row(int64_t row, int64_t column, stat_t value) const {
-    while (!same(at(row, column), value)) ++row;
-    return row;
+
+  int64_t of_point(int64_t point, stat_t value) const {
+    const int64_t columns = layout_.matrix_columns();
+    if (layout_.points_across(position_points_)) {
+      int64_t place = point / layout_.inner * layout_.units * layout_.inner + point % layout_.inner;
+      while (!same(at_place(place), value)) place += layout_.inner;
+      return place;
+    }
+    const int64_t rows = layout_.rows_per_point(position_points_), row = point * rows;
+    if (!layout_.channels_last || rows == 1) {
+      const int64_t place = first(row * columns, rows * columns, value);
+      return layout_.channels_last ? logical(row, place) : row * columns + place;
+    }
+    int64_t unit = columns, best_row = row;  // units come before positions
+    for (int64_t r = row; r < row + rows && unit > 0; ++r) {
+      const int64_t column = first(r * columns, unit, value);
+      if (column < unit) unit = column, best_row = r;
+    }
+    return logical(best_row, unit);
   }
-  // Place in the flattened tensor.
-  int64_t index(int64_t row, int64_t column) const {
+
+ private:
+  stat_t at_place(int64_t place) const { return static_cast<stat_t>(x_[place]); }
+
+  // The first of `length` elements with this value, or `length`.
+  int64_t first(int64_t begin, int64_t length, stat_t value) const {
+    constexpr int64_t kStep = 32;
+    int64_t i = 0;
+    for (; i + kStep <= length; i += kStep) {
+      int found = 0;  // without a way out, so that it runs in vectors
+      for (int64_t k = 0; k < kStep; ++k) found |= same(at_place(begin + i + k), value);
+      if (found) break;
+    }
+    while (i < length && !same(at_place(begin + i), value)) ++i;
+    return i;
+  }
+
+  // Place in the flattened tensor of a matrix element.
+  int64_t logical(int64_t row, int64_t column) const {
     if (!layout_.channels_last) return row * layout_.matrix_columns() + column;
     return (row / layout_.rows * layout_.units + column) * layout_.rows + row % layout_.rows;
   }
 
- private:
-  stat_t at(int64_t row, int64_t column) const {
-    return static_cast<stat_t>(x_[row * layout_.matrix_columns() + column]);
-  }
-
   const scalar_t* x_;
   const Layout& layout_;
+  bool position_points_;
+  const std::vector<Partial<stat_t>>& partials_;
 };
 
-// Merges the tasks, in order, so that among equals the first stays.
-template <typename scalar_t, typename stat_t>
-void merge(const std::vector<Partial<stat_t>>& partials, const Forward& f, int64_t row_block,
-           const Finder<scalar_t, stat_t>& find, const Statistics<stat_t>& statistics) {
-  const Layout& layout = f.layout;
-  const bool columns_first = layout.channels_last && !f.position_points && layout.rows > 1;
-  if (layout.inner > 1) row_block = 1;
-  const auto merge_side = [&](stat_t* best, int64_t* place, bool maxima) {
-    const auto better = [maxima](stat_t a, stat_t b) { return maxima ? above(a, b) : below(a, b); };
-    std::fill(place, place + layout.units, int64_t{-1});
-    for (const Partial<stat_t>& p : partials) {
-      const stat_t* unit = maxima ? p.unit_max : p.unit_min;
-      const int32_t* unit_at = maxima ? p.unit_max_at : p.unit_min_at;
-      for (int64_t c = 0; c < layout.units; ++c) {
-        if (unit_at[c] >= 0 && (place[c] < 0 || better(unit[c], best[c]))) {
-          best[c] = unit[c];
-          place[c] = p.begin + unit_at[c] * row_block;
-        }
-      }
-    }
-    if (partials.size() == 1) return;  // its points are where they belong
-    std::fill(place + layout.units, place + statistics.count, int64_t{-1});
-    for (const Partial<stat_t>& p : partials) {
-      const stat_t* point = maxima ? p.point_max : p.point_min;
-      const int64_t* point_at = maxima ? p.point_max_at : p.point_min_at;
-      for (int64_t i = 0; i < p.points; ++i) {
-        const int64_t k = layout.units + p.first_point + i;
-        const bool ahead = place[k] < 0 || better(point[i], best[k]) ||
-                           (columns_first && same(point[i], best[k]) &&
-                            find.first_column(point_at[i], point[i]) < find.first_column(place[k], best[k]));
-        if (ahead) {
-          best[k] = point[i];
-          place[k] = point_at[i];
-        }
-      }
-    }
-  };
-  merge_side(statistics.extrema, statistics.places, true);
-  merge_side(statistics.extrema + statistics.count, statistics.places + statistics.count, false);
-}
+// Σs⁺, Σs⁻, Σs⁺², Σs⁻², Σs⁺s⁻
+using Sums = std::array<double, 5>;
 
-// Slack of every extremum into the sums, and matrix rows into the indices of those that are asked for.
-template <typename scalar_t, typename stat_t>
-void finish(const Forward& f, stat_t margin, bool all_indices, const Finder<scalar_t, stat_t>& find,
+// Slack of the extrema [begin, end) of units or points, and the indices of those that have some.
+template <typename stat_t, typename Find>
+Sums finish(int64_t begin, int64_t end, stat_t margin, bool all_indices, const Find& find,
             const Statistics<stat_t>& statistics) {
-  const Layout& layout = f.layout;
+  constexpr int64_t kStep = 16;
   const stat_t *maxima = statistics.extrema, *minima = maxima + statistics.count;
-  int64_t *max_places = statistics.places, *min_places = max_places + statistics.count;
+  int64_t *max_indices = statistics.indices, *min_indices = max_indices + statistics.count;
   const auto slack = [](stat_t s) { return s > 0 || s != s ? s : stat_t{0}; };
-  const auto index = [&](int64_t k, int64_t row, stat_t value) {
-    if (k < layout.units) {
-      if (layout.inner > 1) return find.index(row, find.first_column(row, value));
-      return find.index(find.first_row(row, k, value), k);
+  Sums sums{};
+  for (int64_t group = begin; group < end; group += kStep) {
+    const int64_t last = std::min(group + kStep, end);
+    int healthy = 1;
+    for (int64_t k = group; k < last; ++k) healthy &= (maxima[k] >= margin) & (minima[k] <= -margin);
+    if (healthy && !all_indices) {
+      std::fill(max_indices + group, max_indices + last, int64_t{-1});
+      std::fill(min_indices + group, min_indices + last, int64_t{-1});
+      continue;
     }
-    if (f.position_points && layout.inner > 1) {
-      const int64_t position = k - layout.units;
-      return find.index(position / layout.inner * layout.units + row, position % layout.inner);
-    }
-    return find.index(row, find.first_column(row, value));
-  };
-  const auto finish_axis = [&](int64_t begin, int64_t end, stat_t* sums) {
-    double totals[5] = {};
-    for (int64_t k = begin; k < end; ++k) {
+    for (int64_t k = group; k < last; ++k) {
       const stat_t positive = slack(margin - maxima[k]), negative = slack(margin + minima[k]);
-      if (positive != 0) {
-        totals[0] += positive;
-        totals[2] += static_cast<double>(positive) * positive;
-      }
-      if (negative != 0) {
-        totals[1] += negative;
-        totals[3] += static_cast<double>(negative) * negative;
-        if (positive != 0) totals[4] += static_cast<double>(positive) * negative;
-      }
-      max_places[k] = all_indices || positive != 0 ? index(k, max_places[k], maxima[k]) : -1;
-      min_places[k] = all_indices || negative != 0 ? index(k, min_places[k], minima[k]) : -1;
+      const double p = positive, n = negative;
+      sums[0] += p;
+      sums[1] += n;
+      sums[2] += p * p;
+      sums[3] += n * n;
+      sums[4] += p == 0 || n == 0 ? 0 : p * n;  // 0 also beside an infinite one
+      max_indices[k] = positive != 0 || all_indices ? find(k, maxima[k], true) : -1;
+      min_indices[k] = negative != 0 || all_indices ? find(k, minima[k], false) : -1;
     }
-    for (int i = 0; i < 5; ++i) sums[i] = static_cast<stat_t>(totals[i]);
-  };
-  finish_axis(0, layout.units, statistics.sums);
-  finish_axis(layout.units, statistics.count, statistics.sums + 5);
+  }
+  return sums;
 }
 
 }  // namespace jumpstart

@@ -9,36 +9,66 @@
 namespace jumpstart {
 namespace avx512 {
 
-constexpr int kRowBlock = 8;
+constexpr int kRowBlock = 4;
 
 inline uint32_t first_bits(int count) { return (1u << count) - 1; }
 
 struct Float16Lanes {  // what the vectors with 16 float values share
   using stat_t = float;
   using Values = __m512;
+  using Mask = __mmask16;
+  using Sign = __mmask16;
   static constexpr int lanes = 16;
 
+  static void fence() { _mm_sfence(); }
   static Values broadcast(float value) { return _mm512_set1_ps(value); }
   static Values load_values(const float* from) { return _mm512_loadu_ps(from); }
   static void store_values(float* to, Values v) { _mm512_storeu_ps(to, v); }
   static Values max(Values a, Values b) { return _mm512_max_ps(a, b); }
   static Values min(Values a, Values b) { return _mm512_min_ps(a, b); }
-  static uint32_t less(Values a, Values b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-  static uint32_t unordered(Values a, Values b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
-  static uint32_t positive(Values v) { return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_NLE_UQ); }
+  static Mask none() { return 0; }
+  static Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
+  static Mask less(Values a, Values b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+  static Mask unordered(Values a, Values b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+  static Values add(Values a, Values b) { return _mm512_add_ps(a, b); }
+  static uint32_t bits(Mask m) { return m; }
+  static uint32_t sign_bits(Sign s) { return s; }
+  static uint64_t sign_bits(Sign a, Sign b, Sign c, Sign d) {
+    return a | static_cast<uint64_t>(b) << 16 | static_cast<uint64_t>(c) << 32 | static_cast<uint64_t>(d) << 48;
+  }
+  static Sign lanes_of(uint32_t bits) { return static_cast<Mask>(bits); }
   static float largest(Values v) { return _mm512_reduce_max_ps(v); }
   static float smallest(Values v) { return _mm512_reduce_min_ps(v); }
-  static void store_where(int32_t* to, uint32_t bits, int32_t value) {
-    _mm512_mask_storeu_epi32(to, static_cast<__mmask16>(bits), _mm512_set1_epi32(value));
+  // Of four vectors at once.
+  static void largest(const Values* v, float* to) {
+    const auto max = [](__m256 a, __m256 b) { return _mm256_max_ps(a, b); };
+    const __m256 both = reduce(v, max);
+    _mm_storeu_ps(to, _mm_max_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1)));
   }
-  static void store_mask(uint8_t* to, uint32_t bits, int bytes) {
-    const auto both = static_cast<uint16_t>(bits);
-    std::memcpy(to, &both, bytes > 1 ? 2 : 1);
+  static void smallest(const Values* v, float* to) {
+    const auto min = [](__m256 a, __m256 b) { return _mm256_min_ps(a, b); };
+    const __m256 both = reduce(v, min);
+    _mm_storeu_ps(to, _mm_min_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1)));
   }
-  static uint32_t load_mask(const uint8_t* from, int bytes) {
-    uint16_t both = 0;
-    std::memcpy(&both, from, bytes > 1 ? 2 : 1);
-    return both;
+  static Values gather(const float* from, int stride) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_i32gather_ps(_mm512_mullo_epi32(lane, _mm512_set1_epi32(stride)), from, 4);
+  }
+  static void store_where(int32_t* to, Mask m, int32_t value) {
+    _mm512_mask_storeu_epi32(to, m, _mm512_set1_epi32(value));
+  }
+
+ private:
+  // Each half of the result holds what is left of the four, in their order.
+  template <typename Better>
+  static __m256 reduce(const Values* v, Better better) {
+    __m256 half[4];
+    for (int i = 0; i < 4; ++i) {
+      half[i] = better(_mm512_castps512_ps256(v[i]), _mm512_extractf32x8_ps(v[i], 1));
+    }
+    const __m256 a = better(_mm256_unpacklo_ps(half[0], half[1]), _mm256_unpackhi_ps(half[0], half[1]));
+    const __m256 b = better(_mm256_unpacklo_ps(half[2], half[3]), _mm256_unpackhi_ps(half[2], half[3]));
+    return better(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
   }
 };
 
@@ -52,12 +82,12 @@ struct VectorFloat : Float16Lanes {
     return _mm512_mask_loadu_ps(_mm512_set1_ps(*from), static_cast<__mmask16>(first_bits(count)), from);
   }
   static Values values(Raw raw) { return raw; }
-  static void store_where_set(float* to, Raw raw, uint32_t bits) {
-    _mm512_storeu_ps(to, _mm512_maskz_mov_ps(static_cast<__mmask16>(bits), raw));
-  }
-  static void store_first_where_set(float* to, Raw raw, uint32_t bits, int count) {
-    _mm512_mask_storeu_ps(to, static_cast<__mmask16>(first_bits(count)),
-                          _mm512_maskz_mov_ps(static_cast<__mmask16>(bits), raw));
+  static Sign positive(Raw raw) { return _mm512_cmp_ps_mask(raw, _mm512_setzero_ps(), _CMP_NLE_UQ); }
+  static Raw keep(Raw raw, Sign s) { return _mm512_maskz_mov_ps(s, raw); }
+  static void store(float* to, Raw raw) { _mm512_storeu_ps(to, raw); }
+  static void stream(float* to, Raw raw) { _mm512_stream_ps(to, raw); }
+  static void store_first(float* to, Raw raw, int count) {
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>(first_bits(count)), raw);
   }
 };
 
@@ -72,13 +102,13 @@ struct Vector16Bit : Float16Lanes {
                                    static_cast<__mmask16>(first_bits(count)), from);
   }
   static Values values(Raw raw);
-  static void store_where_set(scalar_t* to, Raw raw, uint32_t bits) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                        _mm256_maskz_mov_epi16(static_cast<__mmask16>(bits), raw));
-  }
-  static void store_first_where_set(scalar_t* to, Raw raw, uint32_t bits, int count) {
-    _mm256_mask_storeu_epi16(to, static_cast<__mmask16>(first_bits(count)),
-                             _mm256_maskz_mov_epi16(static_cast<__mmask16>(bits), raw));
+  // As integers; not so for a NaN with a sign.
+  static Sign positive(Raw raw) { return _mm256_cmpgt_epi16_mask(raw, _mm256_setzero_si256()); }
+  static Raw keep(Raw raw, Sign s) { return _mm256_maskz_mov_epi16(s, raw); }
+  static void store(scalar_t* to, Raw raw) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), raw); }
+  static void stream(scalar_t* to, Raw raw) { _mm256_stream_si256(reinterpret_cast<__m256i*>(to), raw); }
+  static void store_first(scalar_t* to, Raw raw, int count) {
+    _mm256_mask_storeu_epi16(to, static_cast<__mmask16>(first_bits(count)), raw);
   }
 };
 template <>
@@ -95,6 +125,8 @@ struct VectorDouble {
   using stat_t = double;
   using Values = __m512d;
   using Raw = __m512d;
+  using Mask = __mmask8;
+  using Sign = __mmask8;
   static constexpr int lanes = 8;
 
   static Raw load(const double* from) { return _mm512_loadu_pd(from); }
@@ -102,27 +134,44 @@ struct VectorDouble {
     return _mm512_mask_loadu_pd(_mm512_set1_pd(*from), static_cast<__mmask8>(first_bits(count)), from);
   }
   static Values values(Raw raw) { return raw; }
+  static void fence() { _mm_sfence(); }
   static Values broadcast(double value) { return _mm512_set1_pd(value); }
   static Values load_values(const double* from) { return _mm512_loadu_pd(from); }
   static void store_values(double* to, Values v) { _mm512_storeu_pd(to, v); }
   static Values max(Values a, Values b) { return _mm512_max_pd(a, b); }
   static Values min(Values a, Values b) { return _mm512_min_pd(a, b); }
-  static uint32_t less(Values a, Values b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
-  static uint32_t unordered(Values a, Values b) { return _mm512_cmp_pd_mask(a, b, _CMP_UNORD_Q); }
-  static uint32_t positive(Values v) { return _mm512_cmp_pd_mask(v, _mm512_setzero_pd(), _CMP_NLE_UQ); }
+  static Values gather(const double* from, int stride) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm512_i32gather_pd(_mm256_mullo_epi32(lane, _mm256_set1_epi32(stride)), from, 8);
+  }
+  static Mask none() { return 0; }
+  static Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
+  static Mask less(Values a, Values b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
+  static Mask unordered(Values a, Values b) { return _mm512_cmp_pd_mask(a, b, _CMP_UNORD_Q); }
+  static Values add(Values a, Values b) { return _mm512_add_pd(a, b); }
+  static Sign positive(Raw v) { return _mm512_cmp_pd_mask(v, _mm512_setzero_pd(), _CMP_NLE_UQ); }
+  static uint32_t bits(Mask m) { return m; }
+  static uint32_t sign_bits(Sign s) { return s; }
+  static uint64_t sign_bits(Sign a, Sign b, Sign c, Sign d) {
+    return a | static_cast<uint32_t>(b) << 8 | static_cast<uint32_t>(c) << 16 | static_cast<uint32_t>(d) << 24;
+  }
+  static Sign lanes_of(uint32_t bits) { return static_cast<Mask>(bits); }
   static double largest(Values v) { return _mm512_reduce_max_pd(v); }
   static double smallest(Values v) { return _mm512_reduce_min_pd(v); }
-  static void store_where(int32_t* to, uint32_t bits, int32_t value) {
-    _mm256_mask_storeu_epi32(to, static_cast<__mmask8>(bits), _mm256_set1_epi32(value));
+  static void largest(const Values* v, double* to) {
+    for (int i = 0; i < 4; ++i) to[i] = largest(v[i]);
   }
-  static void store_mask(uint8_t* to, uint32_t bits, int) { *to = static_cast<uint8_t>(bits); }
-  static uint32_t load_mask(const uint8_t* from, int) { return *from; }
-  static void store_where_set(double* to, Raw raw, uint32_t bits) {
-    _mm512_storeu_pd(to, _mm512_maskz_mov_pd(static_cast<__mmask8>(bits), raw));
+  static void smallest(const Values* v, double* to) {
+    for (int i = 0; i < 4; ++i) to[i] = smallest(v[i]);
   }
-  static void store_first_where_set(double* to, Raw raw, uint32_t bits, int count) {
-    _mm512_mask_storeu_pd(to, static_cast<__mmask8>(first_bits(count)),
-                          _mm512_maskz_mov_pd(static_cast<__mmask8>(bits), raw));
+  static void store_where(int32_t* to, Mask m, int32_t value) {
+    _mm256_mask_storeu_epi32(to, m, _mm256_set1_epi32(value));
+  }
+  static Raw keep(Raw raw, Sign s) { return _mm512_maskz_mov_pd(s, raw); }
+  static void store(double* to, Raw raw) { _mm512_storeu_pd(to, raw); }
+  static void stream(double* to, Raw raw) { _mm512_stream_pd(to, raw); }
+  static void store_first(double* to, Raw raw, int count) {
+    _mm512_mask_storeu_pd(to, static_cast<__mmask8>(first_bits(count)), raw);
   }
 };
 

@@ -1,18 +1,14 @@
-// Vectors of eight, in the compiler's vector extension: AVX2 where the file is compiled for it, else whatever
-// the target has (SSE2, NEON). The namespace tells the builds apart.
+// Vectors of eight in the compiler's vector extension, for whatever the target has (SSE2, NEON). A Mask holds a
+// lane of ones, or of zeros, for each value. The namespace tells builds apart.
 
 #pragma once
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #include "cpu/half.h"
 
 namespace jumpstart {
 namespace JUMPSTART_ISA {
 
-constexpr int kRowBlock = 4;
+constexpr int kRowBlock = 2;
 
 typedef float Float8 __attribute__((vector_size(32)));
 typedef double Double8 __attribute__((vector_size(64)));
@@ -35,41 +31,46 @@ inline V load_first_as(const T* from, int count) {
   return load_as<V>(padded);
 }
 
-inline uint32_t bits_of(Int8 m) {
-#if defined(__AVX2__)
-  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(m)));
-#else
-  uint32_t bits = 0;
-  for (int i = 0; i < 8; ++i) bits |= static_cast<uint32_t>(m[i] & 1) << i;
-  return bits;
-#endif
-}
-inline uint32_t bits_of(Long8 m) {
+template <typename Mask>
+inline uint32_t bits_of(Mask m) {
   uint32_t bits = 0;
   for (int i = 0; i < 8; ++i) bits |= static_cast<uint32_t>(m[i] & 1) << i;
   return bits;
 }
 
-// Bits to lanes of all ones.
-inline Int8 lanes_of(uint32_t bits) {
-  const Int8 place = {1, 2, 4, 8, 16, 32, 64, 128};
-  return (place & static_cast<int32_t>(bits)) != 0;
-}
-
-template <typename stat, typename values, typename lane_mask>
+template <typename stat, typename values, typename mask>
 struct Lanes {
   using stat_t = stat;
   using Values = values;
+  using Mask = mask;
+  using Sign = mask;
   static constexpr int lanes = 8;
 
+  static void fence() {}
   static Values broadcast(stat_t value) { return value - Values{}; }
   static Values load_values(const stat_t* from) { return load_as<Values>(from); }
   static void store_values(stat_t* to, Values v) { std::memcpy(to, &v, sizeof v); }
+  static Values gather(const stat_t* from, int stride) {
+    Values v;
+    for (int i = 0; i < 8; ++i) v[i] = from[i * stride];
+    return v;
+  }
   static Values max(Values a, Values b) { return a > b ? a : b; }
   static Values min(Values a, Values b) { return a < b ? a : b; }
-  static uint32_t less(Values a, Values b) { return bits_of(lane_mask(a < b)); }
-  static uint32_t unordered(Values a, Values b) { return bits_of(lane_mask((a != a) | (b != b))); }
-  static uint32_t positive(Values v) { return bits_of(lane_mask(~(v <= 0))); }
+  static Mask none() { return Mask{}; }
+  static Mask either(Mask a, Mask b) { return a | b; }
+  static Mask less(Values a, Values b) { return a < b; }
+  static Mask unordered(Values a, Values b) { return (a != a) | (b != b); }
+  static Values add(Values a, Values b) { return a + b; }
+  static uint32_t bits(Mask m) { return bits_of(m); }
+  static uint32_t sign_bits(Sign s) { return bits_of(s); }
+  static uint64_t sign_bits(Sign a, Sign b, Sign c, Sign d) {
+    return bits_of(a) | bits_of(b) << 8 | bits_of(c) << 16 | static_cast<uint64_t>(bits_of(d)) << 24;
+  }
+  static Sign lanes_of(uint32_t bits) {
+    const Mask place = {1, 2, 4, 8, 16, 32, 64, 128};
+    return (place & static_cast<int32_t>(bits)) != 0;
+  }
   static stat_t largest(Values v) {
     stat_t best = v[0];
     for (int i = 1; i < 8; ++i) best = v[i] > best ? v[i] : best;
@@ -80,13 +81,15 @@ struct Lanes {
     for (int i = 1; i < 8; ++i) best = v[i] < best ? v[i] : best;
     return best;
   }
-  static void store_where(int32_t* to, uint32_t bits, int32_t value) {
-    const Int8 old = load_as<Int8>(to), mask = lanes_of(bits);
-    const Int8 mixed = (old & ~mask) | (mask & value);
-    std::memcpy(to, &mixed, sizeof mixed);
+  static void largest(const Values* v, stat_t* to) {
+    for (int i = 0; i < 4; ++i) to[i] = largest(v[i]);
   }
-  static void store_mask(uint8_t* to, uint32_t bits, int) { *to = static_cast<uint8_t>(bits); }
-  static uint32_t load_mask(const uint8_t* from, int) { return *from; }
+  static void smallest(const Values* v, stat_t* to) {
+    for (int i = 0; i < 4; ++i) to[i] = smallest(v[i]);
+  }
+  static void store_where(int32_t* to, Mask m, int32_t value) {
+    for (int i = 0; i < 8; ++i) to[i] = m[i] ? value : to[i];
+  }
 };
 
 // What the loads and stores of a scalar are, given the raw register that holds eight of it.
@@ -97,17 +100,13 @@ struct Storage : base {
 
   static Raw load(const scalar_t* from) { return load_as<Raw>(from); }
   static Raw load_first(const scalar_t* from, int count) { return load_first_as<Raw>(from, count); }
-  static Raw where_set(Raw v, uint32_t bits) {
-    const raw_mask mask = __builtin_convertvector(lanes_of(bits), raw_mask);
-    return reinterpret_cast<Raw>(reinterpret_cast<raw_mask>(v) & mask);
+  static Raw keep(Raw v, typename base::Sign m) {
+    return reinterpret_cast<Raw>(reinterpret_cast<raw_mask>(v) & __builtin_convertvector(m, raw_mask));
   }
-  static void store_where_set(scalar_t* to, Raw v, uint32_t bits) {
-    const Raw kept = where_set(v, bits);
-    std::memcpy(to, &kept, sizeof kept);
-  }
-  static void store_first_where_set(scalar_t* to, Raw v, uint32_t bits, int count) {
-    const Raw kept = where_set(v, bits);
-    std::memcpy(to, &kept, sizeof(scalar_t) * static_cast<size_t>(count));
+  static void store(scalar_t* to, Raw v) { std::memcpy(to, &v, sizeof v); }
+  static void stream(scalar_t* to, Raw v) { store(to, v); }
+  static void store_first(scalar_t* to, Raw v, int count) {
+    std::memcpy(to, &v, sizeof(scalar_t) * static_cast<size_t>(count));
   }
 };
 
@@ -117,28 +116,28 @@ struct VectorOf;
 template <>
 struct VectorOf<float> : Storage<float, Float8, Int8, Lanes<float, Float8, Int8>> {
   static Values values(Raw raw) { return raw; }
+  static Sign positive(Raw raw) { return raw > 0; }
 };
 template <>
 struct VectorOf<double> : Storage<double, Double8, Long8, Lanes<double, Double8, Long8>> {
   static Values values(Raw raw) { return raw; }
+  static Sign positive(Raw raw) { return raw > 0; }
 };
 template <>
 struct VectorOf<BFloat16> : Storage<BFloat16, Short8, Short8, Lanes<float, Float8, Int8>> {
   static Values values(Raw raw) {
     return reinterpret_cast<Float8>(__builtin_convertvector(raw, UInt8) << 16);
   }
+  static Sign positive(Raw raw) { return values(raw) > 0; }
 };
 template <>
 struct VectorOf<Half> : Storage<Half, Short8, Short8, Lanes<float, Float8, Int8>> {
   static Values values(Raw raw) {
-#if defined(__F16C__)
-    return reinterpret_cast<Float8>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(raw)));
-#else
     Float8 v;
     for (int i = 0; i < 8; ++i) v[i] = to_float(Half{raw[i]});
     return v;
-#endif
   }
+  static Sign positive(Raw raw) { return values(raw) > 0; }
 };
 
 }  // namespace JUMPSTART_ISA

@@ -1,7 +1,8 @@
 """The compiled backend: C++ on the CPU, CUDA on a GPU (``csrc/``).
 
 Importing the extension registers its kernels and its autograd node with PyTorch's dispatcher, under the
-schemas that :mod:`jumpstart_kernels.ops` defines; nothing of it is called through Python.
+schemas that :mod:`jumpstart_kernels.ops` defines. Eager code can call them without the detour through the
+dispatcher's Python, which costs a thin network more than the kernels do.
 """
 
 import shutil
@@ -21,6 +22,18 @@ except ImportError as error:
 def extension() -> ModuleType | None:
     """The compiled module, or None where it was not built or does not load."""
     return _extension
+
+
+def _declines(*arguments) -> None:
+    """What the shortcuts are where there is no extension."""
+
+
+jumpstart_relu = getattr(_extension, "jumpstart_relu", _declines)
+"""``(x, unit_dim, position_points, margin, with_extrema)`` to output, slack sums, extrema or None, units and
+points; None where the operator must be asked instead."""
+
+penalty = getattr(_extension, "penalty", _declines)
+"""``(slack_sums, weights, square_root)`` to the penalty; None where the operator must be asked instead."""
 
 
 def has_cuda() -> bool:

@@ -1,0 +1,79 @@
+// What works element by element: the gradient through the mask, and the ReLU in place.
+
+namespace jumpstart {
+namespace JUMPSTART_ISA {
+
+// Matrix rows [begin, end), or all of them as one row where no bits pad the mask between them.
+struct Span {
+  Span(const Layout& layout, int64_t begin_, int64_t end_)
+      : columns(layout.matrix_columns()), mask_columns(layout.mask_columns()), begin(begin_), end(end_) {
+    if (columns % 8) return;
+    first = begin * columns, first_byte = begin * mask_columns;
+    columns *= end - begin, mask_columns *= end - begin;
+    begin = 0, end = 1;
+  }
+  int64_t columns, mask_columns, begin, end;
+  int64_t first = 0, first_byte = 0;
+};
+
+template <typename scalar_t>
+void backward(const Backward& b, int64_t begin, int64_t end) {
+  using V = VectorOf<scalar_t>;
+  const Span span(b.layout, begin, end);
+  const auto* all = static_cast<const scalar_t*>(b.grad_output) + span.first;
+  auto* grad_x = static_cast<scalar_t*>(b.grad_x) + span.first;
+  const int64_t limit = span.end * span.columns - V::lanes;  // the last place that a whole vector fits at
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    const auto* from = all + row * span.columns;
+    auto* to = grad_x + row * span.columns;
+    const uint8_t* mask = b.mask + span.first_byte + row * span.mask_columns;
+    int64_t column = 0;
+    for (; column + V::lanes <= span.columns; column += V::lanes) {
+      const auto kept = V::keep(V::load(from + column), V::lanes_of(load_bits<V::lanes>(mask + column / 8)));
+      b.stream ? V::stream(to + column, kept) : V::store(to + column, kept);
+    }
+    if (column == span.columns) continue;
+    const int width = static_cast<int>(span.columns - column);
+    const auto positive = V::lanes_of(load_bits(mask + column / 8, width));
+    if (row * span.columns + column <= limit) {  // reaches into the next row, which is still to be written
+      V::store(to + column, V::keep(V::load(from + column), positive));
+    } else {
+      V::store_first(to + column, V::keep(V::load_first(from + column, width), positive), width);
+    }
+  }
+  if (b.stream) V::fence();
+}
+
+template <typename scalar_t>
+void relu(const Forward& f, int64_t begin, int64_t end) {
+  const int64_t columns = f.layout.matrix_columns(), mask_columns = f.layout.mask_columns();
+  using V = VectorOf<scalar_t>;
+  for (int64_t row = begin; row < end; ++row) {
+    auto* x = static_cast<scalar_t*>(f.output) + row * columns;
+    uint8_t* mask = f.mask + row * mask_columns;
+    auto sum = V::broadcast(0);
+    for (int64_t column = 0; column < columns; column += V::lanes) {
+      sum = V::add(sum, V::values(V::load_first(x + column, static_cast<int>(columns - column < V::lanes ? columns - column : V::lanes))));
+    }
+    if (V::bits(V::unordered(sum, sum))) {
+      exact_relu(x, x, mask, columns);
+      continue;
+    }
+    int64_t column = 0;
+    for (; column + V::lanes <= columns; column += V::lanes) {
+      const auto raw = V::load(x + column);
+      const auto sign = V::positive(raw);
+      V::store(x + column, V::keep(raw, sign));
+      store_bits<V::lanes>(mask + column / 8, V::sign_bits(sign));
+    }
+    if (column == columns) continue;
+    const int width = static_cast<int>(columns - column);
+    const auto raw = V::load_first(x + column, width);
+    const auto sign = V::positive(raw);
+    V::store_first(x + column, V::keep(raw, sign), width);
+    store_bits(mask + column / 8, V::sign_bits(sign) & ((1u << width) - 1), width);
+  }
+}
+
+}  // namespace JUMPSTART_ISA
+}  // namespace jumpstart

@@ -1,0 +1,169 @@
+// Layouts with inner > 1: a matrix row is a plane, the positions of one unit of one sample.
+
+namespace jumpstart {
+namespace JUMPSTART_ISA {
+
+template <typename scalar_t, bool store>
+class Planes {
+  using V = VectorOf<scalar_t>;
+  using stat_t = typename V::stat_t;
+  using Values = typename V::Values;
+  using Sign = typename V::Sign;
+
+ public:
+  Planes(const Forward& f, Partial<stat_t>& partial)
+      : x_(static_cast<const scalar_t*>(f.x)),
+        output_(static_cast<scalar_t*>(f.output)),
+        mask_(f.mask),
+        inner_(f.layout.inner),
+        mask_columns_(f.layout.mask_columns()),
+        units_(f.layout.units),
+        across_(f.position_points),
+        rows_per_point_(f.layout.rows_per_sample()),
+        stream_(f.stream),
+        p_(partial) {}
+
+  void run() {
+    for (int64_t c = 0; c < units_; ++c) p_.unit_max_at[c] = p_.unit_min_at[c] = -1;
+    int64_t unit = p_.begin % units_, point = p_.begin / rows_per_point_;
+    int64_t first = p_.begin;                        // row of the point in this task
+    int64_t next = (point + 1) * rows_per_point_;    // first row of the next one
+    for (int64_t plane = p_.begin; plane < p_.end; ++plane) {
+      stat_t largest, smallest;
+      scan(plane, largest, smallest);
+      const int32_t at = static_cast<int32_t>(plane - p_.begin);
+      if (p_.unit_max_at[unit] < 0 || above(largest, p_.unit_max[unit])) {
+        p_.unit_max[unit] = largest;
+        p_.unit_max_at[unit] = at;
+      }
+      if (p_.unit_min_at[unit] < 0 || below(smallest, p_.unit_min[unit])) {
+        p_.unit_min[unit] = smallest;
+        p_.unit_min_at[unit] = at;
+      }
+      if (across_) {
+        positions(plane, unit == 0);
+      } else {
+        if (plane == next) first = plane, next += rows_per_point_, ++point;
+        stat_t *point_max = p_.max_of(point, first), *point_min = p_.min_of(point, first);
+        if (plane == first || above(largest, *point_max)) *point_max = largest;
+        if (plane == first || below(smallest, *point_min)) *point_min = smallest;
+      }
+      if (++unit == units_) unit = 0;
+    }
+  }
+
+ private:
+  JUMPSTART_INLINE void scan(int64_t plane, stat_t& largest, stat_t& smallest) {
+    // In registers: the compiler takes a store of mask bits for one that could change any member.
+    const scalar_t* x = x_ + plane * inner_;
+    scalar_t* output = output_ + plane * inner_;
+    uint8_t* mask = mask_ + plane * mask_columns_;
+    const int64_t inner = inner_;
+    Values max[2], min[2], sum[2];
+    JUMPSTART_UNROLL for (int k = 0; k < 2; ++k) {
+      max[k] = V::broadcast(-std::numeric_limits<stat_t>::infinity());
+      min[k] = V::broadcast(std::numeric_limits<stat_t>::infinity());
+      sum[k] = V::broadcast(0);
+    }
+    int64_t column = 0;
+    if (stream_) {
+      for (; column + 4 * V::lanes <= inner; column += 4 * V::lanes) {
+        four<true>(x + column, output + column, mask + column / 8, max, min, sum);
+      }
+    } else {
+      for (; column + 4 * V::lanes <= inner; column += 4 * V::lanes) {
+        four<false>(x + column, output + column, mask + column / 8, max, min, sum);
+      }
+    }
+    for (; column + V::lanes <= inner; column += V::lanes) {
+      const Sign sign = one(V::load(x + column), output + column, max[0], min[0], sum[0]);
+      if (store) store_bits<V::lanes>(mask + column / 8, V::sign_bits(sign));
+    }
+    if (column < inner) rest(x, output, mask, column, max[0], min[0], sum[0]);
+    if (V::bits(V::unordered(sum[0], sum[1]))) {
+      exact(plane, largest, smallest);
+      return;
+    }
+    largest = V::largest(V::max(max[0], max[1]));
+    smallest = V::smallest(V::min(min[0], min[1]));
+  }
+
+  template <bool stream>
+  JUMPSTART_INLINE void four(const scalar_t* x, scalar_t* output, uint8_t* mask, Values* max, Values* min,
+                             Values* sum) {
+    Sign sign[4];
+    JUMPSTART_UNROLL for (int k = 0; k < 4; ++k) {
+      sign[k] = one<stream>(V::load(x + k * V::lanes), output + k * V::lanes, max[k % 2], min[k % 2], sum[k % 2]);
+    }
+    if (!store) return;
+    const uint64_t bits = V::sign_bits(sign[0], sign[1], sign[2], sign[3]);
+    std::memcpy(mask, &bits, 4 * V::lanes / 8);
+  }
+
+  template <bool stream = false>
+  JUMPSTART_INLINE Sign one(typename V::Raw raw, scalar_t* output, Values& max, Values& min, Values& sum) {
+    const Values v = V::values(raw);
+    max = V::max(max, v);
+    min = V::min(min, v);
+    sum = V::add(sum, v);
+    Sign sign{};
+    if (store) {
+      sign = V::positive(raw);
+      stream ? V::stream(output, V::keep(raw, sign)) : V::store(output, V::keep(raw, sign));
+    }
+    return sign;
+  }
+
+  // What whole vectors leave of a plane: a vector that ends with it, or less than one.
+  JUMPSTART_INLINE void rest(const scalar_t* x, scalar_t* output, uint8_t* mask, int64_t column, Values& max,
+                             Values& min, Values& sum) {
+    const int width = static_cast<int>(inner_ - column);
+    if (column) {
+      const int64_t first = inner_ - V::lanes;
+      const Sign sign = one(V::load(x + first), output + first, max, min, sum);
+      if (store) store_bits(mask + column / 8, V::sign_bits(sign) >> (V::lanes - width), width);
+    } else {
+      scalar_t kept[V::lanes];
+      const Sign sign = one(V::load_first(x, width), kept, max, min, sum);
+      if (!store) return;
+      std::memcpy(output, kept, sizeof(scalar_t) * static_cast<size_t>(width));
+      store_bits(mask, V::sign_bits(sign) & ((1u << width) - 1), width);
+    }
+  }
+
+  // A plane that holds a NaN, which vectors lose, or infinities of both signs.
+  void exact(int64_t plane, stat_t& largest, stat_t& smallest) {
+    const scalar_t* x = x_ + plane * inner_;
+    if (store) exact_relu(x, output_ + plane * inner_, mask_ + plane * mask_columns_, inner_);
+    largest = smallest = to_float(x[0]);
+    for (int64_t i = 1; i < inner_; ++i) {
+      const stat_t v = to_float(x[i]);
+      if (above(v, largest)) largest = v;
+      if (below(v, smallest)) smallest = v;
+    }
+  }
+
+  // Extrema of position points, across the planes of a row of units: the plane is still in cache.
+  void positions(int64_t plane, bool first) {
+    const scalar_t* values = x_ + plane * inner_;
+    stat_t* max = p_.point_max + plane / units_ * inner_;
+    stat_t* min = p_.point_min + plane / units_ * inner_;
+    for (int64_t i = 0; i < inner_; ++i) {
+      const stat_t v = to_float(values[i]);
+      max[i] = first || above(v, max[i]) ? v : max[i];
+      min[i] = first || below(v, min[i]) ? v : min[i];
+    }
+  }
+
+  const scalar_t* x_;
+  scalar_t* output_;
+  uint8_t* mask_;
+  int64_t inner_, mask_columns_, units_;
+  bool across_;
+  int64_t rows_per_point_;
+  bool stream_;
+  Partial<stat_t>& p_;
+};
+
+}  // namespace JUMPSTART_ISA
+}  // namespace jumpstart

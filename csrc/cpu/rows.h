@@ -1,0 +1,253 @@
+// Layouts with inner == 1: a matrix row is a position, its columns are units.
+
+namespace jumpstart {
+namespace JUMPSTART_ISA {
+
+template <typename scalar_t, bool store>
+class Rows {
+  using V = VectorOf<scalar_t>;
+  using stat_t = typename V::stat_t;
+  using Values = typename V::Values;
+  using Mask = typename V::Mask;
+  using Sign = typename V::Sign;
+
+  // Where a vector lies in its row: a row that ends within a vector is finished by one that ends with it.
+  enum Reach { whole, streamed, last, short_row };
+
+  // Rows whose unit extrema are kept together, for which a search has to look.
+  static constexpr int64_t kChunk = 32;
+
+  template <int count>
+  struct Block {
+    const scalar_t* x;
+    scalar_t* output;
+    uint8_t* mask;
+    stat_t *unit_max, *unit_min;
+    int64_t columns, mask_columns;
+    int rest;  // columns behind the last whole vector
+  };
+
+ public:
+  Rows(const Forward& f, Partial<stat_t>& partial)
+      : x_(static_cast<const scalar_t*>(f.x)),
+        output_(static_cast<scalar_t*>(f.output)),
+        mask_(f.mask),
+        columns_(f.layout.units),
+        mask_columns_(f.layout.mask_columns()),
+        rows_per_point_(f.layout.rows_per_point(f.position_points)),
+        stream_(f.stream),
+        p_(partial) {}
+
+  void run() {
+    clear(p_.unit_max, p_.unit_min);
+    for (int64_t c = 0; c < columns_; ++c) p_.unit_max_at[c] = p_.unit_min_at[c] = 0;
+    Mask nan = V::none();  // where there was one, or infinities of both signs
+    for (int64_t row = p_.begin; row < p_.end;) {
+      const int64_t begin = row, end = row + kChunk < p_.end ? row + kChunk : p_.end;
+      clear(p_.chunk_max, p_.chunk_min);
+      while (row < end) {
+        const Mask found = rows_per_point_ == 1 ? points(row, end) : part_of_point(row, end);
+        nan = V::either(nan, found);
+      }
+      merge_chunk(begin);
+    }
+    if (V::bits(nan)) exact();
+  }
+
+  // The same one value after the other, for a range that holds a NaN, which vectors lose.
+  void exact() {
+    clear(p_.unit_max, p_.unit_min);
+    for (int64_t c = 0; c < columns_; ++c) p_.unit_max_at[c] = p_.unit_min_at[c] = 0;
+    for (int64_t row = p_.begin; row < p_.end; ++row) {
+      const int64_t point = row / rows_per_point_;
+      const int64_t first = point * rows_per_point_ > p_.begin ? point * rows_per_point_ : p_.begin;
+      stat_t *largest = p_.max_of(point, first), *smallest = p_.min_of(point, first);
+      const scalar_t* values = x_ + row * columns_;
+      if (store) exact_relu(values, output_ + row * columns_, mask_ + row * mask_columns_, columns_);
+      if (row == first) *largest = *smallest = to_float(values[0]);
+      const int32_t at = static_cast<int32_t>(row - p_.begin);
+      for (int64_t c = 0; c < columns_; ++c) {
+        const stat_t v = to_float(values[c]);
+        if (above(v, *largest)) *largest = v;
+        if (below(v, *smallest)) *smallest = v;
+        if (above(v, p_.unit_max[c])) p_.unit_max[c] = v, p_.unit_max_at[c] = at;
+        if (below(v, p_.unit_min[c])) p_.unit_min[c] = v, p_.unit_min_at[c] = at;
+      }
+    }
+  }
+
+ private:
+  void clear(stat_t* max, stat_t* min) {
+    for (int64_t c = 0; c < columns_; ++c) {
+      max[c] = -std::numeric_limits<stat_t>::infinity();
+      min[c] = std::numeric_limits<stat_t>::infinity();
+    }
+  }
+
+  // Rows that are points, up to the end. Returns where their sum is NaN.
+  Mask points(int64_t& next, int64_t end) {
+    Values sum = V::broadcast(0);
+    Values max[4], min[4];
+    int64_t row = next;
+    for (; row + 4 <= end; row += 4) {
+      start<4>(max, min);
+      JUMPSTART_UNROLL for (int k = 0; k < 4; k += kRowBlock) block<kRowBlock>(row + k, max + k, min + k, sum);
+      V::largest(max, p_.point_max + row);
+      V::smallest(min, p_.point_min + row);
+    }
+    for (; row < end; ++row) {
+      start<1>(max, min);
+      block<1>(row, max, min, sum);
+      p_.point_max[row] = V::largest(max[0]);
+      p_.point_min[row] = V::smallest(min[0]);
+    }
+    next = row;
+    return V::unordered(sum, sum);
+  }
+
+  // The rows of one point, up to its last or the end.
+  Mask part_of_point(int64_t& next, int64_t end) {
+    const int64_t point = next / rows_per_point_, begin = next;
+    int64_t row = next;
+    Values sum = V::broadcast(0);
+    if ((point + 1) * rows_per_point_ < end) end = (point + 1) * rows_per_point_;
+    Values max[kRowBlock], min[kRowBlock];
+    start<kRowBlock>(max, min);
+    for (; row + kRowBlock <= end; row += kRowBlock) block<kRowBlock>(row, max, min, sum);
+    for (; row < end; ++row) block<1>(row, max, min, sum);
+    JUMPSTART_UNROLL for (int k = 1; k < kRowBlock; ++k) {
+      max[0] = V::max(max[0], max[k]);
+      min[0] = V::min(min[0], min[k]);
+    }
+    const stat_t largest = V::largest(max[0]), smallest = V::smallest(min[0]);
+    const int64_t first = point * rows_per_point_ > p_.begin ? point * rows_per_point_ : p_.begin;
+    stat_t *point_max = p_.max_of(point, first), *point_min = p_.min_of(point, first);
+    if (begin == first || largest > *point_max) *point_max = largest;
+    if (begin == first || smallest < *point_min) *point_min = smallest;
+    next = row;
+    return V::unordered(sum, sum);
+  }
+
+  // Extrema of a chunk of rows into those of the task.
+  void merge_chunk(int64_t row) {
+    const int32_t at = static_cast<int32_t>(row - p_.begin);
+    for (int64_t column = 0; column < columns_; column += V::lanes) {  // padded to whole vectors
+      const Values max = V::load_values(p_.chunk_max + column), min = V::load_values(p_.chunk_min + column);
+      const Values unit_max = V::load_values(p_.unit_max + column),
+                   unit_min = V::load_values(p_.unit_min + column);
+      const Mask higher = V::less(unit_max, max), lower = V::less(min, unit_min);
+      if (V::bits(V::either(higher, lower)) == 0) continue;
+      V::store_where(p_.unit_max_at + column, higher, at);
+      V::store_where(p_.unit_min_at + column, lower, at);
+      V::store_values(p_.unit_max + column, V::max(unit_max, max));
+      V::store_values(p_.unit_min + column, V::min(unit_min, min));
+    }
+  }
+
+  template <int count>
+  JUMPSTART_INLINE void start(Values* max, Values* min) {
+    JUMPSTART_UNROLL for (int k = 0; k < count; ++k) {
+      max[k] = V::broadcast(-std::numeric_limits<stat_t>::infinity());
+      min[k] = V::broadcast(std::numeric_limits<stat_t>::infinity());
+    }
+  }
+
+  // A block of matrix rows, read once: outputs, mask bits, extrema of its rows and of its columns.
+  template <int count>
+  JUMPSTART_INLINE void block(int64_t row, Values* max, Values* min, Values& sum) {
+    // In registers: the compiler takes a store of mask bits for one that could change any member.
+    const Block<count> b{x_ + row * columns_,
+                         output_ + row * columns_,
+                         mask_ + row * mask_columns_,
+                         p_.chunk_max,
+                         p_.chunk_min,
+                         columns_,
+                         mask_columns_,
+                         static_cast<int>(columns_ % V::lanes)};
+    int64_t column = 0;
+    if (stream_) {
+      for (; column + 2 * V::lanes <= b.columns; column += 2 * V::lanes) {
+        vectors<count, 2, streamed>(b, column, max, min, sum);
+      }
+    } else {
+      for (; column + 2 * V::lanes <= b.columns; column += 2 * V::lanes) {
+        vectors<count, 2, whole>(b, column, max, min, sum);
+      }
+    }
+    if (column + V::lanes <= b.columns) {
+      vectors<count, 1, whole>(b, column, max, min, sum);
+      column += V::lanes;
+    }
+    if (column == b.columns) return;
+    if (column > 0) {
+      vectors<count, 1, last>(b, b.columns - V::lanes, max, min, sum);
+    } else {
+      vectors<count, 1, short_row>(b, 0, max, min, sum);
+    }
+  }
+
+  // So many vectors side by side in each row.
+  template <int count, int width, Reach reach>
+  JUMPSTART_INLINE void vectors(const Block<count>& b, int64_t column, Values* max, Values* min, Values& sum) {
+    Values column_max[width], column_min[width], part = V::broadcast(0);
+    Sign sign[count][width];
+    JUMPSTART_UNROLL for (int k = 0; k < count; ++k) {
+      JUMPSTART_UNROLL for (int i = 0; i < width; ++i) {
+        const int64_t offset = k * b.columns + column + i * V::lanes;
+        const auto raw = reach == short_row ? V::load_first(b.x + offset, b.rest) : V::load(b.x + offset);
+        const Values v = V::values(raw);
+        if (store) {
+          sign[k][i] = V::positive(raw);
+          const auto kept = V::keep(raw, sign[k][i]);
+          if (reach == short_row) {
+            V::store_first(b.output + offset, kept, b.rest);
+          } else {
+            reach == streamed ? V::stream(b.output + offset, kept) : V::store(b.output + offset, kept);
+          }
+        }
+        max[k] = V::max(max[k], v);
+        min[k] = V::min(min[k], v);
+        column_max[i] = k ? V::max(column_max[i], v) : v;
+        column_min[i] = k ? V::min(column_min[i], v) : v;
+        part = k + i ? V::add(part, v) : v;
+      }
+      if (store && width == 2 && k % 2) {
+        const uint64_t bits = V::sign_bits(sign[k - 1][0], sign[k - 1][1], sign[k][0], sign[k][1]);
+        uint8_t* mask = b.mask + (k - 1) * b.mask_columns + column / 8;
+        store_bits<2 * V::lanes>(mask, static_cast<uint32_t>(bits));
+        store_bits<2 * V::lanes>(mask + b.mask_columns, static_cast<uint32_t>(bits >> 2 * V::lanes));
+      } else if (store && (width == 1 || count == 1)) {
+        JUMPSTART_UNROLL for (int i = 0; i < width; ++i) {
+          store_row_bits<reach>(b.mask + k * b.mask_columns, column + i * V::lanes, V::sign_bits(sign[k][i]), b);
+        }
+      }
+    }
+    sum = V::add(sum, part);
+    JUMPSTART_UNROLL for (int i = 0; i < width; ++i) {
+      stat_t *unit_max = b.unit_max + column + i * V::lanes, *unit_min = b.unit_min + column + i * V::lanes;
+      V::store_values(unit_max, V::max(column_max[i], V::load_values(unit_max)));
+      V::store_values(unit_min, V::min(column_min[i], V::load_values(unit_min)));
+    }
+  }
+
+  template <Reach reach, int count>
+  JUMPSTART_INLINE void store_row_bits(uint8_t* mask, int64_t column, uint32_t bits, const Block<count>& b) {
+    if (reach == last) {
+      store_bits(mask + b.columns / V::lanes * V::lanes / 8, bits >> (V::lanes - b.rest), b.rest);
+    } else if (reach == short_row) {
+      store_bits(mask, bits & ((1u << b.rest) - 1), b.rest);
+    } else {
+      store_bits<V::lanes>(mask + column / 8, bits);
+    }
+  }
+
+  const scalar_t* x_;
+  scalar_t* output_;
+  uint8_t* mask_;
+  int64_t columns_, mask_columns_, rows_per_point_;
+  bool stream_;
+  Partial<stat_t>& p_;
+};
+
+}  // namespace JUMPSTART_ISA
+}  // namespace jumpstart

@@ -1,0 +1,262 @@
+// Vectors of AVX2: eight values, in two registers for double, their raw bits beside them where the scalar is
+// 16 bits wide. A Mask holds a lane of ones, or of zeros, for each value; a Sign for each raw one.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include "cpu/half.h"
+
+namespace jumpstart {
+namespace avx2 {
+
+constexpr int kRowBlock = 2;
+
+struct FloatLanes {  // what the vectors with 8 float values share
+  using stat_t = float;
+  using Values = __m256;
+  using Mask = __m256;
+  static constexpr int lanes = 8;
+
+  static void fence() { _mm_sfence(); }
+  static Values broadcast(float value) { return _mm256_set1_ps(value); }
+  static Values load_values(const float* from) { return _mm256_loadu_ps(from); }
+  static void store_values(float* to, Values v) { _mm256_storeu_ps(to, v); }
+  static Values gather(const float* from, int stride) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_i32gather_ps(from, _mm256_mullo_epi32(lane, _mm256_set1_epi32(stride)), 4);
+  }
+  static Values max(Values a, Values b) { return _mm256_max_ps(a, b); }
+  static Values min(Values a, Values b) { return _mm256_min_ps(a, b); }
+  static Mask none() { return _mm256_setzero_ps(); }
+  static Mask either(Mask a, Mask b) { return _mm256_or_ps(a, b); }
+  static Mask less(Values a, Values b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+  static Mask unordered(Values a, Values b) { return _mm256_cmp_ps(a, b, _CMP_UNORD_Q); }
+  static Values add(Values a, Values b) { return _mm256_add_ps(a, b); }
+  static uint32_t bits(Mask m) { return static_cast<uint32_t>(_mm256_movemask_ps(m)); }
+  static float largest(Values v) { return reduce(v, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); }); }
+  static float smallest(Values v) { return reduce(v, [](__m128 a, __m128 b) { return _mm_min_ps(a, b); }); }
+  // Of four vectors at once.
+  static void largest(const Values* v, float* to) {
+    const auto max = [](__m256 a, __m256 b) { return _mm256_max_ps(a, b); };
+    const __m256 both = reduce(v, max);
+    _mm_storeu_ps(to, _mm_max_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1)));
+  }
+  static void smallest(const Values* v, float* to) {
+    const auto min = [](__m256 a, __m256 b) { return _mm256_min_ps(a, b); };
+    const __m256 both = reduce(v, min);
+    _mm_storeu_ps(to, _mm_min_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1)));
+  }
+  static void store_where(int32_t* to, Mask m, int32_t value) {
+    const __m256i old = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(to));
+    const __m256i mixed = _mm256_blendv_epi8(old, _mm256_set1_epi32(value), _mm256_castps_si256(m));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), mixed);
+  }
+
+ private:
+  template <typename Better>
+  static float reduce(Values v, Better better) {
+    __m128 half = better(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    half = better(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(better(half, _mm_movehdup_ps(half)));
+  }
+  // Each half of the result holds what is left of the four, in their order.
+  template <typename Better>
+  static Values reduce(const Values* v, Better better) {
+    const __m256 a = better(_mm256_unpacklo_ps(v[0], v[1]), _mm256_unpackhi_ps(v[0], v[1]));
+    const __m256 b = better(_mm256_unpacklo_ps(v[2], v[3]), _mm256_unpackhi_ps(v[2], v[3]));
+    return better(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+  }
+};
+
+struct VectorFloat : FloatLanes {
+  using scalar_t = float;
+  using Raw = __m256;
+  using Sign = __m256i;
+
+  static Raw load(const float* from) { return _mm256_loadu_ps(from); }
+  // Lanes beyond the count repeat the first, which changes no extremum.
+  static Raw load_first(const float* from, int count) {
+    const __m256i mask = lanes_of((1u << count) - 1);
+    return _mm256_blendv_ps(_mm256_set1_ps(*from), _mm256_maskload_ps(from, mask), _mm256_castsi256_ps(mask));
+  }
+  static Values values(Raw raw) { return raw; }
+  // As integers, which have units of their own in the processor; not so for a NaN with a sign.
+  static Sign positive(Raw raw) {
+    return _mm256_cmpgt_epi32(_mm256_castps_si256(raw), _mm256_setzero_si256());
+  }
+  static Sign lanes_of(uint32_t bits) {
+    const __m256i place = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), place), place);
+  }
+  static uint32_t sign_bits(Sign s) { return FloatLanes::bits(_mm256_castsi256_ps(s)); }
+  static uint64_t sign_bits(Sign a, Sign b, Sign c, Sign d) {
+    const __m256i all = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(all, order)));
+  }
+  static Raw keep(Raw raw, Sign s) { return _mm256_and_ps(raw, _mm256_castsi256_ps(s)); }
+  static void store(float* to, Raw raw) { _mm256_storeu_ps(to, raw); }
+  static void stream(float* to, Raw raw) { _mm256_stream_ps(to, raw); }
+  static void store_first(float* to, Raw raw, int count) {
+    _mm256_maskstore_ps(to, lanes_of((1u << count) - 1), raw);
+  }
+};
+
+template <typename scalar>
+struct Vector16Bit : FloatLanes {
+  using scalar_t = scalar;
+  using Raw = __m128i;
+  using Sign = __m128i;
+
+  static Raw load(const scalar_t* from) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); }
+  static Raw load_first(const scalar_t* from, int count) {
+    scalar_t padded[lanes];
+    for (int i = 0; i < lanes; ++i) padded[i] = from[i < count ? i : 0];
+    return load(padded);
+  }
+  static Values values(Raw raw);
+  static Sign positive(Raw raw) { return _mm_cmpgt_epi16(raw, _mm_setzero_si128()); }
+  static Sign lanes_of(uint32_t bits) {
+    const __m128i place = _mm_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm_cmpeq_epi16(_mm_and_si128(_mm_set1_epi16(static_cast<int16_t>(bits)), place), place);
+  }
+  static uint32_t sign_bits(Sign s) {
+    return static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(s, _mm_setzero_si128())));
+  }
+  static uint64_t sign_bits(Sign a, Sign b, Sign c, Sign d) {
+    const auto low = static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(a, b)));
+    return low | static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(c, d))) << 16;
+  }
+  static Raw keep(Raw raw, Sign s) { return _mm_and_si128(raw, s); }
+  static void store(scalar_t* to, Raw raw) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), raw); }
+  static void stream(scalar_t* to, Raw raw) { _mm_stream_si128(reinterpret_cast<__m128i*>(to), raw); }
+  static void store_first(scalar_t* to, Raw raw, int count) {
+    scalar_t all[lanes];
+    store(all, raw);
+    std::memcpy(to, all, sizeof(scalar_t) * static_cast<size_t>(count));
+  }
+};
+template <>
+inline __m256 Vector16Bit<BFloat16>::values(__m128i raw) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16));
+}
+template <>
+inline __m256 Vector16Bit<Half>::values(__m128i raw) {
+  return _mm256_cvtph_ps(raw);
+}
+
+struct Doubles {  // the first four, and the last
+  __m256d low, high;
+};
+
+struct VectorDouble {
+  using scalar_t = double;
+  using stat_t = double;
+  using Values = Doubles;
+  using Raw = Doubles;
+  using Mask = Doubles;
+  using Sign = Doubles;
+  static constexpr int lanes = 8;
+
+  static Raw load(const double* from) { return {_mm256_loadu_pd(from), _mm256_loadu_pd(from + 4)}; }
+  static Raw load_first(const double* from, int count) {
+    double padded[lanes];
+    for (int i = 0; i < lanes; ++i) padded[i] = from[i < count ? i : 0];
+    return load(padded);
+  }
+  static Values values(Raw raw) { return raw; }
+  static void fence() { _mm_sfence(); }
+  static Values broadcast(double value) { return {_mm256_set1_pd(value), _mm256_set1_pd(value)}; }
+  static Values load_values(const double* from) { return load(from); }
+  static void store_values(double* to, Values v) { store(to, v); }
+  static Values gather(const double* from, int stride) {
+    const __m128i place = _mm_mullo_epi32(_mm_setr_epi32(0, 1, 2, 3), _mm_set1_epi32(stride));
+    return {_mm256_i32gather_pd(from, place, 8), _mm256_i32gather_pd(from + 4 * stride, place, 8)};
+  }
+  static Values max(Values a, Values b) {
+    return {_mm256_max_pd(a.low, b.low), _mm256_max_pd(a.high, b.high)};
+  }
+  static Values min(Values a, Values b) {
+    return {_mm256_min_pd(a.low, b.low), _mm256_min_pd(a.high, b.high)};
+  }
+  static Mask none() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+  static Mask either(Mask a, Mask b) { return {_mm256_or_pd(a.low, b.low), _mm256_or_pd(a.high, b.high)}; }
+  static Mask less(Values a, Values b) {
+    return {_mm256_cmp_pd(a.low, b.low, _CMP_LT_OQ), _mm256_cmp_pd(a.high, b.high, _CMP_LT_OQ)};
+  }
+  static Mask unordered(Values a, Values b) {
+    return {_mm256_cmp_pd(a.low, b.low, _CMP_UNORD_Q), _mm256_cmp_pd(a.high, b.high, _CMP_UNORD_Q)};
+  }
+  static Values add(Values a, Values b) {
+    return {_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
+  }
+  static Sign positive(Raw v) {
+    const __m256d zero = _mm256_setzero_pd();
+    return {_mm256_cmp_pd(v.low, zero, _CMP_NLE_UQ), _mm256_cmp_pd(v.high, zero, _CMP_NLE_UQ)};
+  }
+  static uint32_t bits(Mask m) {
+    return static_cast<uint32_t>(_mm256_movemask_pd(m.low) | _mm256_movemask_pd(m.high) << 4);
+  }
+  static uint32_t sign_bits(Sign s) { return bits(s); }
+  static uint64_t sign_bits(Sign a, Sign b, Sign c, Sign d) {
+    return bits(a) | bits(b) << 8 | bits(c) << 16 | bits(d) << 24;
+  }
+  static Sign lanes_of(uint32_t bits) {
+    const auto four = [](uint32_t some) {
+      const __m256i place = _mm256_setr_epi64x(1, 2, 4, 8);
+      const __m256i spread = _mm256_and_si256(_mm256_set1_epi64x(some), place);
+      return _mm256_castsi256_pd(_mm256_cmpeq_epi64(spread, place));
+    };
+    return {four(bits), four(bits >> 4)};
+  }
+  static Raw keep(Raw raw, Sign m) {
+    return {_mm256_and_pd(raw.low, m.low), _mm256_and_pd(raw.high, m.high)};
+  }
+  static void store(double* to, Raw raw) {
+    _mm256_storeu_pd(to, raw.low);
+    _mm256_storeu_pd(to + 4, raw.high);
+  }
+  static void stream(double* to, Raw raw) {
+    _mm256_stream_pd(to, raw.low);
+    _mm256_stream_pd(to + 4, raw.high);
+  }
+  static void store_first(double* to, Raw raw, int count) {
+    double all[lanes];
+    store(all, raw);
+    std::memcpy(to, all, sizeof(double) * static_cast<size_t>(count));
+  }
+  static double largest(Values v) {
+    const __m256d both = _mm256_max_pd(v.low, v.high);
+    const __m128d half = _mm_max_pd(_mm256_castpd256_pd128(both), _mm256_extractf128_pd(both, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(half, _mm_unpackhi_pd(half, half)));
+  }
+  static double smallest(Values v) {
+    const __m256d both = _mm256_min_pd(v.low, v.high);
+    const __m128d half = _mm_min_pd(_mm256_castpd256_pd128(both), _mm256_extractf128_pd(both, 1));
+    return _mm_cvtsd_f64(_mm_min_sd(half, _mm_unpackhi_pd(half, half)));
+  }
+  static void largest(const Values* v, double* to) {
+    for (int i = 0; i < 4; ++i) to[i] = largest(v[i]);
+  }
+  static void smallest(const Values* v, double* to) {
+    for (int i = 0; i < 4; ++i) to[i] = smallest(v[i]);
+  }
+  static void store_where(int32_t* to, Mask m, int32_t value) {
+    for (uint32_t left = bits(m); left; left &= left - 1) to[__builtin_ctz(left)] = value;
+  }
+};
+
+template <typename scalar_t>
+struct VectorOf;
+template <>
+struct VectorOf<float> : VectorFloat {};
+template <>
+struct VectorOf<double> : VectorDouble {};
+template <>
+struct VectorOf<Half> : Vector16Bit<Half> {};
+template <>
+struct VectorOf<BFloat16> : Vector16Bit<BFloat16> {};
+
+}  // namespace avx2
+}  // namespace jumpstart

@@ -1,0 +1,181 @@
+#include "eager.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "autograd.h"
+#include "penalty.h"
+
+namespace jumpstart {
+namespace {
+
+using at::Tensor;
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+
+using NodePointer = decltype(torch::autograd::Edge::function);  // intrusive in newer versions of PyTorch
+
+template <typename T>
+NodePointer own(T* node) {
+  if constexpr (std::is_same_v<NodePointer, std::shared_ptr<torch::autograd::Node>>) {
+    return NodePointer(node, [](T* owned) { deleteNode(owned); });  // not recursive in a deep graph
+  } else {
+    return NodePointer::unsafe_steal_from_new(node);
+  }
+}
+
+// What autograd.cpp's node does, with two differentiable outputs instead of three.
+struct JumpstartReLUBackward : torch::autograd::Node {
+  SavedVariable mask, extrema, indices;
+  c10::DimVector size;
+  bool channels_last;
+  at::ScalarType dtype;
+  int64_t unit_dim;
+  double margin;
+
+  variable_list apply(variable_list&& grads) override {
+    const Tensor &grad_output = grads[0], &grad_slack_sums = grads[1];
+    if (!grad_output.defined() && !grad_slack_sums.defined()) return {Tensor()};
+    const Tensor saved_mask = mask.unpack(), saved_extrema = extrema.unpack(), saved_indices = indices.unpack();
+    return {run_backward(grad_output, grad_slack_sums, Tensor(), saved_mask, saved_extrema, saved_indices,
+                         c10::fromIntArrayRefSlow(size), channels_last, dtype, unit_dim, margin)};
+  }
+
+  void release_variables() override {
+    mask.reset_data();
+    extrema.reset_data();
+    indices.reset_data();
+  }
+
+  std::string name() const override { return "JumpstartReLUBackward"; }
+};
+
+// Likewise what penalty.cpp's node does.
+struct PenaltyBackward : torch::autograd::Node {
+  SavedVariable value;  // if it is a square root
+  bool square_root;
+  std::vector<double> weights;
+
+  variable_list apply(variable_list&& grads) override {
+    variable_list result(num_outputs());
+    if (!grads[0].defined()) return result;
+    const Tensor by_sum = run_penalty_backward(
+        grads[0], square_root ? std::optional<Tensor>(value.unpack(getptr())) : std::nullopt, weights);
+    std::fill(result.begin(), result.end(), by_sum);
+    return result;
+  }
+
+  void release_variables() override { value.reset_data(); }
+
+  std::string name() const override { return "PenaltyBackward"; }
+};
+
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, int64_t unit_dim, bool position_points,
+                                           double margin) {
+  auto [output, mask, slack_sums, extrema, indices] = [&] {
+    at::AutoDispatchBelowADInplaceOrView below;
+    return forward_op().call(x, unit_dim, position_points, margin, true, false);
+  }();
+  if (at::GradMode::is_enabled() && x.requires_grad()) {
+    auto* node = new JumpstartReLUBackward();
+    const NodePointer owner = own(node);
+    node->set_next_edges(torch::autograd::collect_next_edges(x));
+    for (const Tensor* result : {&output, &slack_sums}) {
+      torch::autograd::impl::set_gradient_edge(*result, {owner, node->add_input_metadata(*result)});
+    }
+    node->mask = SavedVariable(mask, false);
+    node->extrema = SavedVariable(extrema, false);
+    node->indices = SavedVariable(indices, false);
+    node->size = x.sizes();
+    node->channels_last = runs_channels_last(x, unit_dim);
+    node->dtype = x.scalar_type();
+    node->unit_dim = unit_dim;
+    node->margin = margin;
+  }
+  return {output, slack_sums, extrema};
+}
+
+// Whether autograd is all that stands between a call and the kernel: no mode, tracing, transform or subclass.
+bool is_plain(const Tensor& x) {
+  const auto local = c10::impl::tls_local_dispatch_key_set();
+  const auto keys = (x.key_set() | local.included_) - local.excluded_ - c10::autocast_dispatch_keyset;
+  const auto first = keys.highestPriorityTypeId();
+  return (first == c10::DispatchKey::AutogradCPU || first == c10::DispatchKey::AutogradCUDA) &&
+         !x._fw_grad(0).defined();
+}
+
+bool is_supported(const Tensor& x, int64_t unit_dim, bool position_points) {
+  const auto dtype = x.scalar_type();
+  return (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble) &&
+         unit_dim < x.dim() && (unit_dim > 0 || (unit_dim == 0 && position_points));
+}
+
+Tensor penalty(const std::vector<Tensor>& slack_sums, const std::vector<double>& weights, bool square_root) {
+  Tensor value = [&] {
+    at::AutoDispatchBelowADInplaceOrView below;
+    return penalty_op().call(slack_sums, weights, square_root);
+  }();
+  const auto differentiable = [](const Tensor& sums) { return sums.requires_grad(); };
+  if (at::GradMode::is_enabled() && std::any_of(slack_sums.begin(), slack_sums.end(), differentiable)) {
+    auto* node = new PenaltyBackward();
+    const NodePointer owner = own(node);
+    node->set_next_edges(torch::autograd::collect_next_edges(slack_sums));
+    torch::autograd::impl::set_gradient_edge(value, {owner, node->add_input_metadata(value)});
+    node->square_root = square_root;
+    node->weights = weights;
+    if (square_root) node->value = SavedVariable(value, true);
+  }
+  return value;
+}
+
+}  // namespace
+
+pybind11::object jumpstart_relu_eager(pybind11::handle object, int64_t unit_dim, bool position_points,
+                                      double margin, bool with_extrema) {
+  if (!THPVariable_CheckExact(object.ptr())) return pybind11::none();
+  const Tensor& x = THPVariable_Unpack(object.ptr());
+  if (unit_dim < 0) unit_dim += x.dim();
+  if (!is_plain(x) || !is_supported(x, unit_dim, position_points)) return pybind11::none();
+  Tensor output, slack_sums, extrema;
+  {
+    pybind11::gil_scoped_release release;
+    std::tie(output, slack_sums, extrema) = forward(x, unit_dim, position_points, margin);
+  }
+  const int64_t units = x.size(unit_dim), points = extrema.size(1) - units;
+  return pybind11::make_tuple(
+      pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(output)),
+      pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(slack_sums)),
+      with_extrema ? pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(extrema)) : pybind11::none(),
+      x.numel() ? units : 0, x.numel() ? points : 0);
+}
+
+pybind11::object penalty_eager(const pybind11::list& list, const std::vector<double>& weights,
+                               bool square_root) {
+  std::vector<Tensor> slack_sums;
+  slack_sums.reserve(list.size());
+  for (const auto& item : list) {
+    if (!THPVariable_CheckExact(item.ptr())) return pybind11::none();
+    slack_sums.push_back(THPVariable_Unpack(item.ptr()));
+    if (!is_plain(slack_sums.back())) return pybind11::none();
+  }
+  Tensor value;
+  {
+    pybind11::gil_scoped_release release;
+    value = penalty(slack_sums, weights, square_root);
+  }
+  return pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(value));
+}
+
+}  // namespace jumpstart
