@@ -68,8 +68,9 @@ const c10::TypedOperatorHandle<ForwardSchema>& forward_op() {
 }
 
 Tensor run_backward(const Tensor& grad_output, const Tensor& grad_slack_sums, const Tensor& grad_extrema,
-                    const Tensor& mask, const Tensor& extrema, const Tensor& indices, c10::SymIntArrayRef size,
-                    bool channels_last, at::ScalarType dtype, int64_t unit_dim, double margin) {
+                    const Tensor& mask, const Tensor& extrema, const Tensor& indices,
+                    c10::SymIntArrayRef size, bool channels_last, at::ScalarType dtype, int64_t unit_dim,
+                    double margin) {
   const auto run = [&] {
     return backward_op().call(optional(grad_output), optional(grad_slack_sums), optional(grad_extrema), mask,
                               extrema, indices, size, channels_last, dtype, unit_dim, margin);

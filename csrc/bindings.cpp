@@ -14,6 +14,7 @@
 
 TORCH_LIBRARY_IMPL(jumpstart_kernels, CPU, m) {
   m.impl("jumpstart_relu.native", jumpstart::forward_cpu);
+  m.impl("jumpstart_relu_.native", jumpstart::forward_inplace_cpu);
   m.impl("jumpstart_relu_backward.native", jumpstart::backward_cpu);
   m.impl("penalty.native", jumpstart::penalty_cpu);
   m.impl("penalty_backward.native", jumpstart::penalty_backward_cpu);

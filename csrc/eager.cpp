@@ -48,7 +48,8 @@ struct JumpstartReLUBackward : torch::autograd::Node {
   variable_list apply(variable_list&& grads) override {
     const Tensor &grad_output = grads[0], &grad_slack_sums = grads[1];
     if (!grad_output.defined() && !grad_slack_sums.defined()) return {Tensor()};
-    const Tensor saved_mask = mask.unpack(), saved_extrema = extrema.unpack(), saved_indices = indices.unpack();
+    const Tensor saved_mask = mask.unpack(), saved_extrema = extrema.unpack(),
+                 saved_indices = indices.unpack();
     return {run_backward(grad_output, grad_slack_sums, Tensor(), saved_mask, saved_extrema, saved_indices,
                          c10::fromIntArrayRefSlow(size), channels_last, dtype, unit_dim, margin)};
   }
@@ -82,19 +83,29 @@ struct PenaltyBackward : torch::autograd::Node {
   std::string name() const override { return "PenaltyBackward"; }
 };
 
+const auto& inplace_op() {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("jumpstart_kernels::jumpstart_relu_", "native")
+                             .typed<InplaceOutputs(Tensor, int64_t, bool, double)>();
+  return op;
+}
+
+Outputs run_forward(const Tensor& x, int64_t unit_dim, bool position_points, double margin, bool inplace) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  if (!inplace) return forward_op().call(x, unit_dim, position_points, margin, true, false);
+  return std::tuple_cat(std::tuple<Tensor>(x), inplace_op().call(x, unit_dim, position_points, margin));
+}
+
+// Output, slack sums and extrema.
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, int64_t unit_dim, bool position_points,
-                                           double margin) {
-  auto [output, mask, slack_sums, extrema, indices] = [&] {
-    at::AutoDispatchBelowADInplaceOrView below;
-    return forward_op().call(x, unit_dim, position_points, margin, true, false);
-  }();
+                                           double margin, bool inplace) {
+  auto [output, mask, slack_sums, extrema, indices] =
+      run_forward(x, unit_dim, position_points, margin, inplace);
+  if (inplace) torch::autograd::impl::bump_version(x);
   if (at::GradMode::is_enabled() && x.requires_grad()) {
     auto* node = new JumpstartReLUBackward();
     const NodePointer owner = own(node);
     node->set_next_edges(torch::autograd::collect_next_edges(x));
-    for (const Tensor* result : {&output, &slack_sums}) {
-      torch::autograd::impl::set_gradient_edge(*result, {owner, node->add_input_metadata(*result)});
-    }
     node->mask = SavedVariable(mask, false);
     node->extrema = SavedVariable(extrema, false);
     node->indices = SavedVariable(indices, false);
@@ -103,6 +114,13 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, int64_t unit_dim, bo
     node->dtype = x.scalar_type();
     node->unit_dim = unit_dim;
     node->margin = margin;
+    const torch::autograd::Edge edge{owner, node->add_input_metadata(output)};
+    if (inplace) {
+      torch::autograd::impl::rebase_history(output, edge);
+    } else {
+      torch::autograd::impl::set_gradient_edge(output, edge);
+    }
+    torch::autograd::impl::set_gradient_edge(slack_sums, {owner, node->add_input_metadata(slack_sums)});
   }
   return {output, slack_sums, extrema};
 }
@@ -120,6 +138,11 @@ bool is_supported(const Tensor& x, int64_t unit_dim, bool position_points) {
   const auto dtype = x.scalar_type();
   return (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble) &&
          unit_dim < x.dim() && (unit_dim > 0 || (unit_dim == 0 && position_points));
+}
+
+// Neither a view nor a leaf, which autograd wants handled with more care than here.
+bool can_overwrite(const Tensor& x, int64_t unit_dim) {
+  return is_dense(x, unit_dim) && !x.is_view() && !x.is_inference() && !(x.is_leaf() && x.requires_grad());
 }
 
 Tensor penalty(const std::vector<Tensor>& slack_sums, const std::vector<double>& weights, bool square_root) {
@@ -143,21 +166,24 @@ Tensor penalty(const std::vector<Tensor>& slack_sums, const std::vector<double>&
 }  // namespace
 
 pybind11::object jumpstart_relu_eager(pybind11::handle object, int64_t unit_dim, bool position_points,
-                                      double margin, bool with_extrema) {
+                                      double margin, bool inplace, bool with_extrema) {
   if (!THPVariable_CheckExact(object.ptr())) return pybind11::none();
   const Tensor& x = THPVariable_Unpack(object.ptr());
   if (unit_dim < 0) unit_dim += x.dim();
   if (!is_plain(x) || !is_supported(x, unit_dim, position_points)) return pybind11::none();
+  if (inplace && !can_overwrite(x, unit_dim)) return pybind11::none();
   Tensor output, slack_sums, extrema;
   {
     pybind11::gil_scoped_release release;
-    std::tie(output, slack_sums, extrema) = forward(x, unit_dim, position_points, margin);
+    std::tie(output, slack_sums, extrema) = forward(x, unit_dim, position_points, margin, inplace);
   }
   const int64_t units = x.size(unit_dim), points = extrema.size(1) - units;
   return pybind11::make_tuple(
-      pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(output)),
+      inplace ? pybind11::reinterpret_borrow<pybind11::object>(object)
+              : pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(output)),
       pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(slack_sums)),
-      with_extrema ? pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(extrema)) : pybind11::none(),
+      with_extrema ? pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(extrema))
+                   : pybind11::none(),
       x.numel() ? units : 0, x.numel() ? points : 0);
 }
 

@@ -16,6 +16,11 @@ using Outputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::T
 Outputs forward_cpu(const at::Tensor& x, int64_t unit_dim, bool position_points, double margin,
                     bool apply_relu, bool all_indices);
 
+// Overwrites a dense x; the outputs less the first. No autograd.
+using InplaceOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+InplaceOutputs forward_inplace_cpu(at::Tensor x, int64_t unit_dim, bool position_points, double margin);
+
 at::Tensor backward_cpu(const std::optional<at::Tensor>& grad_output,
                         const std::optional<at::Tensor>& grad_slack_sums,
                         const std::optional<at::Tensor>& grad_extrema, const at::Tensor& mask,
@@ -23,6 +28,7 @@ at::Tensor backward_cpu(const std::optional<at::Tensor>& grad_output,
                         bool channels_last, at::ScalarType dtype, int64_t unit_dim, double margin);
 
 // The twins of kernels/layout.py.
+bool is_dense(const at::Tensor& x, int64_t unit_dim);
 bool runs_channels_last(const at::Tensor& x, int64_t unit_dim);
 Layout make_layout(at::IntArrayRef size, int64_t unit_dim, bool channels_last);
 at::MemoryFormat memory_format(size_t dim, bool channels_last);

@@ -12,6 +12,10 @@ static bool is_channels_last(const at::Tensor& x, int64_t unit_dim) {
   return x.is_contiguous(memory_format(static_cast<size_t>(x.dim()), true));
 }
 
+bool is_dense(const at::Tensor& x, int64_t unit_dim) {
+  return x.is_contiguous() || is_channels_last(x, unit_dim);
+}
+
 bool runs_channels_last(const at::Tensor& x, int64_t unit_dim) {
   if (x.is_contiguous()) return false;
   if (is_channels_last(x, unit_dim)) return true;

@@ -148,12 +148,11 @@ def run_layer(
     """
     if (
         tie_breaking == "single"
-        and not inplace
         and not torch.compiler.is_compiling()
         and isinstance(x, Tensor)
         and select(x) == "native"
     ):
-        result = native.jumpstart_relu(x, unit_dim, points == "position", margin, with_extrema)
+        result = native.jumpstart_relu(x, unit_dim, points == "position", margin, inplace, with_extrema)
         if result is not None:
             return result
     output, slack_sums, extrema = run(x, unit_dim, points, margin, tie_breaking, inplace, all_indices=False)

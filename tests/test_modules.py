@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import jumpstart_kernels as jk
+from jumpstart_kernels import backends
 from jumpstart_kernels.modules import UNCLAIMED_WARNING, LayerExtrema
 
 
@@ -93,6 +94,42 @@ def test_inplace(ties):
     layer.eval()
     y = make_input(3, 4)
     assert layer(y) is y and (y >= 0).all()
+
+
+@pytest.mark.parametrize("size", ((5, 3), (33, 4), (64, 17), (3, 5, 7, 7), (2, 3, 2, 2)), ids=str)
+@pytest.mark.parametrize("broken", (False, True), ids=("finite", "nan"))
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last", "view"))
+def test_inplace_is_out_of_place(size, broken, layout):
+    x = make_input(*size)
+    if broken:
+        x.view(-1)[:4] = torch.tensor([1.0, -torch.nan, 2.0, torch.nan])
+    if layout == "channels_last":
+        if x.dim() != 4:
+            pytest.skip("channels_last is a layout of images")
+        x = x.to(memory_format=torch.channels_last)
+    results = []
+    for inplace in (False, True):
+        leaf = x.clone().requires_grad_()
+        hidden = leaf * 1
+        layer = jk.JumpstartReLU(inplace=inplace)
+        output = layer(hidden[:] if layout == "view" else hidden)
+        assert (output.data_ptr() == hidden.data_ptr()) == inplace
+        (output.square().sum() + jk.penalty(layer)).backward()
+        results.append((output.detach(), leaf.grad))
+    for value, expected in zip(*results, strict=True):
+        torch.testing.assert_close(value, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_inplace_takes_no_memory_but_for_mask_and_statistics():
+    if backends.select(torch.empty(0)) != "native":
+        pytest.skip("without the compiled backend the output is copied over the input")
+    hidden = (make_input(256, 1024).requires_grad_() * 1).relu() - 0.5
+    layer = jk.JumpstartReLU(inplace=True)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        layer(hidden)
+    events = profile.profiler.kineto_results.events()
+    sizes = [event.nbytes() for event in events if event.name() == "[memory]"]
+    assert 0 < sum(size for size in sizes if size > 0) < hidden.nbytes / 8
 
 
 def test_state_dicts_fit_both_ways():

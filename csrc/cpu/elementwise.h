@@ -53,7 +53,9 @@ void relu(const Forward& f, int64_t begin, int64_t end) {
     uint8_t* mask = f.mask + row * mask_columns;
     auto sum = V::broadcast(0);
     for (int64_t column = 0; column < columns; column += V::lanes) {
-      sum = V::add(sum, V::values(V::load_first(x + column, static_cast<int>(columns - column < V::lanes ? columns - column : V::lanes))));
+      sum = V::add(
+          sum, V::values(V::load_first(
+                   x + column, static_cast<int>(columns - column < V::lanes ? columns - column : V::lanes))));
     }
     if (V::bits(V::unordered(sum, sum))) {
       exact_relu(x, x, mask, columns);

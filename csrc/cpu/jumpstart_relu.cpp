@@ -34,8 +34,8 @@ const Kernels& kernels() {
   return chosen;
 }
 
-// Whether a tensor is too large for the caches to keep, and every vector of it lies where it can be stored past
-// them: that saves reading what is overwritten.
+// Whether a tensor is too large for the caches to keep, and every vector of it lies where it can be stored
+// past them: that saves reading what is overwritten.
 bool streams(const void* output, const Layout& layout, size_t element_size) {
   constexpr int64_t kBytes = int64_t{32} << 20, kAlignment = 64;
   const int64_t row = layout.matrix_columns() * static_cast<int64_t>(element_size);
@@ -195,14 +195,38 @@ Outputs forward_cpu(const at::Tensor& x, int64_t unit_dim, bool position_points,
     indices.fill_(-1);
     return {output, mask, slack_sums, extrema, indices};
   }
-  Forward f{dense.const_data_ptr(), apply_relu ? target.mutable_data_ptr() : nullptr,
-            apply_relu ? mask.mutable_data_ptr<uint8_t>() : nullptr, layout, position_points, false};
+  Forward f{dense.const_data_ptr(),
+            apply_relu ? target.mutable_data_ptr() : nullptr,
+            apply_relu ? mask.mutable_data_ptr<uint8_t>() : nullptr,
+            layout,
+            position_points,
+            false};
   f.stream = apply_relu && streams(f.output, layout, target.element_size());
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "jumpstart_relu", [&] {
     forward_dense<scalar_t>(f, margin, all_indices, slack_sums, extrema, indices);
   });
   if (apply_relu && !direct) output.copy_(target);
   return {output, mask, slack_sums, extrema, indices};
+}
+
+InplaceOutputs forward_inplace_cpu(at::Tensor x, int64_t unit_dim, bool position_points, double margin) {
+  // Twice over x, since what holds an extremum is found by its value, which must still be there.
+  auto [none, no_mask, slack_sums, extrema, indices] =
+      forward_cpu(x, unit_dim, position_points, margin, /*apply_relu=*/false, /*all_indices=*/false);
+  const Layout layout = make_layout(x.sizes(), unit_dim, runs_channels_last(x, unit_dim));
+  at::Tensor mask = at::empty({layout.matrix_rows(), layout.mask_columns()}, x.options().dtype(at::kByte));
+  if (x.numel() > 0) {
+    const Forward f{x.const_data_ptr(),
+                    x.mutable_data_ptr(),
+                    mask.mutable_data_ptr<uint8_t>(),
+                    layout,
+                    position_points,
+                    false};
+    const auto run = kernels().relu[scalar_of(x.scalar_type())];
+    const int64_t grain = std::max<int64_t>(1, kGrain / layout.matrix_columns());
+    at::parallel_for(0, layout.matrix_rows(), grain, [&](int64_t begin, int64_t end) { run(f, begin, end); });
+  }
+  return {mask, slack_sums, extrema, indices};
 }
 
 at::Tensor backward_cpu(const std::optional<at::Tensor>& grad_output,

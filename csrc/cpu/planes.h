@@ -26,8 +26,8 @@ class Planes {
   void run() {
     for (int64_t c = 0; c < units_; ++c) p_.unit_max_at[c] = p_.unit_min_at[c] = -1;
     int64_t unit = p_.begin % units_, point = p_.begin / rows_per_point_;
-    int64_t first = p_.begin;                        // row of the point in this task
-    int64_t next = (point + 1) * rows_per_point_;    // first row of the next one
+    int64_t first = p_.begin;                      // row of the point in this task
+    int64_t next = (point + 1) * rows_per_point_;  // first row of the next one
     for (int64_t plane = p_.begin; plane < p_.end; ++plane) {
       stat_t largest, smallest;
       scan(plane, largest, smallest);
@@ -93,7 +93,8 @@ class Planes {
                              Values* sum) {
     Sign sign[4];
     JUMPSTART_UNROLL for (int k = 0; k < 4; ++k) {
-      sign[k] = one<stream>(V::load(x + k * V::lanes), output + k * V::lanes, max[k % 2], min[k % 2], sum[k % 2]);
+      sign[k] =
+          one<stream>(V::load(x + k * V::lanes), output + k * V::lanes, max[k % 2], min[k % 2], sum[k % 2]);
     }
     if (!store) return;
     const uint64_t bits = V::sign_bits(sign[0], sign[1], sign[2], sign[3]);

@@ -91,7 +91,8 @@ class Rows {
     int64_t row = next;
     for (; row + 4 <= end; row += 4) {
       start<4>(max, min);
-      JUMPSTART_UNROLL for (int k = 0; k < 4; k += kRowBlock) block<kRowBlock>(row + k, max + k, min + k, sum);
+      JUMPSTART_UNROLL for (int k = 0; k < 4; k += kRowBlock)
+          block<kRowBlock>(row + k, max + k, min + k, sum);
       V::largest(max, p_.point_max + row);
       V::smallest(min, p_.point_min + row);
     }
@@ -188,7 +189,8 @@ class Rows {
 
   // So many vectors side by side in each row.
   template <int count, int width, Reach reach>
-  JUMPSTART_INLINE void vectors(const Block<count>& b, int64_t column, Values* max, Values* min, Values& sum) {
+  JUMPSTART_INLINE void vectors(const Block<count>& b, int64_t column, Values* max, Values* min,
+                                Values& sum) {
     Values column_max[width], column_min[width], part = V::broadcast(0);
     Sign sign[count][width];
     JUMPSTART_UNROLL for (int k = 0; k < count; ++k) {
@@ -218,7 +220,8 @@ class Rows {
         store_bits<2 * V::lanes>(mask + b.mask_columns, static_cast<uint32_t>(bits >> 2 * V::lanes));
       } else if (store && (width == 1 || count == 1)) {
         JUMPSTART_UNROLL for (int i = 0; i < width; ++i) {
-          store_row_bits<reach>(b.mask + k * b.mask_columns, column + i * V::lanes, V::sign_bits(sign[k][i]), b);
+          store_row_bits<reach>(b.mask + k * b.mask_columns, column + i * V::lanes, V::sign_bits(sign[k][i]),
+                                b);
         }
       }
     }

@@ -28,7 +28,8 @@ template <typename stat_t>
 class Tasks {
  public:
   Tasks(const Layout& layout, bool position_points, int64_t count, const Statistics<stat_t>& statistics) {
-    constexpr int64_t kRows = 16, kPadding = 16, kAlignment = 64;  // whole blocks of rows, vectors, cache lines
+    constexpr int64_t kRows = 16, kPadding = 16,
+                      kAlignment = 64;  // whole blocks of rows, vectors, cache lines
     const int64_t rows = layout.matrix_rows();
     const bool across = layout.points_across(position_points);
     const int64_t step = across ? layout.units : layout.inner == 1 ? kRows : 1;

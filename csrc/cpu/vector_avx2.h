@@ -34,8 +34,12 @@ struct FloatLanes {  // what the vectors with 8 float values share
   static Mask unordered(Values a, Values b) { return _mm256_cmp_ps(a, b, _CMP_UNORD_Q); }
   static Values add(Values a, Values b) { return _mm256_add_ps(a, b); }
   static uint32_t bits(Mask m) { return static_cast<uint32_t>(_mm256_movemask_ps(m)); }
-  static float largest(Values v) { return reduce(v, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); }); }
-  static float smallest(Values v) { return reduce(v, [](__m128 a, __m128 b) { return _mm_min_ps(a, b); }); }
+  static float largest(Values v) {
+    return reduce(v, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); });
+  }
+  static float smallest(Values v) {
+    return reduce(v, [](__m128 a, __m128 b) { return _mm_min_ps(a, b); });
+  }
   // Of four vectors at once.
   static void largest(const Values* v, float* to) {
     const auto max = [](__m256 a, __m256 b) { return _mm256_max_ps(a, b); };

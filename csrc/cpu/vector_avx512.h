@@ -34,7 +34,8 @@ struct Float16Lanes {  // what the vectors with 16 float values share
   static uint32_t bits(Mask m) { return m; }
   static uint32_t sign_bits(Sign s) { return s; }
   static uint64_t sign_bits(Sign a, Sign b, Sign c, Sign d) {
-    return a | static_cast<uint64_t>(b) << 16 | static_cast<uint64_t>(c) << 32 | static_cast<uint64_t>(d) << 48;
+    return a | static_cast<uint64_t>(b) << 16 | static_cast<uint64_t>(c) << 32 |
+           static_cast<uint64_t>(d) << 48;
   }
   static Sign lanes_of(uint32_t bits) { return static_cast<Mask>(bits); }
   static float largest(Values v) { return _mm512_reduce_max_ps(v); }
@@ -153,7 +154,8 @@ struct VectorDouble {
   static uint32_t bits(Mask m) { return m; }
   static uint32_t sign_bits(Sign s) { return s; }
   static uint64_t sign_bits(Sign a, Sign b, Sign c, Sign d) {
-    return a | static_cast<uint32_t>(b) << 8 | static_cast<uint32_t>(c) << 16 | static_cast<uint32_t>(d) << 24;
+    return a | static_cast<uint32_t>(b) << 8 | static_cast<uint32_t>(c) << 16 |
+           static_cast<uint32_t>(d) << 24;
   }
   static Sign lanes_of(uint32_t bits) { return static_cast<Mask>(bits); }
   static double largest(Values v) { return _mm512_reduce_max_pd(v); }

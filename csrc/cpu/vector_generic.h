@@ -1,5 +1,5 @@
-// Vectors of eight in the compiler's vector extension, for whatever the target has (SSE2, NEON). A Mask holds a
-// lane of ones, or of zeros, for each value. The namespace tells builds apart.
+// Vectors of eight in the compiler's vector extension, for whatever the target has (SSE2, NEON). A Mask holds
+// a lane of ones, or of zeros, for each value. The namespace tells builds apart.
 
 #pragma once
 

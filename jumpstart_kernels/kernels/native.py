@@ -29,7 +29,7 @@ def _declines(*arguments) -> None:
 
 
 jumpstart_relu = getattr(_extension, "jumpstart_relu", _declines)
-"""``(x, unit_dim, position_points, margin, with_extrema)`` to output, slack sums, extrema or None, units and
+"""``(x, unit_dim, position_points, margin, inplace, with_extrema)`` to output, slack sums, extrema or None, units and
 points; None where the operator must be asked instead."""
 
 penalty = getattr(_extension, "penalty", _declines)

@@ -31,6 +31,12 @@ _BACKWARD = (
     " -> Tensor"
 )
 
+# Below autograd: eager code (csrc/eager.cpp) puts its node around it, all else overwrites by a copy.
+_INPLACE = (
+    "(Tensor(a!) x, int unit_dim, bool position_points, float margin)"
+    " -> (Tensor mask, Tensor slack_sums, Tensor extrema, Tensor indices)"
+)
+
 _library = Library("jumpstart_kernels", "DEF")
 
 
@@ -136,5 +142,8 @@ def _register(backend: str) -> torch._ops.OpOverload:
 
 _PYTHON_KERNELS = {"reference": reference, "triton": triton}
 _BUILT = [*_PYTHON_KERNELS, *(["native"] if native.extension() is not None else [])]
+
+if "native" in _BUILT:
+    _library.define("jumpstart_relu_.native" + _INPLACE)
 
 OVERLOADS = {backend: _register(backend) for backend in _BUILT}
