@@ -8,21 +8,9 @@
 
 #include <cstdint>
 
-// Never a function of its own: one compiled for a newer processor must not end up in the code for an older
-// one.
-#define JUMPSTART_INLINE inline __attribute__((always_inline))
+#include "layout.h"
 
 namespace jumpstart {
-
-struct Layout {
-  int64_t samples, rows, units, inner;
-  bool channels_last;
-
-  JUMPSTART_INLINE int64_t matrix_rows() const { return samples * rows * (inner == 1 ? 1 : units); }
-  JUMPSTART_INLINE int64_t matrix_columns() const { return inner == 1 ? units : inner; }
-  JUMPSTART_INLINE int64_t mask_columns() const { return (matrix_columns() + 7) / 8; }
-  JUMPSTART_INLINE int64_t rows_per_sample() const { return rows * (inner == 1 ? 1 : units); }
-};
 
 // The scalar types, in the order of the tables below.
 enum class Scalar { float32, float64, float16, bfloat16 };
