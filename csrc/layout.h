@@ -1,4 +1,5 @@
-// How an activation lies in memory: the twin of Layout in kernels/layout.py, free of PyTorch.
+// What an activation is to the kernels: its scalar type, and how it lies in memory (kernels/layout.py). Free of
+// PyTorch.
 
 #pragma once
 
@@ -13,6 +14,8 @@
 #endif
 
 namespace jumpstart {
+
+enum class Scalar { float32, float64, float16, bfloat16 };
 
 struct Layout {
   int64_t samples, rows, units, inner;

@@ -85,7 +85,8 @@ def reduce_records(records: list[Record], reduction: str, sign_balance: float, t
     square_root = reduction == "norm"
     first = slack_sums[0]
     # A compiler has nothing to gain from the operator: it fuses the reference.
-    if first.device.type == "cpu" and select(first) == "native" and not torch.compiler.is_compiling():
+    compiled = torch.compiler.is_compiling()
+    if not compiled and first.device.type in ("cpu", "cuda") and select(first) == "native":
         return PENALTY_OVERLOADS["native"](slack_sums, weights, square_root)
     return reference_penalty(slack_sums, weights, square_root)
 

@@ -12,9 +12,6 @@
 
 namespace jumpstart {
 
-// The scalar types, in the order of the tables below.
-enum class Scalar { float32, float64, float16, bfloat16 };
-
 struct Forward {
   const void* x;
   void* output;   // null: statistics alone
@@ -44,7 +41,7 @@ struct Backward {
 struct Kernels {
   int64_t row_block;  // rows that unit_*_at counts as one where inner == 1
   int64_t padding;    // unit arrays are a multiple of this long
-  void (*forward[4])(const Forward&, void* partial);
+  void (*forward[4])(const Forward&, void* partial);  // in the order of Scalar
   void (*backward[4])(const Backward&, int64_t begin, int64_t end);
 };
 

@@ -90,11 +90,11 @@ void launch_penalty(const PenaltyCall& call, Stream stream) {
   p.value = static_cast<stat_t*>(call.value);
   p.total = call.total;
   p.square_root = call.square_root;
-  for (int64_t done = 0; done < call.layers; done += kLayers) {
+  for (int64_t done = 0; done < call.layers; done += kPenaltyLayers) {
     const int64_t left = call.layers - done;
-    p.layers = static_cast<int32_t>(left < kLayers ? left : kLayers);
+    p.layers = static_cast<int32_t>(left < kPenaltyLayers ? left : kPenaltyLayers);
     p.first = done == 0;
-    p.last = left <= kLayers;
+    p.last = left <= kPenaltyLayers;
     for (int i = 0; i < p.layers; ++i) p.slack_sums[i] = static_cast<const stat_t*>(call.slack_sums[done + i]);
     launch(penalty_kernel<stat_t>, 1, kThreads, stream, p);
   }
@@ -148,7 +148,8 @@ void backward(const BackwardCall& call, Stream stream) {
                                plan_backward(call.layout, vector, call.multiprocessors),
                                call.layout,
                                call.points,
-                               call.position_points,
+                               call.points * call.layout.units ==
+                                   call.layout.matrix_rows() * call.layout.matrix_columns(),
                                static_cast<stat_t>(call.margin)};
     if (b.plan.wide) {
       launch_backward<scalar_t, 16 / sizeof(scalar_t)>(b, stream);

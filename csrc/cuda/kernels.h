@@ -4,7 +4,6 @@
 
 #include <cstdint>
 
-#include "cpu/kernels.h"
 #include "layout.h"
 
 struct CUstream_st;
@@ -42,13 +41,14 @@ struct BackwardCall {
   const int64_t* indices;
   Layout layout;
   int64_t points;
-  bool position_points;
   double margin;
   int multiprocessors;
 };
 
 // One launch.
 void backward(const BackwardCall& call, Stream stream);
+
+constexpr int kPenaltyLayers = 448;  // of a launch: their addresses are its arguments
 
 struct PenaltyCall {
   bool float64;
@@ -57,10 +57,9 @@ struct PenaltyCall {
   const double* weights;  // [10]
   bool square_root;
   void* value;    // []
-  double* total;  // scratch
+  double* total;  // scratch, for more than kPenaltyLayers layers
 };
 
-// One launch for every few hundred layers.
 void penalty(const PenaltyCall& call, Stream stream);
 // Gradient [2, 5] of every layer's slack sums; `value` is null if the penalty is no square root.
 void penalty_backward(bool float64, const void* grad, const void* value, const double* weights, void* by_sum,

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "cuda/kernels.h"
 #include "cuda/packs.cuh"
 #include "cuda/plan.h"
 
@@ -9,7 +10,6 @@ namespace jumpstart {
 namespace cuda {
 
 constexpr int kLayerSums = 10;  // of a layer: [2, 5]
-constexpr int kLayers = 448;    // of a launch: their addresses are its arguments
 
 struct Weights {
   double of[kLayerSums];
@@ -17,7 +17,7 @@ struct Weights {
 
 template <typename stat_t>
 struct Penalty {
-  const stat_t* slack_sums[kLayers];
+  const stat_t* slack_sums[kPenaltyLayers];
   Weights weights;
   stat_t* value;
   double* total;  // of the layers so far, null where one launch has them all

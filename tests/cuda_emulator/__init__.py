@@ -58,7 +58,6 @@ class _BackwardCall(ctypes.Structure):
         ],
         ("layout", _Layout),
         ("points", ctypes.c_int64),
-        ("position_points", ctypes.c_bool),
         ("margin", ctypes.c_double),
         ("multiprocessors", ctypes.c_int),
     ]  # fmt: skip
@@ -199,7 +198,6 @@ def backward(
     unit_dim: int,
     margin: float,
     *,
-    position_points: bool,
     aligned: bool = True,
     multiprocessors: int = 2,
     seed: int = 0,
@@ -215,7 +213,7 @@ def backward(
         grad_x = memory.allocate(math.prod(size), dtype, aligned)
         call = _BackwardCall(
             SCALARS.index(dtype), *map(_address, (grads[0], saved[0], grad_x, *grads[1:], *saved[1:])),
-            _Layout(*layout), extrema.shape[1] - layout.units, position_points, margin, multiprocessors,
+            _Layout(*layout), extrema.shape[1] - layout.units, margin, multiprocessors,
         )  # fmt: skip
         library().emulator_seed(seed)
         _raise(library().emulator_backward(ctypes.byref(call)))
