@@ -253,6 +253,23 @@ def penalty_backward(grad: Tensor, value: Tensor | None, weights: list[float]) -
         return by_sum.clone().view(2, 5)
 
 
+def fault(which: int) -> str:
+    """What the emulator says of a kernel that has one of the faults it is there to find."""
+    page = library().emulator_page()
+    with Memory() as memory:
+        end = memory.allocate(page, torch.uint8)
+        library().emulator_fault.restype = ctypes.c_char_p
+        address = ctypes.c_void_p(_address(end))
+        return (library().emulator_fault(which, address, ctypes.c_size_t(page)) or b"").decode()
+
+
+def workspace(size: list[int], unit_dim: int, channels_last: bool, dtype: torch.dtype) -> int:
+    """Bytes of workspace of a forward on a GPU of 132 multiprocessors."""
+    call = _ForwardCall(scalar=SCALARS.index(dtype), layout=_Layout(*make_layout(size, unit_dim, channels_last)))
+    call.multiprocessors = 132
+    return library().emulator_forward_workspace(ctypes.byref(call))
+
+
 def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 

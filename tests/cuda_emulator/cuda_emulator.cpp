@@ -210,6 +210,26 @@ __nv_bfloat16 __float2bfloat16_rn(float value) {
   return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16)};
 }
 
+namespace {
+
+// Kernels with the faults that the emulator is there to find.
+void read_behind(const uint8_t* memory, size_t page) {
+  volatile uint8_t value = memory[page];
+  (void)value;
+}
+void part_at_barrier() {
+  if (threadIdx.x < 7) __syncthreads();
+}
+void part_in_warp() {
+  if (threadIdx.x % 2) {
+    __any_sync(0xffffffffu, 1);
+  } else {
+    __any_sync(0xffffffffu, 1);
+  }
+}
+
+}  // namespace
+
 // What Python calls. Each returns null, or what went wrong.
 extern "C" {
 
@@ -246,6 +266,16 @@ const char* emulator_penalty_backward(bool float64, const void* grad, const void
                                       const double* weights, void* by_sum) {
   return cuda_emulator::guarded(
       [&] { jumpstart::cuda::penalty_backward(float64, grad, value, weights, by_sum, nullptr); });
+}
+
+const char* emulator_fault(int which, const uint8_t* memory, size_t page) {
+  return cuda_emulator::guarded([&] {
+    cuda_emulator::run(2, 64, [&] {
+      if (which == 0) read_behind(memory, page);
+      if (which == 1) part_at_barrier();
+      if (which == 2) part_in_warp();
+    });
+  });
 }
 
 }  // extern "C"
