@@ -50,12 +50,37 @@ JUMPSTART_DEVICE stat_t hinge(stat_t distance) {
   return distance <= 0 ? stat_t{0} : distance;
 }
 
-// What a block found of a column, a row or a segment; places are counted from where the owner says.
+// The extrema of a column, a row or a segment; places are counted from where the owner says.
 template <typename stat_t>
-struct alignas(sizeof(stat_t) == 4 ? 16 : 8) Partial {
+struct Extrema {
   key_of<stat_t> max, min;
   int32_t max_at, min_at;
 };
+
+// Partial extrema as they are stored, in 16 bytes; of 16-bit floats in 8.
+template <typename scalar_t>
+struct alignas(sizeof(scalar_t) == 8 ? 8 : 16) LargePartial {
+  using stat_t = stat_of<scalar_t>;
+  Extrema<stat_t> extrema;
+
+  JUMPSTART_DEVICE static LargePartial close(const Extrema<stat_t>& extrema) { return {extrema}; }
+  JUMPSTART_DEVICE Extrema<stat_t> open() const { return extrema; }
+};
+template <typename scalar_t>
+struct alignas(8) SmallPartial {
+  scalar_t max, negated_min;
+  uint16_t max_at, min_at;
+
+  JUMPSTART_DEVICE static SmallPartial close(const Extrema<float>& extrema) {
+    return {from_stat<scalar_t>(key_value<float>(extrema.max)), from_stat<scalar_t>(key_value<float>(extrema.min)),
+            static_cast<uint16_t>(extrema.max_at), static_cast<uint16_t>(extrema.min_at)};
+  }
+  JUMPSTART_DEVICE Extrema<float> open() const {
+    return {order_key(to_stat(max)), order_key(to_stat(negated_min)), max_at, min_at};
+  }
+};
+template <typename scalar_t>
+using Partial = std::conditional_t<sizeof(scalar_t) == 2, SmallPartial<scalar_t>, LargePartial<scalar_t>>;
 
 // Lanes [0, lanes), [lanes, 2 lanes), ... of a warp are groups.
 template <typename key_t>
@@ -138,7 +163,7 @@ struct Columns {
 
 // The largest of one vector and the smallest of another, over the lanes of a group that are active.
 template <typename V>
-JUMPSTART_DEVICE Partial<typename V::stat_t> reduce_values(const typename V::Value (&max)[V::kPacks],
+JUMPSTART_DEVICE Extrema<typename V::stat_t> reduce_values(const typename V::Value (&max)[V::kPacks],
                                                            const typename V::Value (&min)[V::kPacks],
                                                            bool active, int lanes) {
   using P = typename V::P;
@@ -149,44 +174,34 @@ JUMPSTART_DEVICE Partial<typename V::stat_t> reduce_values(const typename V::Val
     high = P::max(high, max[p]);
     low = P::min(low, min[p]);
   }
-  Partial<stat_t> found{no_key<stat_t>(), no_key<stat_t>(), 0, 0};
-  if (active) {
-#pragma unroll
-    for (int i = 0; i < P::kValues; ++i) {
-      const auto max_key = order_key(P::get(high, i)), min_key = order_key(-P::get(low, i));
-      found.max = max_key > found.max ? max_key : found.max;
-      found.min = min_key > found.min ? min_key : found.min;
-    }
+  stat_t largest = P::get(high, 0), smallest = P::get(low, 0);
+  if constexpr (P::kValues == 2) {
+    largest = Pack<float>::max(largest, P::get(high, 1));
+    smallest = Pack<float>::min(smallest, P::get(low, 1));
   }
-  found.max = group_max(found.max, lanes);
-  found.min = group_max(found.min, lanes);
-  return found;
+  return {group_max(active ? order_key(largest) : no_key<stat_t>(), lanes),
+          group_max(active ? order_key(-smallest) : no_key<stat_t>(), lanes), 0, 0};
 }
 
-// The first places in a group of the extrema `found`, where one of them has slack and so may have a gradient:
-// a unit or point that has slack has it here too. `own(pack, i)` is what a lane holds.
-template <typename V, typename Arguments, typename Own>
-JUMPSTART_DEVICE void find_places(const Arguments& f, Partial<typename V::stat_t>& found, bool active,
-                                  int lanes, const Own& own) {
-  using stat_t = typename V::stat_t;
-  const bool wanted = f.all_indices || hinge(f.margin - key_value<stat_t>(found.max)) != 0 ||
-                      hinge(f.margin - key_value<stat_t>(found.min)) != 0;
-  if (!__any_sync(kWholeWarp, wanted)) return;
-  constexpr int32_t kNone = 0x7fffffff;
-  int32_t max_at = kNone, min_at = kNone;
+// The lowest place in a group of a value that its lanes may hold, where `place(pack, i)` is that of theirs.
+template <typename V, typename Place>
+JUMPSTART_DEVICE int32_t first_place(const typename V::Value (&x)[V::kPacks], typename V::stat_t value, bool active,
+                                     int lanes, const Place& place) {
+  using P = typename V::P;
+  int32_t first = 0x7fffffff;
   if (active) {
+    const auto wanted = P::fill(value);
 #pragma unroll
     for (int p = 0; p < V::kPacks; ++p) {
+      const auto mask = value != value ? P::nan(x[p]) : P::equal(x[p], wanted);
 #pragma unroll
-      for (int i = 0; i < V::P::kValues; ++i) {
-        const Partial<stat_t> mine = own(p, i);
-        if (mine.max == found.max && mine.max_at < max_at) max_at = mine.max_at;
-        if (mine.min == found.min && mine.min_at < min_at) min_at = mine.min_at;
+      for (int i = 0; i < P::kValues; ++i) {
+        const int32_t at = place(p, i);
+        if (P::test(mask, i) && at < first) first = at;
       }
     }
   }
-  found.max_at = group_min(max_at, lanes);
-  found.min_at = group_min(min_at, lanes);
+  return group_min(first, lanes);
 }
 
 // The ReLU of one vector: `packs` are overwritten, and its bits of the mask returned.

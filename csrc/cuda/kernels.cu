@@ -38,8 +38,7 @@ template <typename scalar_t>
 int64_t take_workspace(Forward<scalar_t>& f, void* workspace) {
   using stat_t = stat_of<scalar_t>;
   const ForwardPlan& plan = f.plan;
-  auto* partials = static_cast<Partial<stat_t>*>(workspace);
-  f.column_partials = partials;
+  f.column_partials = static_cast<Partial<scalar_t>*>(workspace);
   f.row_partials = f.column_partials + plan.column_partials;
   f.segment_partials = f.row_partials + plan.row_partials;
   f.block_sums = reinterpret_cast<stat_t*>(f.segment_partials + plan.segment_partials);

@@ -92,6 +92,7 @@ struct Pack {
   JUMPSTART_DEVICE static Mask both(Mask a, Mask b) { return a && b; }
   JUMPSTART_DEVICE static Mask negate(Mask a) { return !a; }
   JUMPSTART_DEVICE static bool any(Mask mask) { return mask; }
+  JUMPSTART_DEVICE static bool test(Mask mask, int) { return mask; }
   JUMPSTART_DEVICE static Place select(Mask mask, Place a, Place b) { return mask ? a : b; }
   JUMPSTART_DEVICE static Value keep(Mask mask, Value a) { return mask ? a : Value{0}; }
   // The bits of values `pack`, kValues each, from the lowest.
@@ -137,6 +138,7 @@ struct PairPack {
   JUMPSTART_DEVICE static Mask both(Mask a, Mask b) { return a & b; }
   JUMPSTART_DEVICE static Mask negate(Mask a) { return ~a; }
   JUMPSTART_DEVICE static bool any(Mask mask) { return mask != 0; }
+  JUMPSTART_DEVICE static bool test(Mask mask, int i) { return mask >> 16 * i & 1; }
   JUMPSTART_DEVICE static Place select(Mask mask, Place a, Place b) { return (mask & a) | (~mask & b); }
   JUMPSTART_DEVICE static Value keep(Mask mask, Value a) { return mask & a; }
   JUMPSTART_DEVICE static Mask from_bits(uint32_t bits, int pack) {

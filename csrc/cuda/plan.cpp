@@ -49,8 +49,8 @@ Axis make_axis(Source source, int64_t items, int64_t partials) {
   axis.source = source;
   axis.items = items;
   axis.partials = partials;
-  // Of columns, eight neighbours at least are read at once; else threads join only where partials are many.
-  const int64_t most = source == Source::columns ? kThreads / 8 : kThreads;
+  // Threads share an item where its partials are many. Of columns, some neighbours are read at once.
+  const int64_t most = source == Source::columns ? kThreads / 4 : kThreads;
   const int64_t threads = partials <= 4 ? 1 : std::min(most, power_of_two(divide_up(partials, 2)));
   axis.items_per_block = static_cast<int32_t>(kThreads / threads);
   return axis;

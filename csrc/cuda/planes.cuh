@@ -80,14 +80,17 @@ class Planes {
   }
 
   JUMPSTART_DEVICE void reduce(bool active, int64_t work, int32_t width) {
-    Partial<stat_t> found = reduce_values<V>(extrema_.max, extrema_.min, active, c_.lanes);
-    find_places<V>(f_, found, active, c_.lanes, [&](int p, int i) {
-      const int32_t column = lane_ * elements + p * P::kValues + i;
-      return Partial<stat_t>{order_key(P::get(extrema_.max[p], i)), order_key(-P::get(extrema_.min[p], i)),
-                             P::get_place(extrema_.max_at[p], i) * width + column,
-                             P::get_place(extrema_.min_at[p], i) * width + column};
-    });
-    if (active && lane_ == 0) f_.row_partials[work] = found;
+    Extrema<stat_t> found = reduce_values<V>(extrema_.max, extrema_.min, active, c_.lanes);
+    if (wants_places(f_, found)) {
+      const auto column = [&](const typename P::Place (&at)[V::kPacks], int p, int i) {
+        return P::get_place(at[p], i) * width + lane_ * elements + p * P::kValues + i;
+      };
+      found.max_at = first_place<V>(extrema_.max, key_value<stat_t>(found.max), active, c_.lanes,
+                                    [&](int p, int i) { return column(extrema_.max_at, p, i); });
+      found.min_at = first_place<V>(extrema_.min, -key_value<stat_t>(found.min), active, c_.lanes,
+                                    [&](int p, int i) { return column(extrema_.min_at, p, i); });
+    }
+    if (active && lane_ == 0) f_.row_partials[work] = Partial<scalar_t>::close(found);
   }
 
   const Forward<scalar_t>& f_;

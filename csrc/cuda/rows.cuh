@@ -101,13 +101,15 @@ class Rows {
   // The extrema of a row's columns in this tile.
   JUMPSTART_DEVICE void reduce_row(const Value (&x)[V::kPacks], int32_t row) {
     const bool active = inside_ && row < rows_;
-    Partial<stat_t> found = reduce_values<V>(x, x, active, t_.lanes);
-    find_places<V>(f_, found, active, t_.lanes, [&](int p, int i) {
-      const stat_t value = P::get(x[p], i);
-      const int32_t column = lane_ * elements + p * P::kValues + i;  // in the tile
-      return Partial<stat_t>{order_key(value), order_key(-value), column, column};
-    });
-    if (active && lane_ == 0) f_.row_partials[(begin_ + row) * t_.tiles + tile_] = found;
+    Extrema<stat_t> found = reduce_values<V>(x, x, active, t_.lanes);
+    if (wants_places(f_, found)) {
+      const auto column = [this](int p, int i) { return lane_ * elements + p * P::kValues + i; };  // in the tile
+      found.max_at = first_place<V>(x, key_value<stat_t>(found.max), active, t_.lanes, column);
+      found.min_at = first_place<V>(x, -key_value<stat_t>(found.min), active, t_.lanes, column);
+    }
+    if (active && lane_ == 0) {
+      f_.row_partials[(begin_ + row) * t_.tiles + tile_] = Partial<scalar_t>::close(found);
+    }
   }
 
   // From the extrema of each thread's columns to those of the block's.
@@ -137,7 +139,7 @@ class Rows {
     const auto thread = static_cast<int>(threadIdx.x);
     const int64_t column = tile_ * t_.tile_columns + thread;
     const bool mine = thread < t_.tile_columns && column < t_.columns;
-    Partial<stat_t> found{no_key<stat_t>(), no_key<stat_t>(), 0, 0};
+    Extrema<stat_t> found{no_key<stat_t>(), no_key<stat_t>(), 0, 0};
     if (mine) {
       found = {max_keys_[thread], min_keys_[thread], max_rows_[thread], min_rows_[thread]};
       for (int w = 1; w < kWarps; ++w) {
@@ -145,25 +147,26 @@ class Rows {
         take_first_largest(found.max, found.max_at, max_keys_[slot], max_rows_[slot]);
         take_first_largest(found.min, found.min_at, min_keys_[slot], min_rows_[slot]);
       }
-      f_.column_partials[region_ * t_.columns + column] = found;
+      f_.column_partials[region_ * t_.columns + column] = Partial<scalar_t>::close(found);
     }
     __syncthreads();
     if (f_.plan.segment_extrema) reduce_segment(found, column);
   }
 
   // The extrema of the region's samples are those of its units, at the first place that one of these has.
-  JUMPSTART_DEVICE void reduce_segment(const Partial<stat_t>& found, int64_t column) {
+  JUMPSTART_DEVICE void reduce_segment(const Extrema<stat_t>& found, int64_t column) {
     const bool columns_first = f_.plan.points.columns_first;
     const int64_t row_step = columns_first ? 1 : t_.columns, column_step = columns_first ? t_.segment_rows : 1;
     Candidate<stat_t> max{found.max, found.max_at * row_step + column * column_step};
     Candidate<stat_t> min{found.min, found.min_at * row_step + column * column_step};
     reduce_block(max, min, reinterpret_cast<unsigned char*>(max_keys_));
     if (threadIdx.x == 0) {
-      const auto column_of = [&](int64_t place) {
-        return static_cast<int32_t>(columns_first ? place / t_.segment_rows : place % t_.columns);
+      const auto column_in_tile = [&](int64_t place) {
+        const int64_t at = columns_first ? place / t_.segment_rows : place % t_.columns;
+        return static_cast<int32_t>(at - tile_ * t_.tile_columns);
       };
-      f_.segment_partials[region_ * t_.tiles + tile_] = {max.key, min.key, column_of(max.place),
-                                                         column_of(min.place)};
+      f_.segment_partials[region_ * t_.tiles + tile_] = Partial<scalar_t>::close(
+          {max.key, min.key, column_in_tile(max.place), column_in_tile(min.place)});
     }
   }
 

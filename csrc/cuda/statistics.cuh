@@ -21,7 +21,7 @@ struct Forward {
   stat_t* extrema;     // [2, units + points]
   int64_t* indices;    // [2, units + points]
   // Workspace.
-  Partial<stat_t>*column_partials, *row_partials, *segment_partials;
+  Partial<scalar_t>*column_partials, *row_partials, *segment_partials;
   stat_t* block_sums;  // [merge_blocks, 5]
   int32_t* counter;    // set to zero for the merge
   ForwardPlan plan;
@@ -29,6 +29,15 @@ struct Forward {
   stat_t margin;
   bool all_indices;
 };
+
+// Whether a lane of the warp needs the places of what its group found: where there is slack, and so may be a
+// gradient. A unit or point that has slack has it here too.
+template <typename scalar_t, typename stat_t>
+JUMPSTART_DEVICE bool wants_places(const Forward<scalar_t>& f, const Extrema<stat_t>& found) {
+  const bool slack = hinge(f.margin - key_value<stat_t>(found.max)) != 0 ||
+                     hinge(f.margin - key_value<stat_t>(found.min)) != 0;
+  return __any_sync(kWholeWarp, f.all_indices || slack);
+}
 
 // An extremum on its way, with its place in the unit's or point's logical order.
 template <typename stat_t>
@@ -106,7 +115,6 @@ class Merge {
 
     Candidate<stat_t> max{no_key<stat_t>(), 0}, min{no_key<stat_t>(), 0};
     if (item < axis.items) {
-#pragma unroll 4
       for (int64_t i = first; i < axis.partials; i += threads) take(axis, item, i, max, min);
     }
     auto* found = reinterpret_cast<Candidate<stat_t>*>(shared_);  // [2, threads of an item, items]
@@ -155,12 +163,12 @@ class Merge {
   JUMPSTART_DEVICE void take(const Axis& axis, int64_t item, int64_t i, Candidate<stat_t>& max,
                              Candidate<stat_t>& min) const {
     const Tiling& t = f_.plan.tiling;
-    Partial<stat_t> found;
+    Extrema<stat_t> found;
     int64_t max_place, min_place;
     if (axis.source == Source::columns) {
       const int64_t group = axis.items > t.columns ? item / t.columns : 0;
       const int64_t region = group * axis.partials + i;
-      found = f_.column_partials[region * t.columns + (item - group * t.columns)];
+      found = f_.column_partials[region * t.columns + (item - group * t.columns)].open();
       const int64_t begin = first_row(region);
       max_place = begin + found.max_at;
       min_place = begin + found.min_at;
@@ -169,18 +177,21 @@ class Merge {
       const auto length = f_.plan.planes ? f_.plan.chunks.chunk_columns : t.tile_columns;
       const int64_t row_in_item = pieces == 1 ? i : i / pieces, piece = i - row_in_item * pieces;
       const int64_t row = item * axis.row_stride + row_in_item * axis.row_step;
-      found = f_.row_partials[row * pieces + piece];
+      found = f_.row_partials[row * pieces + piece].open();
       max_place = place(axis, row, row_in_item, piece * length + found.max_at);
       min_place = place(axis, row, row_in_item, piece * length + found.min_at);
     } else {
-      const int64_t region_in_item = i / t.tiles, region = item * t.regions + region_in_item;
-      found = f_.segment_partials[region * t.tiles + (i - region_in_item * t.tiles)];
+      const int64_t region_in_item = i / t.tiles, tile = i - region_in_item * t.tiles;
+      const int64_t region = item * t.regions + region_in_item;
+      found = f_.segment_partials[region * t.tiles + tile].open();
+      // The columns that hold the extrema know the rows.
+      const int64_t first_column = tile * t.tile_columns, begin = region_in_item * t.region_rows;
+      const int64_t max_column = first_column + found.max_at, min_column = first_column + found.min_at;
       const auto* of_columns = f_.column_partials + region * t.columns;
-      const int64_t begin = region_in_item * t.region_rows, segment = item * t.segment_rows;
-      const int64_t max_row = begin + of_columns[found.max_at].max_at;
-      const int64_t min_row = begin + of_columns[found.min_at].min_at;
-      max_place = place(axis, segment + max_row, max_row, found.max_at);
-      min_place = place(axis, segment + min_row, min_row, found.min_at);
+      const int64_t max_row = begin + of_columns[max_column].open().max_at;
+      const int64_t min_row = begin + of_columns[min_column].open().min_at;
+      max_place = place(axis, item * t.segment_rows + max_row, max_row, max_column);
+      min_place = place(axis, item * t.segment_rows + min_row, min_row, min_column);
     }
     max.take({found.max, max_place});
     min.take({found.min, min_place});
