@@ -198,7 +198,7 @@ class Gradient {
 };
 
 template <typename scalar_t, int elements, bool extrema>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 3)
     jumpstart_relu_backward_kernel(const __grid_constant__ Backward<scalar_t> b) {
   Gradient<scalar_t, elements, extrema> gradient(b);
   for (int64_t work = blockIdx.x; work < b.plan.tiling.work(); work += gridDim.x) gradient.run(work);

@@ -67,16 +67,18 @@ struct alignas(sizeof(scalar_t) == 8 ? 8 : 16) LargePartial {
   JUMPSTART_DEVICE Extrema<stat_t> open() const { return extrema; }
 };
 template <typename scalar_t>
-struct alignas(8) SmallPartial {
-  scalar_t max, negated_min;
-  uint16_t max_at, min_at;
+struct SmallPartial {
+  uint64_t bits;  // from the lowest: the maximum, the negated minimum, their places
 
   JUMPSTART_DEVICE static SmallPartial close(const Extrema<float>& extrema) {
-    return {from_stat<scalar_t>(key_value<float>(extrema.max)), from_stat<scalar_t>(key_value<float>(extrema.min)),
-            static_cast<uint16_t>(extrema.max_at), static_cast<uint16_t>(extrema.min_at)};
+    const uint32_t max = from_stat<scalar_t>(key_value<float>(extrema.max)).bits;
+    const uint32_t min = from_stat<scalar_t>(key_value<float>(extrema.min)).bits;
+    const uint32_t places = static_cast<uint32_t>(extrema.max_at) | static_cast<uint32_t>(extrema.min_at) << 16;
+    return {static_cast<uint64_t>(places) << 32 | min << 16 | max};
   }
   JUMPSTART_DEVICE Extrema<float> open() const {
-    return {order_key(to_stat(max)), order_key(to_stat(negated_min)), max_at, min_at};
+    const auto part = [this](int i) { return static_cast<uint16_t>(bits >> 16 * i); };
+    return {order_key(to_stat(scalar_t{part(0)})), order_key(to_stat(scalar_t{part(1)})), part(2), part(3)};
   }
 };
 template <typename scalar_t>

@@ -7,7 +7,7 @@ namespace cuda {
 namespace {
 
 constexpr int64_t kAlone = 16384;        // elements that one block does alone sooner than two launches
-constexpr int64_t kBlocks = 4;           // of a multiprocessor at once
+constexpr int64_t kBlocks = 3;           // of a multiprocessor, which has so many at once
 constexpr int64_t kSteps = 64;           // tiles of full depth that a block takes at most, one below the other
 constexpr int64_t kShortSegment = 256;   // rows. A sample with fewer shares a region, so that partial extrema
                                          // of units stay few; those of points are then of rows
@@ -85,7 +85,7 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
     plan.points.row_stride = layout.rows_per_sample();
     plan.points.row_step = 1;
     const int64_t groups_per_block = kThreads / c.lanes;
-    plan.blocks = std::min(divide_up(c.work(), groups_per_block), 2 * kBlocks * multiprocessors);
+    plan.blocks = std::min(divide_up(c.work(), groups_per_block), kBlocks * multiprocessors);
   } else {
     const int64_t rows_per_point = position_points ? 1 : layout.rows;
     const bool planes = layout.inner > 1;  // whose points are positions

@@ -81,7 +81,7 @@ class Planes {
 
   JUMPSTART_DEVICE void reduce(bool active, int64_t work, int32_t width) {
     Extrema<stat_t> found = reduce_values<V>(extrema_.max, extrema_.min, active, c_.lanes);
-    if (wants_places(f_, found)) {
+    if (__any_sync(kWholeWarp, active && has_slack(f_, found))) {
       const auto column = [&](const typename P::Place (&at)[V::kPacks], int p, int i) {
         return P::get_place(at[p], i) * width + lane_ * elements + p * P::kValues + i;
       };
@@ -102,7 +102,7 @@ class Planes {
 };
 
 template <typename scalar_t, int elements>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     jumpstart_relu_forward_planes_kernel(const __grid_constant__ Forward<scalar_t> f) {
   alignas(16) __shared__ unsigned char shared[2 * kThreads * 16];
   Planes<scalar_t, elements> planes(f);

@@ -29,14 +29,12 @@ class Rows {
         min_rows_(max_rows_ + kWarps * kWidth) {}
 
   JUMPSTART_DEVICE void run(int64_t work) {
-    tile_ = work % t_.tiles;
-    region_ = work / t_.tiles;
-    column_ = tile_ * t_.tile_columns + lane_ * elements;
-    inside_ = column_ < t_.columns;
-    const int64_t segment = region_ / t_.regions;
-    first_in_segment_ = (region_ - segment * t_.regions) * t_.region_rows;
-    begin_ = segment * t_.segment_rows + first_in_segment_;
-    const int64_t left = t_.segment_rows - first_in_segment_;
+    region_ = static_cast<int32_t>(work / t_.tiles);
+    tile_ = static_cast<int32_t>(work - region_ * t_.tiles);
+    inside_ = column() < t_.columns;
+    const int64_t segment = region_ / t_.regions, first = (region_ - segment * t_.regions) * t_.region_rows;
+    const int64_t left = t_.segment_rows - first;
+    begin_ = segment * t_.segment_rows + first;
     rows_ = static_cast<int32_t>(left < t_.region_rows ? left : t_.region_rows);
     columns_.clear();
     int32_t place = 0;
@@ -48,12 +46,15 @@ class Rows {
  private:
   static constexpr int kWidth = kWarpSize * elements;  // columns of the widest tile
 
+  JUMPSTART_DEVICE int64_t first_column() const { return static_cast<int64_t>(tile_) * t_.tile_columns; }
+  JUMPSTART_DEVICE int64_t column() const { return first_column() + lane_ * elements; }  // of this thread
+
   // Rows place .. place + kDepth of this thread's, each `height_` below the one before.
   template <bool full>
   JUMPSTART_DEVICE void step(int32_t place) {
     const int32_t row = place * height_ + row_lane_;  // in the region
     const bool active = inside_ && (full || row < rows_);
-    const int64_t offset = (begin_ + row) * t_.columns + column_;
+    const int64_t offset = (begin_ + row) * t_.columns + column();
     const int64_t stride = height_ * t_.columns;
     Value x[kDepth][V::kPacks] = {};
     if (active) {
@@ -73,7 +74,7 @@ class Rows {
 #pragma unroll
       for (int d = 0; d < kDepth; ++d) {
         const int32_t at = row + d * height_;
-        if (full || __any_sync(kWholeWarp, at < rows_)) reduce_row(x[d], at);
+        reduce_row(x[d], at, active && (full || at < rows_));
       }
     }
     if (f_.output) {
@@ -86,12 +87,13 @@ class Rows {
         V::store(f_.output + offset + d * stride, x[d]);
       }
       bits = join_bits<V>(bits, lane_, t_.lanes);
-      if (active && column_ % 8 == 0) {
+      const int64_t byte = column() / 8;
+      if (active && lane_ * elements % 8 == 0) {
 #pragma unroll
         for (int d = 0; d < kDepth; ++d) {
           const int32_t at = row + d * height_;
           if (full || at < rows_) {
-            f_.mask[(begin_ + at) * t_.mask_columns + column_ / 8] = static_cast<uint8_t>(bits >> 8 * d);
+            f_.mask[(begin_ + at) * t_.mask_columns + byte] = static_cast<uint8_t>(bits >> 8 * d);
           }
         }
       }
@@ -99,10 +101,9 @@ class Rows {
   }
 
   // The extrema of a row's columns in this tile.
-  JUMPSTART_DEVICE void reduce_row(const Value (&x)[V::kPacks], int32_t row) {
-    const bool active = inside_ && row < rows_;
+  JUMPSTART_DEVICE void reduce_row(const Value (&x)[V::kPacks], int32_t row, bool active) {
     Extrema<stat_t> found = reduce_values<V>(x, x, active, t_.lanes);
-    if (wants_places(f_, found)) {
+    if (__any_sync(kWholeWarp, active && has_slack(f_, found))) {
       const auto column = [this](int p, int i) { return lane_ * elements + p * P::kValues + i; };  // in the tile
       found.max_at = first_place<V>(x, key_value<stat_t>(found.max), active, t_.lanes, column);
       found.min_at = first_place<V>(x, -key_value<stat_t>(found.min), active, t_.lanes, column);
@@ -137,7 +138,7 @@ class Rows {
     }
     __syncthreads();
     const auto thread = static_cast<int>(threadIdx.x);
-    const int64_t column = tile_ * t_.tile_columns + thread;
+    const int64_t column = first_column() + thread;
     const bool mine = thread < t_.tile_columns && column < t_.columns;
     Extrema<stat_t> found{no_key<stat_t>(), no_key<stat_t>(), 0, 0};
     if (mine) {
@@ -163,7 +164,7 @@ class Rows {
     if (threadIdx.x == 0) {
       const auto column_in_tile = [&](int64_t place) {
         const int64_t at = columns_first ? place / t_.segment_rows : place % t_.columns;
-        return static_cast<int32_t>(at - tile_ * t_.tile_columns);
+        return static_cast<int32_t>(at - first_column());
       };
       f_.segment_partials[region_ * t_.tiles + tile_] = Partial<scalar_t>::close(
           {max.key, min.key, column_in_tile(max.place), column_in_tile(min.place)});
@@ -175,14 +176,23 @@ class Rows {
   const int lane_, row_lane_, height_;  // place in a row; row in a tile; rows of a tile of depth 1
   key_t *max_keys_, *min_keys_;         // [kWarps, kWidth]
   int32_t *max_rows_, *min_rows_;       // [kWarps, kWidth]
-  int64_t tile_, region_, column_, first_in_segment_, begin_;
+  int32_t tile_, region_;
+  int64_t begin_;  // first row of the region
   int32_t rows_;  // of the region
   bool inside_;
   Columns<V, kDepth> columns_;
 };
 
+// As many blocks at once as leave all that a thread keeps in registers. Before sm_90 pairs of bfloat16 are
+// compared one by one, which takes more.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kRowsBlocks = 2;
+#else
+constexpr int kRowsBlocks = 3;
+#endif
+
 template <typename scalar_t, int elements>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kRowsBlocks)
     jumpstart_relu_forward_rows_kernel(const __grid_constant__ Forward<scalar_t> f) {
   alignas(16) __shared__ unsigned char shared[kSharedBytes];
   Rows<scalar_t, elements> rows(f, shared);

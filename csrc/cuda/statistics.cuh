@@ -30,13 +30,12 @@ struct Forward {
   bool all_indices;
 };
 
-// Whether a lane of the warp needs the places of what its group found: where there is slack, and so may be a
-// gradient. A unit or point that has slack has it here too.
+// Whether the places of partial extrema matter: where there is slack, and so may be a gradient. A unit or point
+// that has slack has it in all of its parts.
 template <typename scalar_t, typename stat_t>
-JUMPSTART_DEVICE bool wants_places(const Forward<scalar_t>& f, const Extrema<stat_t>& found) {
-  const bool slack = hinge(f.margin - key_value<stat_t>(found.max)) != 0 ||
-                     hinge(f.margin - key_value<stat_t>(found.min)) != 0;
-  return __any_sync(kWholeWarp, f.all_indices || slack);
+JUMPSTART_DEVICE bool has_slack(const Forward<scalar_t>& f, const Extrema<stat_t>& found) {
+  return f.all_indices || hinge(f.margin - key_value<stat_t>(found.max)) != 0 ||
+         hinge(f.margin - key_value<stat_t>(found.min)) != 0;
 }
 
 // An extremum on its way, with its place in the unit's or point's logical order.
