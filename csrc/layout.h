@@ -1,5 +1,5 @@
-// What an activation is to the kernels: its scalar type, and how it lies in memory (kernels/layout.py). Free of
-// PyTorch.
+// What an activation is to the kernels: its scalar type, and how it lies in memory (kernels/layout.py). Free
+// of PyTorch.
 
 #pragma once
 

@@ -75,13 +75,14 @@ double weigh(const Tensor& slack_sums, at::ArrayRef<double> weights) {
 
 void check_penalty(at::TensorList slack_sums, at::ArrayRef<double> weights) {
   TORCH_CHECK_VALUE(!slack_sums.empty(), "slack_sums must hold a layer's, got none");
-  TORCH_CHECK_VALUE(weights.size() == kLayerSums, "weights must be ", kLayerSums, " numbers, got ", weights.size());
+  TORCH_CHECK_VALUE(weights.size() == kLayerSums, "weights must be ", kLayerSums, " numbers, got ",
+                    weights.size());
   const Tensor& first = slack_sums[0];
   for (const Tensor& sums : slack_sums) {
     TORCH_CHECK_VALUE(sums.numel() == kLayerSums && sums.scalar_type() == first.scalar_type() &&
                           sums.device() == first.device(),
-                      "slack_sums must be of shape [2, 5], one dtype and one device, got ", sums.sizes(), " of ",
-                      sums.scalar_type(), " on ", sums.device());
+                      "slack_sums must be of shape [2, 5], one dtype and one device, got ", sums.sizes(),
+                      " of ", sums.scalar_type(), " on ", sums.device());
   }
 }
 

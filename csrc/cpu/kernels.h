@@ -39,8 +39,8 @@ struct Backward {
 };
 
 struct Kernels {
-  int64_t row_block;  // rows that unit_*_at counts as one where inner == 1
-  int64_t padding;    // unit arrays are a multiple of this long
+  int64_t row_block;                                  // rows that unit_*_at counts as one where inner == 1
+  int64_t padding;                                    // unit arrays are a multiple of this long
   void (*forward[4])(const Forward&, void* partial);  // in the order of Scalar
   void (*backward[4])(const Backward&, int64_t begin, int64_t end);
 };

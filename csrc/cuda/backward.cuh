@@ -114,7 +114,8 @@ class ExtremaGradients {
   JUMPSTART_DEVICE stat_t extremum(int64_t k, int64_t direct, int side, const stat_t* sums) const {
     const stat_t grad = b_.grad_extrema ? b_.grad_extrema[direct] : stat_t{0};
     if (!sums) return grad;
-    const stat_t positive = hinge(b_.margin - b_.extrema[k]), negative = hinge(b_.margin + b_.extrema[count_ + k]);
+    const stat_t positive = hinge(b_.margin - b_.extrema[k]),
+                 negative = hinge(b_.margin + b_.extrema[count_ + k]);
     const stat_t own = side ? negative : positive, other = side ? positive : negative;
     if (own == 0) return grad;
     const stat_t by_slack = sums[side] + 2 * times(sums[2 + side], own) + times(sums[4], other);

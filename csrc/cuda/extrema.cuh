@@ -1,8 +1,8 @@
 // Extrema while they are found: in a thread, in a group of its warp, between warps.
 //
 // They are compared as integer keys that order like floats, the key of a minimum being that of the negated
-// value: so both are the largest key. -0.0 has the key of 0.0, and all NaN have the largest. Of equal keys the
-// one of the lowest place stays.
+// value: so both are the largest key. -0.0 has the key of 0.0, and all NaN have the largest. Of equal keys
+// the one of the lowest place stays.
 
 #pragma once
 
@@ -73,7 +73,8 @@ struct SmallPartial {
   JUMPSTART_DEVICE static SmallPartial close(const Extrema<float>& extrema) {
     const uint32_t max = from_stat<scalar_t>(key_value<float>(extrema.max)).bits;
     const uint32_t min = from_stat<scalar_t>(key_value<float>(extrema.min)).bits;
-    const uint32_t places = static_cast<uint32_t>(extrema.max_at) | static_cast<uint32_t>(extrema.min_at) << 16;
+    const uint32_t places = static_cast<uint32_t>(extrema.max_at) | static_cast<uint32_t>(extrema.min_at)
+                                                                        << 16;
     return {static_cast<uint64_t>(places) << 32 | min << 16 | max};
   }
   JUMPSTART_DEVICE Extrema<float> open() const {
@@ -187,8 +188,8 @@ JUMPSTART_DEVICE Extrema<typename V::stat_t> reduce_values(const typename V::Val
 
 // The lowest place in a group of a value that its lanes may hold, where `place(pack, i)` is that of theirs.
 template <typename V, typename Place>
-JUMPSTART_DEVICE int32_t first_place(const typename V::Value (&x)[V::kPacks], typename V::stat_t value, bool active,
-                                     int lanes, const Place& place) {
+JUMPSTART_DEVICE int32_t first_place(const typename V::Value (&x)[V::kPacks], typename V::stat_t value,
+                                     bool active, int lanes, const Place& place) {
   using P = typename V::P;
   int32_t first = 0x7fffffff;
   if (active) {

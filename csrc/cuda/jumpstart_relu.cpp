@@ -30,10 +30,10 @@ int multiprocessors_of(at::Device device) {
   return count;
 }
 
-// The operator on dense `x`, of layout `layout`. The output goes to `target`, which lies in memory like `x` and
-// may be `x`; undefined, there is none.
-Outputs forward_into(const at::Tensor& x, const at::Tensor& target, const Layout& layout, bool position_points,
-                     double margin, bool all_indices) {
+// The operator on dense `x`, of layout `layout`. The output goes to `target`, which lies in memory like `x`
+// and may be `x`; undefined, there is none.
+Outputs forward_into(const at::Tensor& x, const at::Tensor& target, const Layout& layout,
+                     bool position_points, double margin, bool all_indices) {
   const bool apply_relu = target.defined();
   at::Tensor mask =
       apply_relu ? at::empty({layout.matrix_rows(), layout.mask_columns()}, x.options().dtype(at::kByte))

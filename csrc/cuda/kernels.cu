@@ -59,8 +59,8 @@ Forward<scalar_t> make_forward(const ForwardCall& call) {
   f.layout = call.layout;
   f.margin = static_cast<stat_t>(call.margin);
   f.all_indices = call.all_indices;
-  f.plan = plan_forward(call.layout, call.position_points, vector_of<scalar_t>(call.layout, call.x, call.output),
-                        call.multiprocessors);
+  f.plan = plan_forward(call.layout, call.position_points,
+                        vector_of<scalar_t>(call.layout, call.x, call.output), call.multiprocessors);
   return f;
 }
 
@@ -94,7 +94,8 @@ void launch_penalty(const PenaltyCall& call, Stream stream) {
     p.layers = static_cast<int32_t>(left < kPenaltyLayers ? left : kPenaltyLayers);
     p.first = done == 0;
     p.last = left <= kPenaltyLayers;
-    for (int i = 0; i < p.layers; ++i) p.slack_sums[i] = static_cast<const stat_t*>(call.slack_sums[done + i]);
+    for (int i = 0; i < p.layers; ++i)
+      p.slack_sums[i] = static_cast<const stat_t*>(call.slack_sums[done + i]);
     launch(penalty_kernel<stat_t>, 1, kThreads, stream, p);
   }
 }
@@ -102,8 +103,8 @@ void launch_penalty(const PenaltyCall& call, Stream stream) {
 template <typename stat_t>
 void launch_penalty_backward(const void* grad, const void* value, const double* weights, void* by_sum,
                              Stream stream) {
-  PenaltyBackward<stat_t> p{static_cast<const stat_t*>(grad), static_cast<const stat_t*>(value),
-                            static_cast<stat_t*>(by_sum), {}};
+  PenaltyBackward<stat_t> p{
+      static_cast<const stat_t*>(grad), static_cast<const stat_t*>(value), static_cast<stat_t*>(by_sum), {}};
   for (int i = 0; i < kLayerSums; ++i) p.weights.of[i] = weights[i];
   launch(penalty_backward_kernel<stat_t>, 1, kWarpSize, stream, p);
 }
@@ -137,19 +138,19 @@ void backward(const BackwardCall& call, Stream stream) {
     using scalar_t = decltype(scalar);
     using stat_t = stat_of<scalar_t>;
     const int vector = vector_of<scalar_t>(call.layout, call.grad_output, call.grad_x);
-    const Backward<scalar_t> b{static_cast<const scalar_t*>(call.grad_output),
-                               call.mask,
-                               static_cast<scalar_t*>(call.grad_x),
-                               static_cast<const stat_t*>(call.grad_slack_sums),
-                               static_cast<const stat_t*>(call.grad_extrema),
-                               static_cast<const stat_t*>(call.extrema),
-                               call.indices,
-                               plan_backward(call.layout, vector, call.multiprocessors),
-                               call.layout,
-                               call.points,
-                               call.points * call.layout.units ==
-                                   call.layout.matrix_rows() * call.layout.matrix_columns(),
-                               static_cast<stat_t>(call.margin)};
+    const Backward<scalar_t> b{
+        static_cast<const scalar_t*>(call.grad_output),
+        call.mask,
+        static_cast<scalar_t*>(call.grad_x),
+        static_cast<const stat_t*>(call.grad_slack_sums),
+        static_cast<const stat_t*>(call.grad_extrema),
+        static_cast<const stat_t*>(call.extrema),
+        call.indices,
+        plan_backward(call.layout, vector, call.multiprocessors),
+        call.layout,
+        call.points,
+        call.points * call.layout.units == call.layout.matrix_rows() * call.layout.matrix_columns(),
+        static_cast<stat_t>(call.margin)};
     if (b.plan.wide) {
       launch_backward<scalar_t, 16 / sizeof(scalar_t)>(b, stream);
     } else {

@@ -16,8 +16,8 @@ using Stream = CUstream_st*;
 struct ForwardCall {
   Scalar scalar;
   const void* x;
-  void* output;   // null: statistics alone. May be x
-  uint8_t* mask;  // [matrix_rows, mask_columns]
+  void* output;                // null: statistics alone. May be x
+  uint8_t* mask;               // [matrix_rows, mask_columns]
   void *slack_sums, *extrema;  // float32, for float64 float64
   int64_t* indices;
   Layout layout;

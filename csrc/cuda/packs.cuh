@@ -1,4 +1,5 @@
-// Packs: what one instruction compares, a value or two 16-bit ones. Masks have all bits of a value set or none.
+// Packs: what one instruction compares, a value or two 16-bit ones. Masks have all bits of a value set or
+// none.
 
 #pragma once
 

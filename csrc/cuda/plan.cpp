@@ -6,11 +6,11 @@ namespace jumpstart {
 namespace cuda {
 namespace {
 
-constexpr int64_t kAlone = 16384;        // elements that one block does alone sooner than two launches
-constexpr int64_t kBlocks = 3;           // of a multiprocessor, which has so many at once
-constexpr int64_t kSteps = 64;           // tiles of full depth that a block takes at most, one below the other
-constexpr int64_t kShortSegment = 256;   // rows. A sample with fewer shares a region, so that partial extrema
-                                         // of units stay few; those of points are then of rows
+constexpr int64_t kAlone = 16384;       // elements that one block does alone sooner than two launches
+constexpr int64_t kBlocks = 3;          // of a multiprocessor, which has so many at once
+constexpr int64_t kSteps = 64;          // tiles of full depth that a block takes at most, one below the other
+constexpr int64_t kShortSegment = 256;  // rows. A sample with fewer shares a region, so that partial extrema
+                                        // of units stay few; those of points are then of rows
 constexpr int64_t kChunkColumns = 1 << 16;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -75,7 +75,8 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
     const int64_t piece = c.lanes * vector * kDepth;
     const int64_t wanted = divide_up(kBlocks * kWarps * multiprocessors, c.rows);
     const int64_t pieces = divide_up(c.columns, piece);
-    c.chunk_columns = std::min(piece * divide_up(pieces, wanted), std::max(piece, kChunkColumns / piece * piece));
+    c.chunk_columns =
+        std::min(piece * divide_up(pieces, wanted), std::max(piece, kChunkColumns / piece * piece));
     c.chunks = divide_up(c.columns, c.chunk_columns);
     plan.row_partials = c.work();
     plan.units = make_axis(Source::rows, layout.units, groups * c.chunks);

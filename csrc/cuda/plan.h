@@ -1,4 +1,5 @@
-// How an activation is cut into work for blocks, and how the partial extrema that these leave belong together.
+// How an activation is cut into work for blocks, and how the partial extrema that these leave belong
+// together.
 //
 // Chosen by rule from sizes alone, so that a launch can be captured in a graph. No plan changes a result,
 // but for the order in which slack is added up.
@@ -17,8 +18,8 @@ constexpr int kWarpSize = 32;
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kDepth = 4;  // vectors of a thread in flight, in as many rows or pieces of a row
 
-// A tile is a piece of the matrix, some rows of as many columns as `lanes` threads load at once. A block takes
-// a region, tiles one below the other in one segment: rows that share points, or all rows.
+// A tile is a piece of the matrix, some rows of as many columns as `lanes` threads load at once. A block
+// takes a region, tiles one below the other in one segment: rows that share points, or all rows.
 struct Tiling {
   int64_t rows, columns, mask_columns;  // of the matrix
   int64_t segments, segment_rows;
@@ -46,21 +47,21 @@ enum class Source : int32_t {
 };
 struct Axis {
   Source source;
-  int32_t items_per_block;        // a power of two
-  int64_t items, partials;        // of an item
-  int64_t row_stride, row_step;   // rows: those of an item are row_stride * item + row_step * i
-  int64_t first_blocks;           // of the merge, before those of this axis
-  bool columns_first;             // places of an item count columns before rows: points in channels_last
+  int32_t items_per_block;       // a power of two
+  int64_t items, partials;       // of an item
+  int64_t row_stride, row_step;  // rows: those of an item are row_stride * item + row_step * i
+  int64_t first_blocks;          // of the merge, before those of this axis
+  bool columns_first;            // places of an item count columns before rows: points in channels_last
 
   JUMPSTART_INLINE int64_t blocks() const { return (items + items_per_block - 1) / items_per_block; }
 };
 
 struct ForwardPlan {
-  bool planes;        // planes.cuh runs, else rows.cuh
-  bool row_extrema;   // rows.cuh: of each row (always so in planes.cuh)
+  bool planes;       // planes.cuh runs, else rows.cuh
+  bool row_extrema;  // rows.cuh: of each row (always so in planes.cuh)
   bool segment_extrema;
-  bool one_launch;    // one block does it all
-  bool wide;          // 16-byte accesses
+  bool one_launch;  // one block does it all
+  bool wide;        // 16-byte accesses
   int64_t blocks;
   Tiling tiling;
   Chunks chunks;

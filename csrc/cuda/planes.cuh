@@ -82,7 +82,7 @@ class Planes {
   JUMPSTART_DEVICE void reduce(bool active, int64_t work, int32_t width) {
     Extrema<stat_t> found = reduce_values<V>(extrema_.max, extrema_.min, active, c_.lanes);
     if (__any_sync(kWholeWarp, active && has_slack(f_, found))) {
-      const auto column = [&](const typename P::Place (&at)[V::kPacks], int p, int i) {
+      const auto column = [&](const typename P::Place(&at)[V::kPacks], int p, int i) {
         return P::get_place(at[p], i) * width + lane_ * elements + p * P::kValues + i;
       };
       found.max_at = first_place<V>(extrema_.max, key_value<stat_t>(found.max), active, c_.lanes,

@@ -104,7 +104,9 @@ class Rows {
   JUMPSTART_DEVICE void reduce_row(const Value (&x)[V::kPacks], int32_t row, bool active) {
     Extrema<stat_t> found = reduce_values<V>(x, x, active, t_.lanes);
     if (__any_sync(kWholeWarp, active && has_slack(f_, found))) {
-      const auto column = [this](int p, int i) { return lane_ * elements + p * P::kValues + i; };  // in the tile
+      const auto column = [this](int p, int i) {
+        return lane_ * elements + p * P::kValues + i;
+      };  // in the tile
       found.max_at = first_place<V>(x, key_value<stat_t>(found.max), active, t_.lanes, column);
       found.min_at = first_place<V>(x, -key_value<stat_t>(found.min), active, t_.lanes, column);
     }
@@ -115,7 +117,8 @@ class Rows {
 
   // From the extrema of each thread's columns to those of the block's.
   JUMPSTART_DEVICE void reduce_columns() {
-    const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
+    const int lane = static_cast<int>(threadIdx.x) % kWarpSize,
+              warp = static_cast<int>(threadIdx.x) / kWarpSize;
 #pragma unroll
     for (int e = 0; e < elements; ++e) {
       const int p = e / P::kValues, i = e % P::kValues;
@@ -157,7 +160,8 @@ class Rows {
   // The extrema of the region's samples are those of its units, at the first place that one of these has.
   JUMPSTART_DEVICE void reduce_segment(const Extrema<stat_t>& found, int64_t column) {
     const bool columns_first = f_.plan.points.columns_first;
-    const int64_t row_step = columns_first ? 1 : t_.columns, column_step = columns_first ? t_.segment_rows : 1;
+    const int64_t row_step = columns_first ? 1 : t_.columns,
+                  column_step = columns_first ? t_.segment_rows : 1;
     Candidate<stat_t> max{found.max, found.max_at * row_step + column * column_step};
     Candidate<stat_t> min{found.min, found.min_at * row_step + column * column_step};
     reduce_block(max, min, reinterpret_cast<unsigned char*>(max_keys_));
@@ -166,8 +170,8 @@ class Rows {
         const int64_t at = columns_first ? place / t_.segment_rows : place % t_.columns;
         return static_cast<int32_t>(at - first_column());
       };
-      f_.segment_partials[region_ * t_.tiles + tile_] = Partial<scalar_t>::close(
-          {max.key, min.key, column_in_tile(max.place), column_in_tile(min.place)});
+      f_.segment_partials[region_ * t_.tiles + tile_] =
+          Partial<scalar_t>::close({max.key, min.key, column_in_tile(max.place), column_in_tile(min.place)});
     }
   }
 
@@ -178,7 +182,7 @@ class Rows {
   int32_t *max_rows_, *min_rows_;       // [kWarps, kWidth]
   int32_t tile_, region_;
   int64_t begin_;  // first row of the region
-  int32_t rows_;  // of the region
+  int32_t rows_;   // of the region
   bool inside_;
   Columns<V, kDepth> columns_;
 };

@@ -30,8 +30,8 @@ struct Forward {
   bool all_indices;
 };
 
-// Whether the places of partial extrema matter: where there is slack, and so may be a gradient. A unit or point
-// that has slack has it in all of its parts.
+// Whether the places of partial extrema matter: where there is slack, and so may be a gradient. A unit or
+// point that has slack has it in all of its parts.
 template <typename scalar_t, typename stat_t>
 JUMPSTART_DEVICE bool has_slack(const Forward<scalar_t>& f, const Extrema<stat_t>& found) {
   return f.all_indices || hinge(f.margin - key_value<stat_t>(found.max)) != 0 ||
@@ -44,7 +44,9 @@ struct Candidate {
   key_of<stat_t> key;
   int64_t place;
 
-  JUMPSTART_DEVICE void take(const Candidate& other) { take_first_largest(key, place, other.key, other.place); }
+  JUMPSTART_DEVICE void take(const Candidate& other) {
+    take_first_largest(key, place, other.key, other.place);
+  }
 };
 
 // The first largest of a block's candidates, for its first thread.
@@ -146,7 +148,8 @@ class Merge {
     for (int points = 0; points < 2; ++points) {
       const Axis& axis = points ? f_.plan.points : f_.plan.units;
       stat_t sums[kSums] = {};
-      for (int64_t b = axis.first_blocks + threadIdx.x; b < axis.first_blocks + axis.blocks(); b += kThreads) {
+      for (int64_t b = axis.first_blocks + threadIdx.x; b < axis.first_blocks + axis.blocks();
+           b += kThreads) {
 #pragma unroll
         for (int i = 0; i < kSums; ++i) sums[i] += __ldcg(f_.block_sums + b * kSums + i);
       }

@@ -265,7 +265,9 @@ def fault(which: int) -> str:
 
 def workspace(size: list[int], unit_dim: int, channels_last: bool, dtype: torch.dtype) -> int:
     """Bytes of workspace of a forward on a GPU of 132 multiprocessors."""
-    call = _ForwardCall(scalar=SCALARS.index(dtype), layout=_Layout(*make_layout(size, unit_dim, channels_last)))
+    call = _ForwardCall(
+        scalar=SCALARS.index(dtype), layout=_Layout(*make_layout(size, unit_dim, channels_last))
+    )
     call.multiprocessors = 132
     return library().emulator_forward_workspace(ctypes.byref(call))
 

@@ -130,7 +130,7 @@ const char* guarded(const Call& call) {
   static std::vector<char> fault_stack(64 * 1024);
   const stack_t stack{fault_stack.data(), 0, fault_stack.size()};
   stack_t old_stack;
-  struct sigaction action {}, old_segv, old_bus;
+  struct sigaction action{}, old_segv, old_bus;
   action.sa_handler = on_fault;
   action.sa_flags = SA_ONSTACK;
   sigaltstack(&stack, &old_stack);

@@ -128,7 +128,9 @@ __nv_bfloat16 __float2bfloat16_rn(float value);
 namespace cuda_emulator {
 
 inline float to_float(__half value) { return __half2float(value); }
-inline float to_float(__nv_bfloat16 value) { return from_bits<float>(static_cast<uint64_t>(value.bits) << 16); }
+inline float to_float(__nv_bfloat16 value) {
+  return from_bits<float>(static_cast<uint64_t>(value.bits) << 16);
+}
 
 template <typename Pair, typename Choose>
 Pair choose(Pair a, Pair b, const Choose& first) {

@@ -1,4 +1,4 @@
-"""What nvcc makes of the CUDA kernels, for GPUs that need not be here: registers, memory accesses, barriers."""
+"""What nvcc makes of the CUDA kernels, for GPUs that need not be here: registers, accesses, barriers."""
 
 import functools
 import re
@@ -63,8 +63,8 @@ def compile_kernels(architecture: int) -> dict[tuple[str, str], MachineCode]:
     with tempfile.TemporaryDirectory() as folder:
         source, cubin = Path(folder) / "kernels.cu", Path(folder) / "kernels.cubin"
         source.write_text("\n".join([*lines, "}}"]))
-        command = [NVCC, "-std=c++17", "-O3", "-fmad=false", f"-arch=sm_{architecture}", "-cubin", f"-I{CSRC}"]
-        _run([*command, str(source), "-o", str(cubin)])
+        flags = ["-std=c++17", "-O3", "-fmad=false", f"-arch=sm_{architecture}", f"-I{CSRC}"]
+        _run([NVCC, *flags, "-cubin", str(source), "-o", str(cubin)])
         usage = _run([CUOBJDUMP, "--dump-resource-usage", str(cubin)])
         code = _run([CUOBJDUMP, "-sass", str(cubin)])
     found = {}
@@ -123,7 +123,7 @@ def machine_code(architecture):
 def test_all_stays_in_registers(architecture, machine_code, kernel, dtype):
     code = machine_code[kernel, dtype]
     assert not [text for text in code.loop if re.search(r"\b(LDL|STL)\b", text)]
-    # Before sm_90 a pair of bfloat16 is compared one by one, which takes registers: behind the loop a few spill.
+    # Before sm_90 pairs of bfloat16 are compared one by one, which takes registers: a few spill, elsewhere.
     spilled = 16 if architecture == 80 and dtype == "bfloat16" else 0
     assert code.stack <= spilled and code.local == 0
     blocks = KERNELS[kernel][2][architecture]
