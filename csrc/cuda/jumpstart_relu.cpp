@@ -1,6 +1,6 @@
 // Forward and backward on a GPU: memory from PyTorch's allocator, the tensors' device, its current stream.
 
-#include "jumpstart_relu.h"
+#include "cuda/forward.h"
 
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -30,10 +30,10 @@ int multiprocessors_of(at::Device device) {
   return count;
 }
 
-// The operator on dense `x`, of layout `layout`. The output goes to `target`, which lies in memory like `x`
-// and may be `x`; undefined, there is none.
-Outputs forward_into(const at::Tensor& x, const at::Tensor& target, const Layout& layout,
-                     bool position_points, double margin, bool all_indices) {
+}  // namespace
+
+Outputs forward_into_cuda(const at::Tensor& x, const at::Tensor& target, const Layout& layout,
+                          bool position_points, double margin, bool all_indices) {
   const bool apply_relu = target.defined();
   at::Tensor mask =
       apply_relu ? at::empty({layout.matrix_rows(), layout.mask_columns()}, x.options().dtype(at::kByte))
@@ -68,6 +68,8 @@ Outputs forward_into(const at::Tensor& x, const at::Tensor& target, const Layout
   return {target, mask, slack_sums, extrema, indices};
 }
 
+namespace {
+
 Outputs forward_cuda(const at::Tensor& x, int64_t unit_dim, bool position_points, double margin,
                      bool apply_relu, bool all_indices) {
   const c10::cuda::CUDAGuard guard(x.device());
@@ -79,7 +81,7 @@ Outputs forward_cuda(const at::Tensor& x, int64_t unit_dim, bool position_points
   at::Tensor output = apply_relu ? at::empty_like(x) : at::empty({0}, x.options());
   const bool direct = output.is_contiguous(format);
   const at::Tensor target = !apply_relu ? at::Tensor() : direct ? output : dense;
-  auto outputs = forward_into(dense, target, layout, position_points, margin, all_indices);
+  auto outputs = forward_into_cuda(dense, target, layout, position_points, margin, all_indices);
   if (apply_relu && !direct) output.copy_(target);
   std::get<0>(outputs) = output;
   return outputs;

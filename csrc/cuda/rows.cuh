@@ -104,9 +104,8 @@ class Rows {
   JUMPSTART_DEVICE void reduce_row(const Value (&x)[V::kPacks], int32_t row, bool active) {
     Extrema<stat_t> found = reduce_values<V>(x, x, active, t_.lanes);
     if (__any_sync(kWholeWarp, active && has_slack(f_, found))) {
-      const auto column = [this](int p, int i) {
-        return lane_ * elements + p * P::kValues + i;
-      };  // in the tile
+      // Columns in the tile.
+      const auto column = [this](int p, int i) { return lane_ * elements + p * P::kValues + i; };
       found.max_at = first_place<V>(x, key_value<stat_t>(found.max), active, t_.lanes, column);
       found.min_at = first_place<V>(x, -key_value<stat_t>(found.min), active, t_.lanes, column);
     }
