@@ -233,6 +233,14 @@ JUMPSTART_DEVICE uint32_t join_bits(uint32_t bits, int lane_in_row, int lanes) {
   return bits;
 }
 
+// Of a multiprocessor; as many as leave all that a thread keeps in registers. Before sm_90 pairs of bfloat16
+// are compared one by one, which takes more.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kBlocksAtOnce = 2;
+#else
+constexpr int kBlocksAtOnce = 3;
+#endif
+
 // Shared memory, which the stages of a kernel take one after the other.
 constexpr int kSharedBytes = 2 * kWarps * 256 * 8;
 

@@ -102,7 +102,7 @@ class Planes {
 };
 
 template <typename scalar_t, int elements>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     jumpstart_relu_forward_planes_kernel(const __grid_constant__ Forward<scalar_t> f) {
   alignas(16) __shared__ unsigned char shared[2 * kThreads * 16];
   Planes<scalar_t, elements> planes(f);

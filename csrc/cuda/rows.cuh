@@ -186,16 +186,8 @@ class Rows {
   Columns<V, kDepth> columns_;
 };
 
-// As many blocks at once as leave all that a thread keeps in registers. Before sm_90 pairs of bfloat16 are
-// compared one by one, which takes more.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr int kRowsBlocks = 2;
-#else
-constexpr int kRowsBlocks = 3;
-#endif
-
 template <typename scalar_t, int elements>
-__global__ void __launch_bounds__(kThreads, kRowsBlocks)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     jumpstart_relu_forward_rows_kernel(const __grid_constant__ Forward<scalar_t> f) {
   alignas(16) __shared__ unsigned char shared[kSharedBytes];
   Rows<scalar_t, elements> rows(f, shared);

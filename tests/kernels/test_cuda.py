@@ -96,6 +96,7 @@ def check_backward(x, unit_dim, margin, saved, wanted, **emulated):
 @pytest.mark.parametrize(
     ("dtype", "special"),
     [*((dtype, False) for dtype in DTYPES), (torch.float32, True), (torch.bfloat16, True)],
+    ids=str,
 )
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_reference(name, dtype, special):
