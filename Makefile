@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h)
 
 .PHONY: help setup demo test test-gpu lint format clean
 
@@ -37,12 +38,12 @@ lint: setup  ## Linters, types, format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES) $(EMULATOR)
 
 format: setup  ## Format Python and C++ in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(SOURCES)
+	$(BIN)/clang-format -i $(SOURCES) $(EMULATOR)
 
 clean:  ## Remove what was built
 	rm -rf $(VENV) build *.egg-info jumpstart_kernels/*.so .pytest_cache .hypothesis .mypy_cache .ruff_cache

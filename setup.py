@@ -6,6 +6,8 @@ Where no extension can be built, the package installs without it: its other back
 
 import os
 import platform
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +29,9 @@ if platform.machine() in ("x86_64", "AMD64"):
         "-mavx512vl",
         "-mavx512dq",
     ]
+# Without fused multiply-adds: gradients are the reference's to the bit.
+CUDA_FLAGS = ["-O3", "-lineinfo", "-fmad=false"]
+ARCHITECTURES = (80, 90, 100)  # and by PTX those that come after
 
 
 def extension_arguments() -> dict:
@@ -38,13 +43,15 @@ def extension_arguments() -> dict:
         return without_extension(f"torch cannot be imported ({error})")
 
     kernels = [CSRC / "cpu" / f"kernels_{name}.cpp" for name in INSTRUCTION_SETS]
-    sources = [path for path in sorted(CSRC.rglob("*.cpp")) if path not in kernels]
-    cuda_sources = sorted(CSRC.rglob("*.cu"))
-    cuda = bool(cuda_sources) and torch.version.cuda is not None and CUDA_HOME is not None
-    macros = []
+    cuda_sources = [*sorted((CSRC / "cuda").glob("*.cpp")), *sorted((CSRC / "cuda").glob("*.cu"))]
+    sources = [path for path in sorted(CSRC.rglob("*.cpp")) if path not in kernels + cuda_sources]
+    nvcc = Path(CUDA_HOME or "") / "bin" / "nvcc"
+    cuda = torch.version.cuda is not None and nvcc.exists()
+    macros, cuda_flags = [], []
     if cuda:
         sources += cuda_sources
         macros = [("JUMPSTART_CUDA_VERSION", f'"{torch.version.cuda}"')]
+        cuda_flags = CUDA_FLAGS + architecture_flags(nvcc)
 
     class Build(BuildExtension):
         def build_extensions(self) -> None:
@@ -78,11 +85,22 @@ def extension_arguments() -> dict:
         [str(source) for source in sources],
         include_dirs=[str(CSRC.resolve())],
         define_macros=macros,
-        depends=[str(header) for header in sorted(CSRC.rglob("*.h"))],
-        extra_compile_args={"cxx": FLAGS + openmp, "nvcc": ["-O3"]},
+        depends=[str(header) for header in [*sorted(CSRC.rglob("*.h")), *sorted(CSRC.rglob("*.cuh"))]],
+        extra_compile_args={"cxx": FLAGS + openmp, "nvcc": cuda_flags},
         extra_link_args=openmp,
     )
     return {"ext_modules": [extension], "cmdclass": {"build_ext": Build}}
+
+
+def architecture_flags(nvcc: Path) -> list[str]:
+    """What nvcc compiles for, unless TORCH_CUDA_ARCH_LIST says it."""
+    if os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return []
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+    known = {int(number) for number in re.findall(r"compute_(\d+)", listed)}
+    chosen = [number for number in ARCHITECTURES if number in known]
+    flags = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in chosen]
+    return [*flags, f"-gencode=arch=compute_{chosen[-1]},code=compute_{chosen[-1]}"]
 
 
 def without_extension(reason: str) -> dict:

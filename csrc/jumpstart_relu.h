@@ -7,7 +7,7 @@
 #include <optional>
 #include <tuple>
 
-#include "cpu/kernels.h"
+#include "layout.h"
 
 namespace jumpstart {
 

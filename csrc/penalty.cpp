@@ -13,8 +13,6 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kSums = 10;  // of a layer: [2, 5]
-
 const auto& penalty_backward_op() {
   static const auto op =
       c10::Dispatcher::singleton()
@@ -51,7 +49,7 @@ double weigh(const Tensor& slack_sums, at::ArrayRef<double> weights) {
   const Tensor dense = slack_sums.contiguous();
   const auto* sums = dense.const_data_ptr<stat_t>();
   double value = 0;
-  for (int64_t i = 0; i < kSums; ++i) {
+  for (int64_t i = 0; i < kLayerSums; ++i) {
     // A sum without weight stays out, even if it is not finite.
     if (weights[static_cast<size_t>(i)] != 0) value += weights[static_cast<size_t>(i)] * sums[i];
   }
@@ -74,14 +72,23 @@ Tensor run_penalty_backward(const Tensor& grad, const std::optional<Tensor>& val
   return penalty_backward_op().call(grad, value, weights);
 }
 
-Tensor penalty_cpu(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root) {
+void check_penalty(at::TensorList slack_sums, at::ArrayRef<double> weights) {
   TORCH_CHECK_VALUE(!slack_sums.empty(), "slack_sums must hold a layer's, got none");
-  TORCH_CHECK_VALUE(weights.size() == kSums, "weights must be ", kSums, " numbers, got ", weights.size());
+  TORCH_CHECK_VALUE(weights.size() == kLayerSums, "weights must be ", kLayerSums, " numbers, got ",
+                    weights.size());
+  const Tensor& first = slack_sums[0];
+  for (const Tensor& sums : slack_sums) {
+    TORCH_CHECK_VALUE(sums.numel() == kLayerSums && sums.scalar_type() == first.scalar_type() &&
+                          sums.device() == first.device(),
+                      "slack_sums must be of shape [2, 5], one dtype and one device, got ", sums.sizes(),
+                      " of ", sums.scalar_type(), " on ", sums.device());
+  }
+}
+
+Tensor penalty_cpu(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root) {
+  check_penalty(slack_sums, weights);
   double value = 0;
   for (const Tensor& sums : slack_sums) {
-    TORCH_CHECK_VALUE(sums.numel() == kSums && sums.scalar_type() == slack_sums[0].scalar_type(),
-                      "slack_sums must be of shape [2, 5] and one dtype, got ", sums.sizes(), " of ",
-                      sums.scalar_type());
     value += sums.scalar_type() == at::kDouble ? weigh<double>(sums, weights) : weigh<float>(sums, weights);
   }
   return at::scalar_tensor(square_root ? std::sqrt(value) : value, slack_sums[0].options());
@@ -94,7 +101,7 @@ Tensor penalty_backward_cpu(const Tensor& grad, const std::optional<Tensor>& val
     const auto root = value->item<double>();
     factor = root == 0 ? 0 : factor / (2 * root);
   }
-  Tensor by_sum = at::empty({2, kSums / 2}, grad.options());
+  Tensor by_sum = at::empty({2, kLayerSums / 2}, grad.options());
   const auto fill = [&](auto* to) {
     using stat_t = std::remove_pointer_t<decltype(to)>;
     for (const double weight : weights) *to++ = static_cast<stat_t>(factor * weight);

@@ -9,6 +9,11 @@
 
 namespace jumpstart {
 
+constexpr int64_t kLayerSums = 10;  // of a layer: [2, 5]
+
+// Raises for arguments that the operator does not take.
+void check_penalty(at::TensorList slack_sums, at::ArrayRef<double> weights);
+
 at::Tensor penalty_cpu(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root);
 
 // Gradient [2, 5] of every layer's slack sums; `value` is the penalty if it is a square root.

@@ -141,8 +141,9 @@ def run_layer(
     inplace: bool,
     with_extrema: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, int, int]:
-    """What a module needs: output, slack sums, extrema if asked for, which must not be differentiated, and how
-    many units and points the slack sums count.
+    """What a module needs: output, slack sums, extrema if asked for, and how many units and points there are.
+
+    The extrema must not be differentiated: only those with slack have a gradient.
 
     Eager code takes the shortest way to the compiled backend, where that can take ``x`` as it is.
     """

@@ -86,6 +86,7 @@ class JumpstartReLU(nn.ReLU):
             if len(self._records) == UNCLAIMED_WARNING:
                 _warn_of_unclaimed_records()
         for watch in watchers:
+            assert extrema is not None
             watch(LayerExtrema(*split_extrema(extrema.detach(), x, self.unit_dim, self.points)))
         return output
 

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/kernels.h"
 #include "cpu/statistics.h"
 
 namespace jumpstart {

@@ -8,29 +8,9 @@
 
 #include <cstdint>
 
-// Never a function of its own: one compiled for a newer processor must not end up in the code for an older
-// one.
-#define JUMPSTART_INLINE inline __attribute__((always_inline))
+#include "layout.h"
 
 namespace jumpstart {
-
-struct Layout {
-  int64_t samples, rows, units, inner;
-  bool channels_last;
-
-  JUMPSTART_INLINE int64_t matrix_rows() const { return samples * rows * (inner == 1 ? 1 : units); }
-  JUMPSTART_INLINE int64_t matrix_columns() const { return inner == 1 ? units : inner; }
-  JUMPSTART_INLINE int64_t mask_columns() const { return (matrix_columns() + 7) / 8; }
-  JUMPSTART_INLINE int64_t rows_per_sample() const { return rows * (inner == 1 ? 1 : units); }
-  // Position points of planes lie across the planes of a row of units.
-  JUMPSTART_INLINE bool points_across(bool position_points) const { return position_points && inner > 1; }
-  JUMPSTART_INLINE int64_t rows_per_point(bool position_points) const {
-    return position_points ? 1 : rows_per_sample();
-  }
-};
-
-// The scalar types, in the order of the tables below.
-enum class Scalar { float32, float64, float16, bfloat16 };
 
 struct Forward {
   const void* x;
@@ -70,7 +50,7 @@ struct Backward {
 };
 
 struct Kernels {
-  void (*forward[4])(const Forward&, void* partial);
+  void (*forward[4])(const Forward&, void* partial);  // in the order of Scalar
   void (*backward[4])(const Backward&, int64_t begin, int64_t end);
   // ReLU of matrix rows [begin, end) in place, and its mask.
   void (*relu[4])(const Forward&, int64_t begin, int64_t end);

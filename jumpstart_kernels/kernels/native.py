@@ -8,6 +8,7 @@ dispatcher's Python, which costs a thin network more than the kernels do.
 import shutil
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch  # noqa: F401  (the extension needs torch's libraries loaded)
 
@@ -24,13 +25,13 @@ def extension() -> ModuleType | None:
     return _extension
 
 
-def _declines(*arguments) -> None:
+def _declines(*arguments) -> Any:
     """What the shortcuts are where there is no extension."""
 
 
 jumpstart_relu = getattr(_extension, "jumpstart_relu", _declines)
-"""``(x, unit_dim, position_points, margin, inplace, with_extrema)`` to output, slack sums, extrema or None, units and
-points; None where the operator must be asked instead."""
+"""``(x, unit_dim, position_points, margin, inplace, with_extrema)`` to output, slack sums, extrema or None,
+units and points; None where the operator must be asked instead."""
 
 penalty = getattr(_extension, "penalty", _declines)
 """``(slack_sums, weights, square_root)`` to the penalty; None where the operator must be asked instead."""

@@ -1,7 +1,7 @@
 """The operator ``jumpstart_kernels::penalty``: all layers' slack sums to one number, with one backward.
 
-Its only overload is ``native``, with kernel and autograd node from C++, for the CPU: there a thin network
-would spend more on the small operations of the reference than on its layers.
+Its only overload is ``native``, with kernels and autograd node from C++: a thin network would spend more on
+the small operations of the reference than on its layers.
 """
 
 import torch

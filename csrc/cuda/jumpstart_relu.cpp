@@ -1,0 +1,144 @@
+// Forward and backward on a GPU: memory from PyTorch's allocator, the tensors' device, its current stream.
+
+#include "cuda/forward.h"
+
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include <limits>
+
+#include "cuda/kernels.h"
+
+namespace jumpstart {
+namespace {
+
+Scalar scalar_of(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat: return Scalar::float32;
+    case at::kDouble: return Scalar::float64;
+    case at::kHalf: return Scalar::float16;
+    case at::kBFloat16: return Scalar::bfloat16;
+    default: TORCH_CHECK_TYPE(false, "x must be float32, float64, float16 or bfloat16, got ", dtype);
+  }
+}
+
+int multiprocessors_of(at::Device device) {
+  int count = 0;
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device.index()));
+  return count;
+}
+
+}  // namespace
+
+Outputs forward_into_cuda(const at::Tensor& x, const at::Tensor& target, const Layout& layout,
+                          bool position_points, double margin, bool all_indices) {
+  const bool apply_relu = target.defined();
+  at::Tensor mask =
+      apply_relu ? at::empty({layout.matrix_rows(), layout.mask_columns()}, x.options().dtype(at::kByte))
+                 : at::empty({0, 0}, x.options().dtype(at::kByte));
+  const auto stat = x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+  const int64_t points = layout.samples * (position_points ? layout.rows * layout.inner : 1);
+  const int64_t count = layout.units + points;
+  at::Tensor slack_sums = at::empty({2, 5}, stat), extrema = at::empty({2, count}, stat);
+  at::Tensor indices = at::empty({2, count}, x.options().dtype(at::kLong));
+  if (x.numel() == 0) {
+    slack_sums.zero_();
+    extrema.select(0, 0).fill_(-std::numeric_limits<double>::infinity());
+    extrema.select(0, 1).fill_(std::numeric_limits<double>::infinity());
+    indices.fill_(-1);
+    return {target, mask, slack_sums, extrema, indices};
+  }
+  const cuda::ForwardCall call{scalar_of(x.scalar_type()),
+                               x.const_data_ptr(),
+                               apply_relu ? target.mutable_data_ptr() : nullptr,
+                               apply_relu ? mask.mutable_data_ptr<uint8_t>() : nullptr,
+                               slack_sums.mutable_data_ptr(),
+                               extrema.mutable_data_ptr(),
+                               indices.mutable_data_ptr<int64_t>(),
+                               layout,
+                               position_points,
+                               all_indices,
+                               margin,
+                               multiprocessors_of(x.device())};
+  const at::Tensor workspace = at::empty({cuda::forward_workspace(call)}, x.options().dtype(at::kByte));
+  cuda::forward(call, workspace.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return {target, mask, slack_sums, extrema, indices};
+}
+
+namespace {
+
+Outputs forward_cuda(const at::Tensor& x, int64_t unit_dim, bool position_points, double margin,
+                     bool apply_relu, bool all_indices) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  const bool channels_last = runs_channels_last(x, unit_dim);
+  const Layout layout = make_layout(x.sizes(), unit_dim, channels_last);
+  const auto format = memory_format(static_cast<size_t>(x.dim()), channels_last);
+  const at::Tensor dense = x.contiguous(format);
+  // Strides as F.relu has them. Where the kernels do not know their order, they run in place in their copy.
+  at::Tensor output = apply_relu ? at::empty_like(x) : at::empty({0}, x.options());
+  const bool direct = output.is_contiguous(format);
+  const at::Tensor target = !apply_relu ? at::Tensor() : direct ? output : dense;
+  auto outputs = forward_into_cuda(dense, target, layout, position_points, margin, all_indices);
+  if (apply_relu && !direct) output.copy_(target);
+  std::get<0>(outputs) = output;
+  return outputs;
+}
+
+InplaceOutputs forward_inplace_cuda(at::Tensor x, int64_t unit_dim, bool position_points, double margin) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  const Layout layout = make_layout(x.sizes(), unit_dim, runs_channels_last(x, unit_dim));
+  auto [output, mask, slack_sums, extrema, indices] =
+      forward_into_cuda(x, x, layout, position_points, margin, /*all_indices=*/false);
+  return {mask, slack_sums, extrema, indices};
+}
+
+at::Tensor backward_cuda(const std::optional<at::Tensor>& grad_output,
+                         const std::optional<at::Tensor>& grad_slack_sums,
+                         const std::optional<at::Tensor>& grad_extrema, const at::Tensor& mask,
+                         const at::Tensor& extrema, const at::Tensor& indices, at::IntArrayRef size,
+                         bool channels_last, at::ScalarType dtype, int64_t unit_dim, double margin) {
+  const c10::cuda::CUDAGuard guard(extrema.device());
+  const auto format = memory_format(size.size(), channels_last);
+  const Layout layout = make_layout(size, unit_dim, channels_last);
+  at::Tensor grad_x = at::empty(size, extrema.options().dtype(dtype).memory_format(format));
+  if (grad_x.numel() == 0) return grad_x;
+  if (grad_output.has_value()) {
+    TORCH_CHECK_VALUE(grad_output->sizes() == size && grad_output->scalar_type() == dtype,
+                      "grad_output must have the shape and dtype of the output, ", size, " ", dtype, ", got ",
+                      grad_output->sizes(), " ", grad_output->scalar_type());
+  }
+  const auto dense = [](const std::optional<at::Tensor>& grad, at::MemoryFormat order) {
+    return grad.has_value() ? grad->contiguous(order) : at::Tensor();
+  };
+  const auto data = [](const at::Tensor& grad) { return grad.defined() ? grad.const_data_ptr() : nullptr; };
+  const at::Tensor by_output = dense(grad_output, format);
+  const at::Tensor by_sums = dense(grad_slack_sums, at::MemoryFormat::Contiguous);
+  const at::Tensor by_extrema = dense(grad_extrema, at::MemoryFormat::Contiguous);
+  const cuda::BackwardCall call{scalar_of(dtype),
+                                data(by_output),
+                                mask.const_data_ptr<uint8_t>(),
+                                grad_x.mutable_data_ptr(),
+                                data(by_sums),
+                                data(by_extrema),
+                                extrema.const_data_ptr(),
+                                indices.const_data_ptr<int64_t>(),
+                                layout,
+                                extrema.size(1) - layout.units,
+                                margin,
+                                multiprocessors_of(extrema.device())};
+  cuda::backward(call, c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return grad_x;
+}
+
+}  // namespace
+}  // namespace jumpstart
+
+TORCH_LIBRARY_IMPL(jumpstart_kernels, CUDA, m) {
+  m.impl("jumpstart_relu.native", jumpstart::forward_cuda);
+  m.impl("jumpstart_relu_.native", jumpstart::forward_inplace_cuda);
+  m.impl("jumpstart_relu_backward.native", jumpstart::backward_cuda);
+}

@@ -1,0 +1,193 @@
+// Packs: what one instruction compares, a value or two 16-bit ones. Masks have all bits of a value set or
+// none.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "cuda/device.cuh"
+
+namespace jumpstart {
+namespace cuda {
+
+// The 16-bit floats as storage.
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <typename To, typename From>
+JUMPSTART_DEVICE To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "");
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+JUMPSTART_DEVICE float to_stat(float x) { return x; }
+JUMPSTART_DEVICE double to_stat(double x) { return x; }
+JUMPSTART_DEVICE float to_stat(BFloat16 x) { return bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+JUMPSTART_DEVICE float to_stat(Half x) { return __half2float(bit_cast<__half>(x.bits)); }
+
+template <typename scalar_t>
+using stat_of = std::conditional_t<std::is_same<scalar_t, double>::value, double, float>;
+
+template <typename scalar_t>
+JUMPSTART_DEVICE scalar_t from_stat(stat_of<scalar_t> x) {
+  return x;
+}
+template <>
+JUMPSTART_DEVICE BFloat16 from_stat<BFloat16>(float x) {
+  return {bit_cast<uint16_t>(__float2bfloat16_rn(x))};
+}
+template <>
+JUMPSTART_DEVICE Half from_stat<Half>(float x) {
+  return {bit_cast<uint16_t>(__float2half_rn(x))};
+}
+
+// One value; its mask is a bool. A place is a number.
+template <typename scalar_t>
+struct Pack {
+  using stat_t = stat_of<scalar_t>;
+  using Value = stat_t;
+  using Place = int32_t;
+  using Mask = bool;
+  static constexpr int kValues = 1;
+  static constexpr int kPlaces = 1 << 30;  // places are below
+
+  JUMPSTART_DEVICE static Value fill(stat_t x) { return x; }
+  JUMPSTART_DEVICE static stat_t get(Value pack, int) { return pack; }
+  JUMPSTART_DEVICE static int32_t get_place(Place place, int) { return place; }
+  JUMPSTART_DEVICE static Place fill_place(int32_t place) { return place; }
+
+  // NaN if one of the two is.
+  JUMPSTART_DEVICE static float max(float a, float b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    float result;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+    return result;
+#else
+    return a > b || a != a ? a : b;
+#endif
+  }
+  JUMPSTART_DEVICE static float min(float a, float b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    float result;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+    return result;
+#else
+    return a < b || a != a ? a : b;
+#endif
+  }
+  JUMPSTART_DEVICE static double max(double a, double b) { return a > b || a != a ? a : b; }
+  JUMPSTART_DEVICE static double min(double a, double b) { return a < b || a != a ? a : b; }
+
+  JUMPSTART_DEVICE static Mask equal(Value a, Value b) { return a == b; }
+  JUMPSTART_DEVICE static Mask greater(Value a, Value b) { return a > b; }
+  JUMPSTART_DEVICE static Mask positive(Value a) { return !(a <= 0); }
+  JUMPSTART_DEVICE static Mask nan(Value a) { return a != a; }
+  JUMPSTART_DEVICE static Mask both(Mask a, Mask b) { return a && b; }
+  JUMPSTART_DEVICE static Mask negate(Mask a) { return !a; }
+  JUMPSTART_DEVICE static bool any(Mask mask) { return mask; }
+  JUMPSTART_DEVICE static bool test(Mask mask, int) { return mask; }
+  JUMPSTART_DEVICE static Place select(Mask mask, Place a, Place b) { return mask ? a : b; }
+  JUMPSTART_DEVICE static Value keep(Mask mask, Value a) { return mask ? a : Value{0}; }
+  // The bits of values `pack`, kValues each, from the lowest.
+  JUMPSTART_DEVICE static Mask from_bits(uint32_t bits, int pack) { return bits >> pack & 1; }
+  // Of all packs of a vector, the bit of each value.
+  template <int packs>
+  JUMPSTART_DEVICE static uint32_t to_bits(const Mask (&masks)[packs]) {
+    uint32_t bits = 0;
+#pragma unroll
+    for (int p = 0; p < packs; ++p) bits |= static_cast<uint32_t>(masks[p]) << p;
+    return bits;
+  }
+};
+
+// Two 16-bit values in a register.
+template <typename scalar_t, typename Pair>
+struct PairPack {
+  using stat_t = float;
+  using Value = uint32_t;
+  using Place = uint32_t;
+  using Mask = uint32_t;
+  static constexpr int kValues = 2;
+  static constexpr int kPlaces = 1 << 16;
+
+  JUMPSTART_DEVICE static Pair open(Value pack) { return bit_cast<Pair>(pack); }
+  JUMPSTART_DEVICE static Value close(Pair pack) { return bit_cast<Value>(pack); }
+
+  JUMPSTART_DEVICE static Value fill(float x) { return from_stat<scalar_t>(x).bits * 0x10001u; }
+  JUMPSTART_DEVICE static float get(Value pack, int i) {
+    return to_stat(scalar_t{static_cast<uint16_t>(pack >> 16 * i)});
+  }
+  JUMPSTART_DEVICE static int32_t get_place(Place place, int i) {
+    return static_cast<int32_t>(place >> 16 * i & 0xffffu);
+  }
+  JUMPSTART_DEVICE static Place fill_place(int32_t place) { return static_cast<uint32_t>(place) * 0x10001u; }
+
+  JUMPSTART_DEVICE static Value max(Value a, Value b) { return close(__hmax2_nan(open(a), open(b))); }
+  JUMPSTART_DEVICE static Value min(Value a, Value b) { return close(__hmin2_nan(open(a), open(b))); }
+  JUMPSTART_DEVICE static Mask equal(Value a, Value b) { return __heq2_mask(open(a), open(b)); }
+  JUMPSTART_DEVICE static Mask greater(Value a, Value b) { return __hgt2_mask(open(a), open(b)); }
+  JUMPSTART_DEVICE static Mask positive(Value a) { return __hgtu2_mask(open(a), open(0)); }
+  JUMPSTART_DEVICE static Mask nan(Value a) { return __hneu2_mask(open(a), open(a)); }
+  JUMPSTART_DEVICE static Mask both(Mask a, Mask b) { return a & b; }
+  JUMPSTART_DEVICE static Mask negate(Mask a) { return ~a; }
+  JUMPSTART_DEVICE static bool any(Mask mask) { return mask != 0; }
+  JUMPSTART_DEVICE static bool test(Mask mask, int i) { return mask >> 16 * i & 1; }
+  JUMPSTART_DEVICE static Place select(Mask mask, Place a, Place b) { return (mask & a) | (~mask & b); }
+  JUMPSTART_DEVICE static Value keep(Mask mask, Value a) { return mask & a; }
+  JUMPSTART_DEVICE static Mask from_bits(uint32_t bits, int pack) {
+    const uint32_t pair = bits >> 2 * pack;
+    return (pair & 1) * 0xffffu + (pair >> 1 & 1) * 0xffff0000u;
+  }
+  template <int packs>
+  JUMPSTART_DEVICE static uint32_t to_bits(const Mask (&masks)[packs]) {
+    uint32_t bits = 0;  // those of the first values in the low half, of the second in the high half
+#pragma unroll
+    for (int p = 0; p < packs; ++p) bits |= masks[p] & (0x00020001u << 2 * p);
+    return (bits | bits >> 16) & 0xffffu;
+  }
+};
+template <>
+struct Pack<Half> : PairPack<Half, __half2> {};
+template <>
+struct Pack<BFloat16> : PairPack<BFloat16, __nv_bfloat162> {};
+
+// kElements neighbours of a matrix row, as a thread loads them: 16 bytes, or where rows are not aligned to
+// that, one element, a 16-bit one then as the float that it stands for.
+template <typename scalar_t, int elements>
+struct Vector {
+  using stat_t = stat_of<scalar_t>;
+  using P = Pack<std::conditional_t<elements == 1, stat_t, scalar_t>>;
+  using Value = typename P::Value;
+  static constexpr int kElements = elements;
+  static constexpr int kPacks = elements / P::kValues;
+
+  JUMPSTART_DEVICE static void load(const scalar_t* from, Value (&packs)[kPacks]) {
+    if constexpr (elements == 1) {
+      packs[0] = to_stat(*from);
+    } else {
+      static_assert(sizeof packs == 16, "");
+      const uint4 raw = *reinterpret_cast<const uint4*>(from);
+      memcpy(packs, &raw, sizeof raw);
+    }
+  }
+  JUMPSTART_DEVICE static void store(scalar_t* to, const Value (&packs)[kPacks]) {
+    if constexpr (elements == 1) {
+      *to = from_stat<scalar_t>(packs[0]);
+    } else {
+      uint4 raw;
+      memcpy(&raw, packs, sizeof raw);
+      *reinterpret_cast<uint4*>(to) = raw;
+    }
+  }
+};
+
+}  // namespace cuda
+}  // namespace jumpstart

@@ -1,0 +1,133 @@
+#include "cuda/plan.h"
+
+#include <algorithm>
+
+namespace jumpstart {
+namespace cuda {
+namespace {
+
+constexpr int64_t kAlone = 16384;       // elements that one block does alone sooner than two launches
+constexpr int64_t kBlocks = 3;          // of a multiprocessor, which has so many at once
+constexpr int64_t kSteps = 64;          // tiles of full depth that a block takes at most, one below the other
+constexpr int64_t kShortSegment = 256;  // rows. A sample with fewer shares a region, so that partial extrema
+                                        // of units stay few; those of points are then of rows
+constexpr int64_t kChunkColumns = 1 << 16;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t power_of_two(int64_t number) {  // the least that is not below
+  int64_t power = 1;
+  while (power < number) power *= 2;
+  return power;
+}
+
+int32_t lanes_of(int64_t columns, int vector) {
+  return static_cast<int32_t>(std::min<int64_t>(kWarpSize, power_of_two(divide_up(columns, vector))));
+}
+
+Tiling tile(const Layout& layout, int64_t segments, int vector, int multiprocessors) {
+  Tiling t{};
+  t.rows = layout.matrix_rows();
+  t.columns = layout.matrix_columns();
+  t.mask_columns = layout.mask_columns();
+  t.segments = segments;
+  t.segment_rows = t.rows / segments;
+  t.lanes = lanes_of(t.columns, vector);
+  t.tile_columns = t.lanes * vector;
+  t.tiles = divide_up(t.columns, t.tile_columns);
+  // Blocks enough to fill the device, each with as many tiles as there are then.
+  const int64_t tile_rows = kThreads / t.lanes * kDepth;
+  const int64_t tiles = divide_up(t.segment_rows, tile_rows);  // of a segment, one below the other
+  const int64_t steps = segments * tiles * t.tiles / (kBlocks * multiprocessors);
+  t.region_rows = tile_rows * std::min(std::max<int64_t>(steps, 1), std::min(kSteps, tiles));
+  t.regions = divide_up(t.segment_rows, t.region_rows);
+  return t;
+}
+
+Axis make_axis(Source source, int64_t items, int64_t partials) {
+  Axis axis{};
+  axis.source = source;
+  axis.items = items;
+  axis.partials = partials;
+  // Threads share an item where its partials are many. Of columns, some neighbours are read at once.
+  const int64_t most = source == Source::columns ? kThreads / 4 : kThreads;
+  const int64_t threads = partials <= 4 ? 1 : std::min(most, power_of_two(divide_up(partials, 2)));
+  axis.items_per_block = static_cast<int32_t>(kThreads / threads);
+  return axis;
+}
+
+}  // namespace
+
+ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector, int multiprocessors) {
+  ForwardPlan plan{};
+  const int64_t elements = layout.matrix_rows() * layout.matrix_columns();
+  const int64_t groups = layout.samples * layout.rows;  // rows of planes, one of each unit
+  plan.wide = vector > 1;
+  plan.one_launch = elements <= kAlone;
+  plan.planes = layout.inner > 1 && !position_points;
+  if (plan.planes) {
+    Chunks& c = plan.chunks;
+    c.rows = layout.matrix_rows();
+    c.columns = layout.matrix_columns();
+    c.mask_columns = layout.mask_columns();
+    c.lanes = lanes_of(c.columns, vector);
+    // Short of planes, several warps share one.
+    const int64_t piece = c.lanes * vector * kDepth;
+    const int64_t wanted = divide_up(kBlocks * kWarps * multiprocessors, c.rows);
+    const int64_t pieces = divide_up(c.columns, piece);
+    c.chunk_columns =
+        std::min(piece * divide_up(pieces, wanted), std::max(piece, kChunkColumns / piece * piece));
+    c.chunks = divide_up(c.columns, c.chunk_columns);
+    plan.row_partials = c.work();
+    plan.units = make_axis(Source::rows, layout.units, groups * c.chunks);
+    plan.units.row_stride = 1;
+    plan.units.row_step = layout.units;
+    plan.points = make_axis(Source::rows, layout.samples, layout.rows_per_sample() * c.chunks);
+    plan.points.row_stride = layout.rows_per_sample();
+    plan.points.row_step = 1;
+    const int64_t groups_per_block = kThreads / c.lanes;
+    plan.blocks = std::min(divide_up(c.work(), groups_per_block), kBlocks * multiprocessors);
+  } else {
+    const int64_t rows_per_point = position_points ? 1 : layout.rows;
+    const bool planes = layout.inner > 1;  // whose points are positions
+    plan.segment_extrema = !planes && rows_per_point >= kShortSegment;
+    plan.row_extrema = !plan.segment_extrema;
+    Tiling& t = plan.tiling;
+    t = tile(layout, planes ? groups : plan.segment_extrema ? layout.samples : 1, vector, multiprocessors);
+    const int64_t regions = t.segments * t.regions;
+    plan.column_partials = regions * t.columns;
+    if (plan.row_extrema) plan.row_partials = t.rows * t.tiles;
+    if (plan.segment_extrema) plan.segment_partials = regions * t.tiles;
+    if (planes) {
+      plan.units = make_axis(Source::rows, layout.units, groups * t.tiles);
+      plan.units.row_stride = 1;
+      plan.units.row_step = layout.units;
+      plan.points = make_axis(Source::columns, groups * layout.inner, t.regions);
+    } else {
+      plan.units = make_axis(Source::columns, layout.units, regions);
+      if (plan.segment_extrema) {
+        plan.points = make_axis(Source::segments, layout.samples, t.regions * t.tiles);
+      } else {
+        plan.points = make_axis(Source::rows, t.rows / rows_per_point, rows_per_point * t.tiles);
+        plan.points.row_stride = rows_per_point;
+        plan.points.row_step = 1;
+      }
+      plan.points.columns_first = layout.channels_last && rows_per_point > 1;
+    }
+    plan.blocks = t.work();
+  }
+  plan.points.first_blocks = plan.units.blocks();
+  if (plan.one_launch) plan.blocks = 1;
+  return plan;
+}
+
+BackwardPlan plan_backward(const Layout& layout, int vector, int multiprocessors) {
+  BackwardPlan plan{};
+  plan.wide = vector > 1;
+  plan.tiling = tile(layout, 1, vector, multiprocessors);
+  plan.blocks = plan.tiling.work();
+  return plan;
+}
+
+}  // namespace cuda
+}  // namespace jumpstart

@@ -1,0 +1,120 @@
+// The forward where positions lie behind their units in memory (contiguous NCHW and the like): a row of the
+// matrix is a plane of one unit and one sample, whose extrema are partial ones of both.
+
+#pragma once
+
+#include "cuda/statistics.cuh"
+
+namespace jumpstart {
+namespace cuda {
+
+template <typename scalar_t, int elements>
+class Planes {
+  using V = Vector<scalar_t, elements>;
+  using P = typename V::P;
+  using Value = typename V::Value;
+  using stat_t = typename V::stat_t;
+
+ public:
+  JUMPSTART_DEVICE explicit Planes(const Forward<scalar_t>& f)
+      : f_(f), c_(f.plan.chunks), lane_(static_cast<int>(threadIdx.x) % c_.lanes) {}
+
+  // A chunk of a plane, by the lanes of a group. All groups of a warp come along, those without work too.
+  JUMPSTART_DEVICE void run(int64_t work) {
+    const bool active = work < c_.work();
+    plane_ = c_.chunks == 1 ? work : work / c_.chunks;
+    begin_ = (work - plane_ * c_.chunks) * c_.chunk_columns;
+    const int64_t left = active ? c_.columns - begin_ : 0;
+    columns_ = static_cast<int32_t>(left < c_.chunk_columns ? left : c_.chunk_columns);
+    extrema_.clear();
+    const int32_t width = c_.lanes * elements;
+    const auto end = static_cast<int32_t>(c_.chunk_columns);  // the same for all groups, as the shuffles ask
+    for (int32_t place = 0; place * width < end; place += kDepth) {
+      if (__all_sync(kWholeWarp, (place + kDepth) * width <= columns_)) {
+        step<true>(place, width);
+      } else {
+        step<false>(place, width);
+      }
+    }
+    reduce(active && lane_ * elements < columns_, work, width);
+  }
+
+ private:
+  // Pieces place .. place + kDepth of this thread's, each `width` columns behind the one before.
+  template <bool full>
+  JUMPSTART_DEVICE void step(int32_t place, int32_t width) {
+    const int32_t column = place * width + lane_ * elements;  // in the chunk
+    const bool active = full || column < columns_;
+    const int64_t offset = plane_ * c_.columns + begin_ + column;
+    Value x[kDepth][V::kPacks] = {};
+    if (active) {
+      V::load(f_.x + offset, x[0]);
+#pragma unroll
+      for (int d = 1; d < kDepth; ++d) {
+        if (full || column + d * width < columns_) {
+          V::load(f_.x + offset + d * width, x[d]);
+        } else {  // the first again: it changes no extremum and no first place
+#pragma unroll
+          for (int p = 0; p < V::kPacks; ++p) x[d][p] = x[0][p];
+        }
+      }
+      extrema_.add(x, place);
+    }
+    if (!f_.output) return;
+    uint32_t bits = 0;
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d) {
+      const uint32_t own = rectify<V>(x[d]);
+      if (!active || !(full || column + d * width < columns_)) continue;
+      bits |= own << 8 * d;
+      V::store(f_.output + offset + d * width, x[d]);
+    }
+    bits = join_bits<V>(bits, lane_, c_.lanes);
+    if (active && column % 8 == 0) {
+      uint8_t* mask = f_.mask + plane_ * c_.mask_columns + (begin_ + column) / 8;
+#pragma unroll
+      for (int d = 0; d < kDepth; ++d) {
+        if (full || column + d * width < columns_) mask[d * width / 8] = static_cast<uint8_t>(bits >> 8 * d);
+      }
+    }
+  }
+
+  JUMPSTART_DEVICE void reduce(bool active, int64_t work, int32_t width) {
+    Extrema<stat_t> found = reduce_values<V>(extrema_.max, extrema_.min, active, c_.lanes);
+    if (__any_sync(kWholeWarp, active && has_slack(f_, found))) {
+      const auto column = [&](const typename P::Place(&at)[V::kPacks], int p, int i) {
+        return P::get_place(at[p], i) * width + lane_ * elements + p * P::kValues + i;
+      };
+      found.max_at = first_place<V>(extrema_.max, key_value<stat_t>(found.max), active, c_.lanes,
+                                    [&](int p, int i) { return column(extrema_.max_at, p, i); });
+      found.min_at = first_place<V>(extrema_.min, -key_value<stat_t>(found.min), active, c_.lanes,
+                                    [&](int p, int i) { return column(extrema_.min_at, p, i); });
+    }
+    if (active && lane_ == 0) f_.row_partials[work] = Partial<scalar_t>::close(found);
+  }
+
+  const Forward<scalar_t>& f_;
+  const Chunks& c_;
+  const int lane_;
+  int64_t plane_, begin_;  // first column of the chunk
+  int32_t columns_;        // of the chunk
+  Columns<V, kDepth> extrema_;
+};
+
+template <typename scalar_t, int elements>
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+    jumpstart_relu_forward_planes_kernel(const __grid_constant__ Forward<scalar_t> f) {
+  alignas(16) __shared__ unsigned char shared[2 * kThreads * 16];
+  Planes<scalar_t, elements> planes(f);
+  const int groups = kThreads / f.plan.chunks.lanes, groups_per_warp = kWarpSize / f.plan.chunks.lanes;
+  const auto thread = static_cast<int>(threadIdx.x);
+  const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + thread / kWarpSize;
+  const int64_t first = warp * groups_per_warp, group = thread % kWarpSize / f.plan.chunks.lanes;
+  for (int64_t work = first; work < f.plan.chunks.work(); work += static_cast<int64_t>(gridDim.x) * groups) {
+    planes.run(work + group);
+  }
+  end_of_forward(f, shared);
+}
+
+}  // namespace cuda
+}  // namespace jumpstart

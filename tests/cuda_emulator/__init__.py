@@ -1,0 +1,289 @@
+"""The kernels of ``csrc/cuda`` on the CPU: the same source, compiled with an emulator of CUDA's language.
+
+Every tensor of a call lies in memory of its own that ends where no access is allowed, and what lies around it
+must stay as it was. Threads and blocks run in an order drawn from ``seed``.
+"""
+
+import ctypes
+import functools
+import math
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from jumpstart_kernels.kernels.layout import (
+    channels_last_format,
+    is_channels_last,
+    make_layout,
+    mask_shape,
+    point_count,
+    statistics_dtype,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("csrc/cuda/kernels.cu", "csrc/cuda/plan.cpp", "tests/cuda_emulator/cuda_emulator.cpp")
+SCALARS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+POISON = 0x7F  # as a float NaN or huge, as a key above most
+
+
+class _Layout(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("samples", "rows", "units", "inner")]
+    _fields_ += [("channels_last", ctypes.c_bool)]
+
+
+class _ForwardCall(ctypes.Structure):
+    _fields_ = [
+        ("scalar", ctypes.c_int),
+        *[(name, ctypes.c_void_p) for name in ("x", "output", "mask", "slack_sums", "extrema", "indices")],
+        ("layout", _Layout),
+        ("position_points", ctypes.c_bool),
+        ("all_indices", ctypes.c_bool),
+        ("margin", ctypes.c_double),
+        ("multiprocessors", ctypes.c_int),
+    ]
+
+
+class _BackwardCall(ctypes.Structure):
+    _fields_ = [
+        ("scalar", ctypes.c_int),
+        *[
+            (name, ctypes.c_void_p)
+            for name in (
+                "grad_output", "mask", "grad_x", "grad_slack_sums", "grad_extrema", "extrema", "indices"
+            )
+        ],
+        ("layout", _Layout),
+        ("points", ctypes.c_int64),
+        ("margin", ctypes.c_double),
+        ("multiprocessors", ctypes.c_int),
+    ]  # fmt: skip
+
+
+class _PenaltyCall(ctypes.Structure):
+    _fields_ = [
+        ("float64", ctypes.c_bool),
+        ("slack_sums", ctypes.POINTER(ctypes.c_void_p)),
+        ("layers", ctypes.c_int64),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("square_root", ctypes.c_bool),
+        ("value", ctypes.c_void_p),
+        ("total", ctypes.c_void_p),
+    ]
+
+
+def unavailable() -> str | None:
+    """Why the emulator cannot be built here, or None where it can."""
+    return None if shutil.which("g++") else "the emulator of CUDA takes g++, which is not here"
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The kernels, compiled for the CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "emulator.so"
+        command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
+        command += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+        command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'cuda_emulator'}", "-x", "c++"]
+        command += [*(str(ROOT / source) for source in SOURCES), "-o", str(path)]
+        compiled = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        assert compiled.returncode == 0, compiled.stderr
+        loaded = ctypes.CDLL(str(path))
+    for name in ("forward", "backward", "penalty", "penalty_backward"):
+        getattr(loaded, f"emulator_{name}").restype = ctypes.c_char_p
+    loaded.emulator_forward_workspace.restype = ctypes.c_int64
+    loaded.emulator_allocate.restype = ctypes.c_void_p
+    loaded.emulator_allocate.argtypes = [ctypes.c_size_t]
+    loaded.emulator_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    loaded.emulator_page.restype = ctypes.c_size_t
+    return loaded
+
+
+class Memory:
+    """Memory of one call; freed with it."""
+
+    def __init__(self) -> None:
+        self._regions: list[tuple[int, int, Tensor, int, int]] = []
+
+    def __enter__(self) -> "Memory":
+        return self
+
+    def __exit__(self, *error) -> None:
+        for address, pages, *_ in self._regions:
+            library().emulator_free(address, pages)
+
+    def allocate(self, count: int, dtype: torch.dtype, aligned: bool = True) -> Tensor:
+        """``[count]``, poisoned, aligned to 16 bytes or off by one element, at the end of what is allowed."""
+        size = count * dtype.itemsize
+        page = library().emulator_page()
+        pages = max(1, -(-(size + 16) // page))
+        address = library().emulator_allocate(pages)
+        region = torch.frombuffer((ctypes.c_uint8 * (pages * page)).from_address(address), dtype=torch.uint8)
+        region.fill_(POISON)
+        start = pages * page - -(-size // 16) * 16
+        if not aligned:
+            start -= 16 - dtype.itemsize
+        self._regions.append((address, pages, region, start, size))
+        return region[start : start + size].view(dtype)
+
+    def place(self, tensor: Tensor, aligned: bool = True) -> Tensor:
+        """A tensor's values, in the order in which they lie in memory, ``[count]``."""
+        flat = tensor.as_strided((tensor.numel(),), (1,))
+        return self.allocate(tensor.numel(), tensor.dtype, aligned).copy_(flat)
+
+    def check(self) -> None:
+        """Nothing has been written around what was allocated."""
+        for _, _, region, start, size in self._regions:
+            assert (region[:start] == POISON).all() and (region[start + size :] == POISON).all()
+
+
+def forward(
+    x: Tensor,  # contiguous or channels_last
+    unit_dim: int,
+    position_points: bool,
+    margin: float,
+    apply_relu: bool,
+    all_indices: bool,
+    *,
+    inplace: bool = False,
+    aligned: bool = True,
+    multiprocessors: int = 2,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As the reference's ``jumpstart_relu_forward``."""
+    layout = make_layout(x.shape, unit_dim, is_channels_last(x, unit_dim))
+    count = layout.units + point_count(x.shape, unit_dim, position_points)
+    dtype = statistics_dtype(x.dtype)
+    with Memory() as memory:
+        source = memory.place(x, aligned)
+        output = mask = None
+        if apply_relu:
+            output = source if inplace else memory.allocate(x.numel(), x.dtype, aligned)
+            mask = memory.allocate(math.prod(mask_shape(layout)), torch.uint8)
+        slack_sums, extrema = memory.allocate(10, dtype), memory.allocate(2 * count, dtype)
+        indices = memory.allocate(2 * count, torch.int64)
+        call = _ForwardCall(
+            SCALARS.index(x.dtype), *map(_address, (source, output, mask, slack_sums, extrema, indices)),
+            _Layout(*layout), position_points, all_indices, margin, multiprocessors,
+        )  # fmt: skip
+        size = library().emulator_forward_workspace(ctypes.byref(call))
+        workspace = memory.allocate(size, torch.uint8)
+        library().emulator_seed(seed)
+        _raise(library().emulator_forward(ctypes.byref(call), ctypes.c_void_p(_address(workspace))))
+        memory.check()
+        if not (apply_relu and inplace):
+            assert torch.equal(source.view(torch.uint8), _bytes(x))
+        return (
+            _like(output, x) if apply_relu else x.new_empty(0),
+            mask.clone().view(mask_shape(layout)) if apply_relu else x.new_empty((0, 0), dtype=torch.uint8),
+            slack_sums.clone().view(2, 5),
+            extrema.clone().view(2, count),
+            indices.clone().view(2, count),
+        )
+
+
+def backward(
+    grad_output: Tensor | None,
+    grad_slack_sums: Tensor | None,
+    grad_extrema: Tensor | None,
+    mask: Tensor,
+    extrema: Tensor,
+    indices: Tensor,
+    size: list[int],
+    channels_last: bool,
+    dtype: torch.dtype,
+    unit_dim: int,
+    margin: float,
+    *,
+    aligned: bool = True,
+    multiprocessors: int = 2,
+    seed: int = 0,
+) -> Tensor:
+    """As the reference's ``jumpstart_relu_backward``, for a ``grad_output`` that is dense like the result."""
+    layout = make_layout(size, unit_dim, channels_last)
+    with Memory() as memory:
+        grads = [
+            None if grad is None else memory.place(grad, aligned)
+            for grad in (grad_output, grad_slack_sums, grad_extrema)
+        ]
+        saved = [memory.place(tensor) for tensor in (mask, extrema, indices)]
+        grad_x = memory.allocate(math.prod(size), dtype, aligned)
+        call = _BackwardCall(
+            SCALARS.index(dtype), *map(_address, (grads[0], saved[0], grad_x, *grads[1:], *saved[1:])),
+            _Layout(*layout), extrema.shape[1] - layout.units, margin, multiprocessors,
+        )  # fmt: skip
+        library().emulator_seed(seed)
+        _raise(library().emulator_backward(ctypes.byref(call)))
+        memory.check()
+        memory_format = channels_last_format(len(size)) if channels_last else torch.contiguous_format
+        return _like(grad_x, torch.empty(size, dtype=dtype, memory_format=memory_format))
+
+
+def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -> Tensor:
+    """As the reference's ``penalty``."""
+    dtype = slack_sums[0].dtype
+    with Memory() as memory:
+        layers = [memory.place(sums) for sums in slack_sums]
+        value, total = memory.allocate(1, dtype), memory.allocate(1, torch.float64)
+        addresses = (ctypes.c_void_p * len(layers))(*map(_address, layers))
+        call = _PenaltyCall(
+            dtype == torch.float64, addresses, len(layers), (ctypes.c_double * 10)(*weights), square_root,
+            _address(value), _address(total),
+        )  # fmt: skip
+        _raise(library().emulator_penalty(ctypes.byref(call)))
+        memory.check()
+        return value.clone()[0]
+
+
+def penalty_backward(grad: Tensor, value: Tensor | None, weights: list[float]) -> Tensor:
+    """As the reference's ``penalty_backward``."""
+    with Memory() as memory:
+        placed = [None if tensor is None else memory.place(tensor) for tensor in (grad, value)]
+        by_sum = memory.allocate(10, grad.dtype)
+        _raise(
+            library().emulator_penalty_backward(
+                ctypes.c_bool(grad.dtype == torch.float64), *(ctypes.c_void_p(_address(t)) for t in placed),
+                (ctypes.c_double * 10)(*weights), ctypes.c_void_p(_address(by_sum)),
+            )
+        )  # fmt: skip
+        memory.check()
+        return by_sum.clone().view(2, 5)
+
+
+def fault(which: int) -> str:
+    """What the emulator says of a kernel that has one of the faults it is there to find."""
+    page = library().emulator_page()
+    with Memory() as memory:
+        end = memory.allocate(page, torch.uint8)
+        library().emulator_fault.restype = ctypes.c_char_p
+        address = ctypes.c_void_p(_address(end))
+        return (library().emulator_fault(which, address, ctypes.c_size_t(page)) or b"").decode()
+
+
+def workspace(size: list[int], unit_dim: int, channels_last: bool, dtype: torch.dtype) -> int:
+    """Bytes of workspace of a forward on a GPU of 132 multiprocessors."""
+    call = _ForwardCall(
+        scalar=SCALARS.index(dtype), layout=_Layout(*make_layout(size, unit_dim, channels_last))
+    )
+    call.multiprocessors = 132
+    return library().emulator_forward_workspace(ctypes.byref(call))
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return x.as_strided((x.numel(),), (1,)).view(torch.uint8)
+
+
+def _like(flat: Tensor, x: Tensor) -> Tensor:
+    return torch.empty_like(x).copy_(flat.as_strided(x.shape, x.stride()))
+
+
+def _raise(error: bytes | None) -> None:
+    if error is not None:
+        raise RuntimeError(error.decode())

@@ -1,0 +1,281 @@
+#include "cuda_emulator.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cuda/kernels.h"
+
+cuda_emulator::Index threadIdx, blockIdx, gridDim;
+
+namespace cuda_emulator {
+namespace {
+
+constexpr size_t kStack = 256 * 1024;
+constexpr int kLanes = 32;
+
+enum class State { ready, at_block, at_warp, done };
+
+struct Fiber {
+  State state = State::ready;
+  int line = 0;
+  bool started = false;
+  jmp_buf here;
+  ucontext_t first;
+};
+struct Warp {
+  uint64_t brought[kLanes], met[kLanes];
+};
+
+std::mt19937 order;
+const std::function<void()>* kernel;
+std::vector<Fiber> fibers;
+std::vector<Warp> warps;
+std::vector<char> stacks;
+jmp_buf scheduler;
+int current;
+std::string failure;
+
+__attribute__((noinline)) void leave(State state, int line) {
+  Fiber& own = fibers[static_cast<size_t>(current)];
+  own.state = state;
+  own.line = line;
+  if (_setjmp(own.here) == 0) _longjmp(scheduler, 1);
+}
+
+void start() {
+  (*kernel)();
+  leave(State::done, 0);
+}
+
+// Never inlined: a jump comes back here.
+__attribute__((noinline)) void resume(int thread) {
+  current = thread;
+  threadIdx.x = static_cast<unsigned>(thread);
+  if (_setjmp(scheduler) != 0) return;
+  Fiber& fiber = fibers[static_cast<size_t>(thread)];
+  if (fiber.started) _longjmp(fiber.here, 1);
+  fiber.started = true;
+  setcontext(&fiber.first);
+}
+
+__attribute__((noinline)) void prepare(size_t thread) {
+  ucontext_t& context = fibers[thread].first;
+  getcontext(&context);
+  context.uc_stack.ss_sp = stacks.data() + thread * kStack;
+  context.uc_stack.ss_size = kStack;
+  context.uc_link = nullptr;
+  makecontext(&context, start, 0);
+}
+
+// Where fibers [begin, end) all wait in one line, lets them go on.
+bool release(size_t begin, size_t end, State state) {
+  for (size_t i = begin; i < end; ++i) {
+    if (fibers[i].state != state || fibers[i].line != fibers[begin].line) return false;
+  }
+  for (size_t i = begin; i < end; ++i) fibers[i].state = State::ready;
+  return true;
+}
+
+void run_block(size_t threads) {
+  fibers.assign(threads, Fiber{});
+  warps.assign((threads + kLanes - 1) / kLanes, Warp{});
+  stacks.resize(threads * kStack);
+  std::vector<int> turns(threads);
+  for (size_t i = 0; i < threads; ++i) {
+    turns[i] = static_cast<int>(i);
+    prepare(i);
+  }
+  std::shuffle(turns.begin(), turns.end(), order);
+  for (bool moved = true; moved;) {
+    moved = false;
+    for (const int thread : turns) {
+      if (fibers[static_cast<size_t>(thread)].state != State::ready) continue;
+      resume(thread);
+      moved = true;
+    }
+    for (size_t w = 0; w < warps.size(); ++w) {
+      if (release(w * kLanes, std::min((w + 1) * kLanes, threads), State::at_warp)) {
+        std::copy_n(warps[w].brought, kLanes, warps[w].met);
+        moved = true;
+      }
+    }
+    moved |= release(0, threads, State::at_block);
+  }
+  for (size_t i = 0; i < threads; ++i) {
+    const Fiber& fiber = fibers[i];
+    if (fiber.state != State::done) {
+      throw std::runtime_error("thread " + std::to_string(i) + " of block " + std::to_string(blockIdx.x) +
+                               " waits in line " + std::to_string(fiber.line) +
+                               (fiber.state == State::at_warp ? " for its warp" : " for its block") +
+                               ", which does not come there");
+    }
+  }
+}
+
+sigjmp_buf out_of_bounds;
+void on_fault(int) { siglongjmp(out_of_bounds, 1); }
+
+// Runs calls to the kernels; a fault or an exception becomes `failure`.
+template <typename Call>
+const char* guarded(const Call& call) {
+  static std::vector<char> fault_stack(64 * 1024);
+  const stack_t stack{fault_stack.data(), 0, fault_stack.size()};
+  stack_t old_stack;
+  struct sigaction action{}, old_segv, old_bus;
+  action.sa_handler = on_fault;
+  action.sa_flags = SA_ONSTACK;
+  sigaltstack(&stack, &old_stack);
+  sigaction(SIGSEGV, &action, &old_segv);
+  sigaction(SIGBUS, &action, &old_bus);
+  failure.clear();
+  if (sigsetjmp(out_of_bounds, 1) == 0) {
+    try {
+      call();
+    } catch (const std::exception& error) {
+      failure = error.what();
+    }
+  } else {
+    failure = "thread " + std::to_string(threadIdx.x) + " of block " + std::to_string(blockIdx.x) +
+              " accesses memory out of bounds";
+  }
+  sigaction(SIGSEGV, &old_segv, nullptr);
+  sigaction(SIGBUS, &old_bus, nullptr);
+  sigaltstack(&old_stack, nullptr);
+  return failure.empty() ? nullptr : failure.c_str();
+}
+
+}  // namespace
+
+void run(int64_t blocks, int threads, const std::function<void()>& body) {
+  kernel = &body;
+  gridDim.x = static_cast<unsigned>(blocks);
+  std::vector<unsigned> turns(static_cast<size_t>(blocks));
+  for (size_t i = 0; i < turns.size(); ++i) turns[i] = static_cast<unsigned>(i);
+  std::shuffle(turns.begin(), turns.end(), order);
+  for (const unsigned block : turns) {
+    blockIdx.x = block;
+    run_block(static_cast<size_t>(threads));
+  }
+}
+
+void meet_block(int line) { leave(State::at_block, line); }
+
+int own_lane() { return current % kLanes; }
+
+const uint64_t* meet_warp(unsigned lanes, uint64_t value, int line) {
+  if (lanes != 0xffffffffu) throw std::runtime_error("a warp meets without some of its lanes");
+  Warp& warp = warps[static_cast<size_t>(current / kLanes)];
+  warp.brought[own_lane()] = value;
+  leave(State::at_warp, line);
+  return warp.met;
+}
+
+}  // namespace cuda_emulator
+
+float __half2float(__half value) {
+  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16, magnitude = value.bits & 0x7fffu;
+  if (magnitude >= 0x7c00u) {
+    return cuda_emulator::from_bits<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  }
+  const float unsigned_value = magnitude >= 0x400u
+                                   ? cuda_emulator::from_bits<float>((magnitude << 13) + 0x38000000u)
+                                   : std::ldexp(static_cast<float>(magnitude), -24);
+  return sign ? -unsigned_value : unsigned_value;
+}
+
+__half __float2half_rn(float value) {
+  if (value != value) return {0x7fff};
+  const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
+  const float magnitude = std::fabs(value);
+  if (magnitude >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00)};
+  int exponent;
+  std::frexp(magnitude, &exponent);
+  exponent = magnitude == 0 ? -14 : std::max(exponent - 1, -14);  // of the leading bit, or of subnormals
+  const auto units = static_cast<int>(std::nearbyint(std::ldexp(magnitude, 10 - exponent)));
+  return {static_cast<uint16_t>(sign | (((exponent + 14) << 10) + units))};
+}
+
+__nv_bfloat16 __float2bfloat16_rn(float value) {
+  if (value != value) return {0x7fff};
+  const auto bits = static_cast<uint32_t>(cuda_emulator::to_bits(value));
+  return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16)};
+}
+
+namespace {
+
+// Kernels with the faults that the emulator is there to find.
+void read_behind(const uint8_t* memory, size_t page) {
+  volatile uint8_t value = memory[page];
+  (void)value;
+}
+void part_at_barrier() {
+  if (threadIdx.x < 7) __syncthreads();
+}
+void part_in_warp() {
+  if (threadIdx.x % 2) {
+    __any_sync(0xffffffffu, 1);
+  } else {
+    __any_sync(0xffffffffu, 1);
+  }
+}
+
+}  // namespace
+
+// What Python calls. Each returns null, or what went wrong.
+extern "C" {
+
+void emulator_seed(unsigned seed) { cuda_emulator::order.seed(seed); }
+
+// Memory with no access before its first page and behind its last.
+void* emulator_allocate(size_t pages) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  void* memory = mmap(nullptr, (pages + 2) * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return nullptr;
+  void* inside = static_cast<char*>(memory) + page;
+  mprotect(inside, pages * page, PROT_READ | PROT_WRITE);
+  return inside;
+}
+void emulator_free(void* inside, size_t pages) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  munmap(static_cast<char*>(inside) - page, (pages + 2) * page);
+}
+size_t emulator_page() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
+
+int64_t emulator_forward_workspace(const jumpstart::cuda::ForwardCall* call) {
+  return jumpstart::cuda::forward_workspace(*call);
+}
+const char* emulator_forward(const jumpstart::cuda::ForwardCall* call, void* workspace) {
+  return cuda_emulator::guarded([&] { jumpstart::cuda::forward(*call, workspace, nullptr); });
+}
+const char* emulator_backward(const jumpstart::cuda::BackwardCall* call) {
+  return cuda_emulator::guarded([&] { jumpstart::cuda::backward(*call, nullptr); });
+}
+const char* emulator_penalty(const jumpstart::cuda::PenaltyCall* call) {
+  return cuda_emulator::guarded([&] { jumpstart::cuda::penalty(*call, nullptr); });
+}
+const char* emulator_penalty_backward(bool float64, const void* grad, const void* value,
+                                      const double* weights, void* by_sum) {
+  return cuda_emulator::guarded(
+      [&] { jumpstart::cuda::penalty_backward(float64, grad, value, weights, by_sum, nullptr); });
+}
+
+const char* emulator_fault(int which, const uint8_t* memory, size_t page) {
+  return cuda_emulator::guarded([&] {
+    cuda_emulator::run(2, 64, [&] {
+      if (which == 0) read_behind(memory, page);
+      if (which == 1) part_at_barrier();
+      if (which == 2) part_in_warp();
+    });
+  });
+}
+
+}  // extern "C"
