@@ -15,6 +15,7 @@ from jumpstart_kernels.bench.peers import make_peers
 from jumpstart_kernels.bench.report import failures, make_table
 
 SCHEMA = 1  # of the JSON file
+BUSY = 0.3  # load average for each core from which a run warns
 
 
 def run(
@@ -87,4 +88,8 @@ def run(
 
 
 def _heading(machine: dict[str, Any]) -> str:
-    return f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
+    heading = f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
+    load = machine["load_average"]
+    if load is not None and load > BUSY * machine["cpu_cores"]:
+        heading += f"\nwarning: load average {load:.1f}: something else is running, and figures will be off"
+    return heading

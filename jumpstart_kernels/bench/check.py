@@ -3,11 +3,10 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from jumpstart_kernels.bench.cases import Case, make_gradient, make_input, make_unhealthy
-from jumpstart_kernels.bench.peers import Outputs, Peer
+from jumpstart_kernels.bench.peers import Forward, Outputs, Peer
 
 # Relative errors that rounding explains, by the dtype of the result.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -24,7 +23,7 @@ class Check:
         self.grad = make_gradient(case, device)
         # The penalty's mean hands each unit and point so little that 16 bits would round it away beside grad.
         self.weight = float(case.shape[0] + case.shape[1])
-        self._expected: dict[Callable, tuple[Outputs, Tensor]] = {}
+        self._expected: dict[Forward, tuple[Outputs, Tensor]] = {}
 
     def failure(self, peer: Peer) -> str | None:
         """What is wrong with a peer's results, or None. Exceptions of its own count as wrong."""
@@ -36,27 +35,28 @@ class Check:
         expected, expected_gradient = self._expect(peer.definition)
         tolerance = TOLERANCES[self.x.dtype]
         output, expected_output = outputs[0].double(), expected[0]
-        bound = tolerance * (1 + expected_output.abs()) if peer.rounds_input else torch.zeros_like(output)
+        computed = peer.before_relu is not None
+        bound = tolerance * (computed + expected_output.abs()) * computed  # a bare ReLU has nothing to round
         message = _excess("output", output, expected_output, bound)
         for value, expected_value in zip(outputs[1:], expected[1:], strict=True):
             bound = TOLERANCES[value.dtype] * (1 + expected_value.abs())
             message = message or _excess("penalty", value.double(), expected_value, bound)
-        bound = tolerance * (expected_gradient.abs() + self.grad.double().abs())
-        if peer.rounds_input:
-            bound = torch.where(self._sign_is_rounding(), torch.inf, bound + tolerance)
+        if peer.before_relu is not None:
+            expected_gradient = self._gradient_through(peer.before_relu, positive=output > 0)
+        bound = tolerance * (expected_gradient.abs() + self.grad.double().abs() + computed)
         return message or _excess("gradient", gradient.double(), expected_gradient, bound)
 
-    def _sign_is_rounding(self) -> Tensor:
-        """Which normalized values are too near to 0 for their sign to be sure."""
-        normalized = F.batch_norm(self.x.double(), None, None, training=True)
-        return normalized.abs() <= 4 * TOLERANCES[self.x.dtype]
+    def _gradient_through(self, before_relu: Callable[[Tensor], Tensor], positive: Tensor) -> Tensor:
+        """The gradient in float64, with the ReLU open where the peer's is."""
+        definition = lambda x: (torch.where(positive, before_relu(x), 0.0),)  # noqa: E731
+        return self._run(definition, self.x.double(), self.grad.double())[1]
 
-    def _expect(self, definition: Callable[[Tensor], Outputs]) -> tuple[Outputs, Tensor]:
+    def _expect(self, definition: Forward) -> tuple[Outputs, Tensor]:
         if definition not in self._expected:
             self._expected[definition] = self._run(definition, self.x.double(), self.grad.double())
         return self._expected[definition]
 
-    def _run(self, forward: Callable[[Tensor], Outputs], x: Tensor, grad: Tensor) -> tuple[Outputs, Tensor]:
+    def _run(self, forward: Forward, x: Tensor, grad: Tensor) -> tuple[Outputs, Tensor]:
         x = x.detach().requires_grad_()
         outputs = forward(x)
         weights = [torch.full_like(penalty, self.weight) for penalty in outputs[1:]]

@@ -1,6 +1,7 @@
 """One case, measured: check every peer, then time those that are right, side by side."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from jumpstart_kernels.bench.timing import (
     make_copy_sampler,
     make_samplers,
     quartiles,
+    run_both,
 )
 
 Record = dict[str, Any]  # as in the JSON file: see docs/benchmarks.md
@@ -51,11 +53,11 @@ def measure(
     for peer in peers:
         if peer.name not in failures:
             try:
-                memory[peer.name] = (
-                    saved_bytes(peer, buffers.pairs[0][0]),
-                    peak_bytes(peer, *buffers.pairs[0]),
-                )
                 samplers[peer.name] = make_samplers(peer, passes, buffers)
+                pairs = buffers.take(1)
+                with peer.active():
+                    saved = saved_bytes(peer, pairs[0][0])
+                    memory[peer.name] = saved, peak_bytes(partial(run_both, peer, pairs), device)
             except Exception as error:
                 failures[peer.name] = f"does not run: {type(error).__name__}: {_line(error)}"
     keys = [(name, each) for name in samplers if name not in failures for each in samplers[name]]
@@ -67,12 +69,12 @@ def measure(
     columns = list(zip(*taken, strict=True))
 
     size = DTYPES[case.dtype].itemsize
-    copied = _figures(columns[0], copy.iterations, 2 * case.bytes)
+    copied = figures_of(columns[0], copy.iterations, 2 * case.bytes)
     figures: dict[str, Record] = {peer.name: {} for peer in peers}
     for (name, each), column in zip(keys, columns[1:], strict=True):
         peer = next(peer for peer in peers if peer.name == name)
         moved = _moved(peer.model_bytes(case.elements, size), each)
-        figures[name][each] = _figures(column, samplers[name][each].iterations, moved)
+        figures[name][each] = figures_of(column, samplers[name][each].iterations, moved)
     for passes_of in figures.values():
         for each, record in passes_of.items():
             plain = figures.get(RELU, {}).get(each)
@@ -115,7 +117,8 @@ def _peer_record(
     }
 
 
-def _figures(samples: Sequence[float], iterations: int, moved: float | None) -> Record:
+def figures_of(samples: Sequence[float], iterations: int, moved: float | None = None) -> Record:
+    """Median and quartiles in seconds, and GB/s where the bytes moved are known."""
     lower, median, upper = quartiles(samples)
     return {
         "median": median,

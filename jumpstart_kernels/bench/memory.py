@@ -1,5 +1,7 @@
 """What a forward keeps for its backward, and what a step needs at its peak."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -15,22 +17,18 @@ def saved_bytes(peer: Peer, x: Tensor) -> int:
         storages[storage.data_ptr()] = storage
         return tensor
 
-    with peer.active(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         peer.forward(x)
     return sum(storage.nbytes() for storage in storages.values())
 
 
-def peak_bytes(peer: Peer, x: Tensor, grad: Tensor) -> int | None:
-    """Bytes that forward and backward allocate at their peak on a GPU; None on the CPU: nobody counts there."""
-    if x.device.type != "cuda":
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes that ``run`` allocates at its peak, on a GPU; None on the CPU, which does not count them."""
+    if device.type != "cuda":
         return None
-    x.grad = None
-    torch.cuda.synchronize(x.device)
-    before = torch.cuda.memory_allocated(x.device)
-    torch.cuda.reset_peak_memory_stats(x.device)
-    with peer.active():
-        peer.backward(x, peer.forward(x), grad)
-    torch.cuda.synchronize(x.device)
-    peak = torch.cuda.max_memory_allocated(x.device)
-    x.grad = None
-    return peak - before
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before

@@ -22,6 +22,7 @@ from jumpstart_kernels.bench.authors import attach, load_regularization
 from jumpstart_kernels.bench.cases import DTYPES, Case
 
 Outputs = tuple[Tensor, ...]  # the layer's output, and the penalty where there is one
+Forward = Callable[[Tensor], Outputs]
 PEERS = ("jumpstart", "composite", "compiled", "batch_norm", "authors")  # beside nn.ReLU, always measured
 RELU = "nn.ReLU"
 
@@ -31,15 +32,15 @@ class Peer:
     """One implementation of a ReLU layer, regularized or not."""
 
     name: str
-    forward: Callable[[Tensor], Outputs]
-    definition: Callable[[Tensor], Outputs]
+    forward: Forward
+    definition: Forward
     tensors_moved: tuple[int, int] | None = None
-    """The least tensors of the input's size that forward and backward move; None: not defined here."""
+    """The least tensors of the input's size that forward and backward have to move; None: not defined here."""
     mask: bool = False
-    """Whether a bit an element goes beside them, written in the forward and read in the backward."""
+    """Whether a bit an element has to go beside them, written in the forward and read in the backward."""
     parameters: Sequence[Tensor] = ()
-    rounds_input: bool = False
-    """Whether what goes into the ReLU is rounded, so that its sign near 0 is a matter of rounding."""
+    before_relu: Callable[[Tensor], Tensor] | None = None
+    """What goes into the ReLU if it is computed, so that its sign near 0 is a matter of rounding."""
     backend: str | None = None
     ones: list[Tensor] = field(default_factory=list)
     """The gradient of the penalty, where there is one."""
@@ -108,8 +109,12 @@ def nested_definition(x: Tensor) -> Outputs:
     return F.relu(x), penalty(x, nested_extrema)
 
 
+def batch_normalize(x: Tensor) -> Tensor:
+    return F.batch_norm(x, None, None, training=True)
+
+
 def batch_norm_definition(x: Tensor) -> Outputs:
-    return (F.relu(F.batch_norm(x, None, None, training=True)),)
+    return (F.relu(batch_normalize(x)),)
 
 
 def relu_peer() -> Peer:
@@ -117,25 +122,25 @@ def relu_peer() -> Peer:
     return Peer(RELU, lambda x: (relu(x),), lambda x: (F.relu(x),), tensors_moved=(2, 3))
 
 
+def regularized_peer(name: str, forward: Forward, definition: Forward, backend: str | None = None) -> Peer:
+    """ReLU and penalty. Whoever computes them, the least is to move the input and a result, and a mask."""
+    return Peer(name, forward, definition, tensors_moved=(2, 2), mask=True, backend=backend)
+
+
 def jumpstart_peer(backend: str) -> Peer:
     layer = jk.JumpstartReLU()
-    return Peer(
-        f"JumpstartReLU {backend}",
-        lambda x: (layer(x), jk.penalty(layer)),
-        first_definition,
-        tensors_moved=(2, 2),
-        mask=True,
-        backend=backend,
-    )
+    name = f"JumpstartReLU {backend}"
+    return regularized_peer(name, lambda x: (layer(x), jk.penalty(layer)), first_definition, backend)
 
 
 def composite_peer() -> Peer:
-    return Peer("plain PyTorch", composite, composite)
+    return regularized_peer("plain PyTorch", composite, composite)
 
 
 def compiled_peer() -> Peer:
     torch._dynamo.reset()  # what other shapes left behind
-    return Peer("plain PyTorch, compiled", torch.compile(composite, fullgraph=True, dynamic=False), composite)
+    compiled = torch.compile(composite, fullgraph=True, dynamic=False)
+    return regularized_peer("plain PyTorch, compiled", compiled, composite)
 
 
 def batch_norm_peer(case: Case, device: torch.device) -> Peer:
@@ -147,7 +152,7 @@ def batch_norm_peer(case: Case, device: torch.device) -> Peer:
         lambda x: (relu(module(x)),),
         batch_norm_definition,
         parameters=list(module.parameters()),
-        rounds_input=True,
+        before_relu=batch_normalize,
     )
 
 
@@ -158,7 +163,7 @@ def authors_peer(checkout: Path) -> Peer:
         regularization.hook(None, None, x, name="layer")
         return F.relu(x), regularization.loss
 
-    return Peer("authors' code", forward, nested_definition)
+    return regularized_peer("authors' code", forward, nested_definition)
 
 
 def make_peers(

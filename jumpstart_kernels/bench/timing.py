@@ -123,7 +123,7 @@ def make_samplers(peer: Peer, passes: Sequence[str], buffers: Buffers) -> dict[s
             }
     kept = max(1, MAX_KEPT_BYTES // (4 * buffers.case.bytes))
     return {
-        name: _calibrate(
+        name: calibrate(
             partial(take_sample, peer, name, buffers), kept if name == "backward" else MAX_ITERATIONS
         )
         for name in passes
@@ -139,10 +139,15 @@ def make_copy_sampler(buffers: Buffers) -> Sampler:
         pairs = buffers.take(count)
         return seconds(lambda: run_copy(pairs), buffers.device) / count
 
-    return _calibrate(sample, MAX_ITERATIONS)
+    return calibrate(sample)
 
 
-def _calibrate(sample: Callable[[int], float], most: int) -> Sampler:
+def calibrate(sample: Callable[[int], float], most: int = MAX_ITERATIONS) -> Sampler:
+    """A sampler of as many iterations as ``SAMPLE_SECONDS`` takes, ``most`` at most.
+
+    Args:
+        sample: takes a number of iterations, and returns the seconds of one.
+    """
     taken = sample(1)  # the first is often slow, and decides only where one is enough
     if taken < 50 * SAMPLE_SECONDS:
         taken = min(sample(1) for _ in range(3))
