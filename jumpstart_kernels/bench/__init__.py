@@ -56,7 +56,7 @@ def run(
     if not console.is_terminal:
         console = Console(highlight=False, width=max(console.width, 160))  # a log need not wrap its tables
     results: dict[str, Any] = {"schema": SCHEMA, "machine": describe(device, command), "cases": []}
-    console.print(_heading(results["machine"]), markup=False, soft_wrap=True)
+    console.print(heading(results["machine"]), markup=False, soft_wrap=True)
     wrong = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, refresh_per_second=4, transient=True) as progress:
@@ -87,7 +87,8 @@ def run(
     return 1 if wrong else 0
 
 
-def _heading(machine: dict[str, Any]) -> str:
+def heading(machine: dict[str, Any]) -> str:
+    """What stands over the tables: where they come from, and whether to trust them."""
     heading = f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
     load = machine["load_average"]
     if load is not None and load > BUSY * machine["cpu_cores"]:

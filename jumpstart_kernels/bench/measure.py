@@ -10,6 +10,7 @@ from jumpstart_kernels.bench.cases import DTYPES, Case
 from jumpstart_kernels.bench.check import Check
 from jumpstart_kernels.bench.memory import peak_bytes, saved_bytes
 from jumpstart_kernels.bench.peers import RELU, Peer
+from jumpstart_kernels.bench.report import does_not_run
 from jumpstart_kernels.bench.timing import (
     Buffers,
     Sampler,
@@ -59,7 +60,7 @@ def measure(
                     saved = saved_bytes(peer, pairs[0][0])
                     memory[peer.name] = saved, peak_bytes(partial(run_both, peer, pairs), device)
             except Exception as error:
-                failures[peer.name] = f"does not run: {type(error).__name__}: {_line(error)}"
+                failures[peer.name] = does_not_run(error)
     keys = [(name, each) for name in samplers if name not in failures for each in samplers[name]]
     everything = [copy, *(samplers[name][each] for name, each in keys)]
     taken = []
@@ -132,7 +133,3 @@ def _moved(moved: tuple[float, float] | None, name: str) -> float | None:
     if moved is None:
         return None
     return {"forward": moved[0], "backward": moved[1], "forward+backward": sum(moved)}[name]
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

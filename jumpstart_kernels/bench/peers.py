@@ -35,7 +35,7 @@ class Peer:
     forward: Forward
     definition: Forward
     tensors_moved: tuple[int, int] | None = None
-    """The least tensors of the input's size that forward and backward have to move; None: not defined here."""
+    """The least tensors of the input's size that forward and backward must move; None: not defined here."""
     mask: bool = False
     """Whether a bit an element has to go beside them, written in the forward and read in the backward."""
     parameters: Sequence[Tensor] = ()

@@ -60,6 +60,11 @@ def failures(record: dict[str, Any]) -> list[str]:
     return [f"{peer['name']}: {peer['failure']}" for peer in record["peers"] if peer["failure"] is not None]
 
 
+def does_not_run(error: Exception) -> str:
+    """A failure, in one line."""
+    return f"does not run: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 def seconds_text(seconds: float) -> str:
     """``"32.8 ms"``: three digits and a unit."""
     for unit, factor in (("s", 1.0), ("ms", 1e3)):
