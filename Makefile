@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
-.PHONY: help setup demo test test-gpu lint format clean
+.PHONY: help setup demo test test-gpu bench figures lint format clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -32,6 +32,12 @@ test: setup  ## The whole test suite
 
 test-gpu: setup  ## Only the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -q $(ARGS)
+
+bench: setup  ## What the layer costs on this machine, beside its peers
+	$(BIN)/python -m jumpstart_kernels bench $(ARGS)
+
+figures: setup  ## Redraw the docs' figures and tables from benchmarks/results
+	$(BIN)/python -m benchmarks.figures $(ARGS)
 
 lint: setup  ## Linters, types, format
 	$(BIN)/ruff check .

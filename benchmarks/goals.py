@@ -1,15 +1,16 @@
 """The goals of the project, and whether the stored results meet them.
 
-python -m benchmarks.goals [RESULTS]
+python -m benchmarks.goals [FOLDER]
 """
 
+import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import nan, prod
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.results import FOLDER, Record, Results, load, peers_of
+from benchmarks.results import DEVICE_NAMES, FOLDER, Record, Results, load
 
 BOTH = "forward+backward"
 LARGE = 256 * 2**20  # bytes: bandwidth-bound on a GPU
@@ -80,7 +81,9 @@ def _worst(
 ) -> float | None:
     figures = []
     for case in filter(wanted, results.cases()):
-        for peer in peers_of(case, f"JumpstartReLU {backend}"):
+        for peer in case["peers"]:
+            if peer["backend"] != backend:
+                continue
             if peer["failure"] is not None:
                 return nan
             figures.append(figure(case, peer))
@@ -166,7 +169,7 @@ GOALS = (
 
 def verdicts(folder: Path = FOLDER) -> Iterator[Verdict]:
     """Every goal beside what the results of ``folder`` say."""
-    results = {device_type: load(device_type, folder) for device_type in ("cuda", "cpu")}
+    results = {device_type: load(device_type, folder) for device_type in DEVICE_NAMES}
     for goal in GOALS:
         for backend in goal.backends:
             yield Verdict(goal, backend, goal.measure(results[goal.device_type], backend))
@@ -179,7 +182,7 @@ def rows(folder: Path = FOLDER) -> Iterator[tuple[str, str, str, str, str]]:
         what = f"{goal.text}, {backend}" if len(goal.backends) > 1 else goal.text
         bound = f"{'≥' if goal.at_least else '≤'} {_number(goal.limit, goal.percent)}"
         yield (
-            {"cuda": "GPU", "cpu": "CPU"}[goal.device_type],
+            DEVICE_NAMES[goal.device_type],
             what,
             bound,
             "" if measured is None else "wrong" if measured != measured else _number(measured, goal.percent),
@@ -191,15 +194,26 @@ def _number(value: float, percent: bool) -> str:
     return f"{value:.0%}" if percent else f"{value:.2f}"
 
 
-def main(words: list[str]) -> int:
-    """Print the table. It judges no run: the exit status is 0."""
-    folder = Path(words[0]) if words else FOLDER
-    table = [("", "goal (ratio to nn.ReLU)", "bound", "measured", ""), *rows(folder)]
+def print_table(folder: Path, device_type: str | None = None) -> None:
+    """The goals of one kind of device, or of all."""
+    table = [("", "ratio to nn.ReLU, or as said", "goal", "measured", "")]
+    table += [row for row in rows(folder) if device_type is None or row[0] == DEVICE_NAMES[device_type]]
     widths = [max(len(row[i]) for row in table) for i in range(5)]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Print the table. It judges no run: the exit status is 0 where a goal is missed too."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.goals", description="What meets the goals.")
+    parser.add_argument("results", nargs="?", type=Path, default=FOLDER, help="their folder")
+    parser.add_argument("--device", choices=tuple(DEVICE_NAMES), help="only its goals")
+    arguments = parser.parse_args(words)
+    if not arguments.results.is_dir():
+        parser.error(f"argument results: there is no folder {arguments.results}")
+    print_table(arguments.results, arguments.device)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

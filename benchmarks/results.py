@@ -1,12 +1,11 @@
 """The stored results: ``results/{cpu,cuda}_{operator,sweep,steps}.json``, read where they are there."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent / "results"
-DEVICES = ("cpu", "cuda")
+DEVICE_NAMES = {"cpu": "CPU", "cuda": "GPU"}
 KINDS = ("operator", "sweep", "steps")
 
 Record = dict[str, Any]
@@ -38,8 +37,3 @@ def load(device_type: str, folder: Path = FOLDER) -> Results:
 
 def _read(path: Path) -> Record | None:
     return json.loads(path.read_text()) if path.is_file() else None
-
-
-def peers_of(case: Record, prefix: str) -> Iterator[Record]:
-    """The peers of a case whose names begin so."""
-    return (peer for peer in case["peers"] if peer["name"].startswith(prefix))
