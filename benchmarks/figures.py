@@ -16,6 +16,7 @@ from jumpstart_kernels.bench.cases import shape_name
 from jumpstart_kernels.bench.peers import RELU
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent

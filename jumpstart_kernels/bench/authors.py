@@ -29,7 +29,8 @@ def load_regularization(checkout: Path) -> Any:
     assert spec is not None and spec.loader is not None  # a .py file has both
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with contextlib.redirect_stdout(io.StringIO()):
+            spec.loader.exec_module(module)
     except Exception as error:
         raise ValueError(f"{file} does not run: {type(error).__name__}: {error}") from error
     if not hasattr(module, _CLASS):
