@@ -5,26 +5,32 @@ from pathlib import Path
 import pytest
 
 AUTHORS = """
+from functools import partial
+
 import torch
+
 print("loading")
+
 
 class JumpstartRegularization:
     def __init__(self, model=None):
         print("hooks")
-        self.losses = {}
+        self.slacks = {}
+        layers = [] if model is None else [module for module in model.modules() if hasattr(module, "weight")]
+        for i, layer in enumerate(layers[:-1]):
+            layer.register_forward_hook(partial(self.hook, name=i))
 
     def hook(self, module, inputs, output, name=None):
-        means = []
+        self.slacks[name] = []
         for dim in (0, 1):
             maxima, minima = output.max(dim).values, output.min(dim).values
             maxima = maxima.reshape(len(maxima), -1).max(1).values
             minima = minima.reshape(len(minima), -1).min(1).values
-            means.append((torch.relu(1 - maxima) + torch.relu(1 + minima)).mean() / 2)
-        self.losses[name] = means[0] + means[1]
+            self.slacks[name].append((torch.relu(1 - maxima) + torch.relu(1 + minima)) / 2)
 
     @property
     def loss(self):
-        return sum(self.losses.values())
+        return sum(torch.cat(slacks).mean() for slacks in zip(*self.slacks.values()))
 """
 
 
