@@ -50,7 +50,11 @@ def worst_ratio(pass_: str, wanted: Callable[[Record], bool]) -> Measure:
     """The largest ratio to ``nn.ReLU`` over the operator's cases that are wanted."""
 
     def measure(results: Results, backend: str) -> float | None:
-        return _worst(max, wanted, results, backend, lambda case, peer: peer["passes"][pass_]["ratio"])
+        ratios = [
+            None if figures is None else figures["ratio"]
+            for _, figures in _figures(results, wanted, backend, pass_)
+        ]
+        return _worst(max, ratios)
 
     return measure
 
@@ -59,34 +63,29 @@ def least_share_of_copy(wanted: Callable[[Record], bool]) -> Measure:
     """The smallest fraction of the copy's GB/s, on model bytes, over the cases that are wanted."""
 
     def measure(results: Results, backend: str) -> float | None:
-        return _worst(
-            min,
-            wanted,
-            results,
-            backend,
-            lambda case, peer: (
-                peer["passes"][BOTH]["gigabytes_per_second"] / case["copy"]["gigabytes_per_second"]
-            ),
-        )
+        field = "gigabytes_per_second"
+        shares = [
+            None if figures is None else figures[field] / case["copy"][field]
+            for case, figures in _figures(results, wanted, backend, BOTH)
+        ]
+        return _worst(min, shares)
 
     return measure
 
 
-def _worst(
-    choose: Callable,
-    wanted: Callable[[Record], bool],
-    results: Results,
-    backend: str,
-    figure: Callable[[Record, Record], float],
-) -> float | None:
-    figures = []
+def _figures(
+    results: Results, wanted: Callable[[Record], bool], backend: str, pass_: str
+) -> Iterator[tuple[Record, Record | None]]:
+    """Cases where the backend was measured, with its figures, or None where it has none."""
     for case in filter(wanted, results.cases()):
         for peer in case["peers"]:
-            if peer["backend"] != backend:
-                continue
-            if peer["failure"] is not None:
-                return nan
-            figures.append(figure(case, peer))
+            if peer["backend"] == backend:
+                yield case, peer["passes"].get(pass_)
+
+
+def _worst(choose: Callable, figures: list[float | None]) -> float | None:
+    if None in figures:
+        return nan
     return choose(figures) if figures else None
 
 

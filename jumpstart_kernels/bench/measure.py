@@ -49,37 +49,31 @@ def measure(
     failures = _check(case, peers, device)
     buffers = Buffers(case, device)
     copy = make_copy_sampler(buffers)
-    samplers: dict[str, dict[str, Sampler]] = {}
-    memory: dict[str, tuple[int, int | None]] = {}
+    timed: list[tuple[Peer, str, Sampler]] = []
+    memory: dict[str, Record] = {}
     for peer in peers:
-        if peer.name not in failures:
-            try:
-                samplers[peer.name] = make_samplers(peer, passes, buffers)
-                pairs = buffers.take(1)
-                with peer.active():
-                    saved = saved_bytes(peer, pairs[0][0])
-                    memory[peer.name] = saved, peak_bytes(partial(run_both, peer, pairs), device)
-            except Exception as error:
-                failures[peer.name] = does_not_run(error)
-    keys = [(name, each) for name in samplers if name not in failures for each in samplers[name]]
-    everything = [copy, *(samplers[name][each] for name, each in keys)]
-    taken = []
-    for samples in interleave(everything, rounds, budget):
-        taken.append(samples)
+        if peer.name in failures:
+            continue
+        try:
+            samplers = make_samplers(peer, passes, buffers)
+            memory[peer.name] = _memory(peer, buffers)
+        except Exception as error:
+            failures[peer.name] = does_not_run(error)
+        else:
+            timed += [(peer, name, sampler) for name, sampler in samplers.items()]
+    rows = []
+    for samples in interleave([copy, *(sampler for *_, sampler in timed)], rounds, budget):
+        rows.append(samples)
         on_round()
-    columns = list(zip(*taken, strict=True))
+    copied, *columns = zip(*rows, strict=True)
 
-    size = DTYPES[case.dtype].itemsize
-    copied = figures_of(columns[0], copy.iterations, 2 * case.bytes)
     figures: dict[str, Record] = {peer.name: {} for peer in peers}
-    for (name, each), column in zip(keys, columns[1:], strict=True):
-        peer = next(peer for peer in peers if peer.name == name)
-        moved = _moved(peer.model_bytes(case.elements, size), each)
-        figures[name][each] = figures_of(column, samplers[name][each].iterations, moved)
-    for passes_of in figures.values():
-        for each, record in passes_of.items():
-            plain = figures.get(RELU, {}).get(each)
-            record["ratio"] = record["median"] / plain["median"] if plain else None
+    for (peer, name, sampler), column in zip(timed, columns, strict=True):
+        figures[peer.name][name] = figures_of(column, sampler.iterations, _moved(peer, name, case))
+    plain = figures[RELU]
+    for each in figures.values():
+        for name, record in each.items():
+            record["ratio"] = record["median"] / plain[name]["median"] if plain else None
     return {
         "shape": list(case.shape),
         "dtype": case.dtype,
@@ -87,9 +81,18 @@ def measure(
         "graphs": case.graphs,
         "unhealthy": case.unhealthy,
         "bytes": case.bytes,
-        "rounds": len(taken),
-        "copy": copied,
-        "peers": [_peer_record(peer, failures, memory, figures) for peer in peers],
+        "rounds": len(rows),
+        "copy": figures_of(copied, copy.iterations, 2 * case.bytes),
+        "peers": [
+            {
+                "name": peer.name,
+                "backend": peer.backend,
+                "failure": failures.get(peer.name),
+                **memory.get(peer.name, {"saved_bytes": None, "peak_bytes": None}),
+                "passes": figures[peer.name],
+            }
+            for peer in peers
+        ],
     }
 
 
@@ -100,22 +103,14 @@ def _check(case: Case, peers: Sequence[Peer], device: torch.device) -> dict[str,
     return {name: failure for name, failure in found.items() if failure is not None}
 
 
-def _peer_record(
-    peer: Peer,
-    failures: dict[str, str],
-    memory: dict[str, tuple[int, int | None]],
-    figures: dict[str, Record],
-) -> Record:
-    failure = failures.get(peer.name)
-    saved, peak = memory.get(peer.name, (None, None)) if failure is None else (None, None)
-    return {
-        "name": peer.name,
-        "backend": peer.backend,
-        "failure": failure,
-        "saved_bytes": saved,
-        "peak_bytes": peak,
-        "passes": {} if failure else figures[peer.name],
-    }
+def _memory(peer: Peer, buffers: Buffers) -> Record:
+    pairs = buffers.take(1)
+    with peer.active():
+        saved = saved_bytes(peer, pairs[0][0])
+        return {
+            "saved_bytes": saved,
+            "peak_bytes": peak_bytes(partial(run_both, peer, pairs), buffers.device),
+        }
 
 
 def figures_of(samples: Sequence[float], iterations: int, moved: float | None = None) -> Record:
@@ -129,7 +124,8 @@ def figures_of(samples: Sequence[float], iterations: int, moved: float | None = 
     }
 
 
-def _moved(moved: tuple[float, float] | None, name: str) -> float | None:
+def _moved(peer: Peer, name: str, case: Case) -> float | None:
+    moved = peer.model_bytes(case.elements, DTYPES[case.dtype].itemsize)
     if moved is None:
         return None
     return {"forward": moved[0], "backward": moved[1], "forward+backward": sum(moved)}[name]

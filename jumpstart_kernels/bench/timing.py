@@ -18,7 +18,7 @@ SAMPLE_SECONDS = 2e-3  # a sample runs at least so long, in as many iterations a
 MAX_ITERATIONS = 1000
 MAX_KEPT_BYTES = 2**30  # that the forwards behind one sample of backwards may keep
 GRAPH_ITERATIONS = 20  # in one CUDA graph, as a graph of a training step holds many layers
-MIN_ROUNDS = 5
+MIN_ROUNDS = 9
 ROTATED_BYTES = 4 * 2**20  # inputs from here on change, so that none is found in a GPU's L2
 
 Pairs = list[tuple[Tensor, Tensor]]  # inputs and gradients of the output
