@@ -7,6 +7,7 @@ Before that, loss and gradients with each penalty are compared with the definiti
 """
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ from jumpstart_kernels.bench.machine import describe
 from jumpstart_kernels.bench.measure import figures_of
 from jumpstart_kernels.bench.memory import peak_bytes
 from jumpstart_kernels.bench.report import bytes_text, does_not_run, seconds_text
-from jumpstart_kernels.bench.timing import Sampler, calibrate, interleave, seconds
+from jumpstart_kernels.bench.timing import Sampler, calibrate, current, interleave, seconds
 from jumpstart_kernels.cli_inputs import CommandError, find_device, positive
 
 NETWORKS = ("50x4", "resnet50")
@@ -181,6 +182,14 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
+def _make_setting(network: str, arguments: argparse.Namespace) -> Setting:
+    torch.manual_seed(0)
+    device, quick = arguments.device, arguments.quick
+    if network == "50x4":
+        return make_thin_setting(device, arguments.authors, quick)
+    return make_resnet_setting(device, arguments.batch_size, arguments.image_size, quick)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print a table of each network and mode, write the results; 1 where one is wrong."""
     words = sys.argv[1:] if words is None else list(words)
@@ -197,25 +206,17 @@ def main(words: Sequence[str] | None = None) -> int:
     console.print(heading(results["machine"]), markup=False, soft_wrap=True)
     wrong = False
     torch.backends.cudnn.benchmark = True  # the fastest convolution, for every network alike
-    for mode in arguments.mode:
-        for network in arguments.network:
-            torch.manual_seed(0)
-            setting = (
-                make_thin_setting(arguments.device, arguments.authors, arguments.quick)
-                if network == "50x4"
-                else make_resnet_setting(
-                    arguments.device, arguments.batch_size, arguments.image_size, arguments.quick
-                )
-            )
-            record = measure(setting, mode, arguments.rounds, arguments.seconds)
-            results["networks"].append(record)
-            console.print(make_table(record))
-            for variant in record["variants"]:
-                if variant["failure"] is not None:
-                    wrong = True
-                    console.print(f"  {variant['name']}: {variant['failure']}", markup=False, soft_wrap=True)
-            if arguments.output is not None:
-                arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+    for mode, network in itertools.product(arguments.mode, arguments.network):
+        with current(arguments.device):
+            record = measure(_make_setting(network, arguments), mode, arguments.rounds, arguments.seconds)
+        results["networks"].append(record)
+        console.print(make_table(record))
+        for variant in record["variants"]:
+            if variant["failure"] is not None:
+                wrong = True
+                console.print(f"  {variant['name']}: {variant['failure']}", markup=False, soft_wrap=True)
+        if arguments.output is not None:
+            arguments.output.write_text(json.dumps(results, indent=1) + "\n")
     return int(wrong)
 
 

@@ -13,8 +13,10 @@ from jumpstart_kernels.bench.machine import describe
 from jumpstart_kernels.bench.measure import measure
 from jumpstart_kernels.bench.peers import make_peers
 from jumpstart_kernels.bench.report import failures, make_table
+from jumpstart_kernels.bench.timing import current
 
 SCHEMA = 1  # of the JSON file
+TABLE_WIDTH = 140  # where the terminal has less it wraps the lines, and no figure is cut
 BUSY = 0.3  # load average for each core from which a run warns
 
 
@@ -51,15 +53,18 @@ def run(
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.text import Text
 
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, 160))  # a log need not wrap its tables
+    wide = Console(highlight=False, width=max(console.width, TABLE_WIDTH))
     results: dict[str, Any] = {"schema": SCHEMA, "machine": describe(device, command), "cases": []}
     console.print(heading(results["machine"]), markup=False, soft_wrap=True)
     wrong = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, refresh_per_second=4, transient=True) as progress:
+    with (
+        current(device),
+        Progress(*columns, console=console, refresh_per_second=4, transient=True) as progress,
+    ):
         whole = progress.add_task("cases", total=len(cases))
         for i, case in enumerate(cases):
             torch.manual_seed(seed + i)
@@ -74,7 +79,9 @@ def run(
                 on_round=partial(progress.advance, task),
             )
             results["cases"].append(record)
-            progress.console.print(make_table(record, list(passes)))
+            with wide.capture() as table:
+                wide.print(make_table(record, list(passes)))
+            progress.console.print(Text.from_ansi(table.get()), soft_wrap=True)
             for line in failures(record):
                 progress.console.print(f"  {line}", markup=False, soft_wrap=True, style="red")
                 wrong += 1

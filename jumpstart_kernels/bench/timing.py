@@ -5,6 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -57,6 +58,11 @@ class Buffers:
         for x, _ in self.pairs:
             x.grad = None
         return [next(self._turn) for _ in range(count)]
+
+
+def current(device: torch.device) -> AbstractContextManager:
+    """Make a GPU the one that events and graphs are made for."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:

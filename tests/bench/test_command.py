@@ -14,18 +14,13 @@ pytest.importorskip("rich", reason="the benchmark prints with rich")
 import jumpstart_kernels as jk
 from jumpstart_kernels import backends, cli
 from jumpstart_kernels.bench import heading, timing
-from jumpstart_kernels.bench.cases import PASSES
+from jumpstart_kernels.bench.cases import PASSES, Case
 from jumpstart_kernels.bench.machine import describe
 from jumpstart_kernels.bench.peers import cannot_compile
 from jumpstart_kernels.bench.report import bytes_text, seconds_text
 
 CPU = torch.device("cpu")
 BACKEND = "native" if backends.unavailable("native", "cpu") is None else "reference"
-
-
-@pytest.fixture(autouse=True)
-def short_samples(monkeypatch):
-    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 1e-5)
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -131,6 +126,32 @@ def test_a_busy_machine_is_warned_of():
     assert "warning" not in heading(machine)
     assert "load average 1.5" in heading(machine | {"load_average": 1.5})
     assert "warning" not in heading(machine | {"load_average": None})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu(capsys, tmp_path):
+    output = tmp_path / "results.json"
+    options = ["--device", "cuda", "--shape", "256x4", "--shape", "16x64x56x56", "--rounds", "2", "--graphs"]
+    status, out, _ = run(capsys, *options, "--output", str(output))
+    results = json.loads(output.read_text())
+    assert status == 0, out
+    assert results["machine"]["device"] == torch.cuda.get_device_name()
+    assert [case["graphs"] for case in results["cases"]].count(True) == 2  # float32 and bfloat16
+    for case in results["cases"]:
+        expected = {"forward", "forward+backward"} if case["graphs"] else set(PASSES)
+        for peer in case["peers"]:
+            assert set(peer["passes"]) == expected and peer["peak_bytes"] > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_inputs_do_not_stay_in_the_cache():
+    case = Case((1024, 1024))
+    pairs = timing.Buffers(case, torch.device("cuda")).pairs
+    assert len(pairs) * case.bytes >= 2 * torch.cuda.get_device_properties(0).L2_cache_size
+    assert len({x.data_ptr() for x, _ in pairs}) == len(pairs)
+    assert len(timing.Buffers(Case((256, 4)), torch.device("cuda")).pairs) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,10 @@ pytest.importorskip("rich", reason="the benchmark prints with rich")
 import jumpstart_kernels as jk
 from benchmarks import settings, steps
 from benchmarks.models import build_resnet50, definition_penalty, pre_activations
-from jumpstart_kernels.bench import timing
 from jumpstart_kernels.bench.peers import composite
 
 CPU = torch.device("cpu")
 SMALL = {"width": 4, "blocks": (1, 1), "classes": 5}
-
-
-@pytest.fixture(autouse=True)
-def short_samples(monkeypatch):
-    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 1e-5)
 
 
 def count(model: nn.Module, kind: type) -> int:
