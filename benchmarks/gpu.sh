@@ -29,18 +29,19 @@ failed=0
 
 # stage NAME SECONDS COMMAND...: its output goes to the log, its outcome here; it is stopped after SECONDS
 stage() {
-  local name=$1 limit=$2 begin=$SECONDS outcome=ok code
+  local name=$1 limit=$2 begin=$SECONDS outcome=ok before code
   shift 2
+  before=$(wc -l <"$log")
   printf '\n==== %s: %s\n' "$name" "$*" >>"$log"
   timeout --kill-after=5 "$limit" "$@" >>"$log" 2>&1
   code=$?
   if [ "$code" -ne 0 ]; then
     failed=1
     outcome="failed ($code)"
-    [ "$code" -ne 124 ] || outcome="stopped after $limit s"
+    [ "$code" -ne 124 ] && [ "$code" -ne 137 ] || outcome="stopped after $limit s"
   fi
   printf '%-10s %4d s  %s\n' "$name" $((SECONDS - begin)) "$outcome"
-  [ "$code" -eq 0 ] || tail -n 15 "$log"
+  [ "$code" -eq 0 ] || tail -n "+$((before + 1))" "$log" | tail -n 15
 }
 
 skip() {
