@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h)
 
-.PHONY: help setup demo test test-gpu lint format clean
+.PHONY: help setup demo test test-gpu bench figures lint format clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -33,6 +33,12 @@ test: setup  ## The whole test suite
 
 test-gpu: setup  ## Only the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -q $(ARGS)
+
+bench: setup  ## What the layer costs on this machine, beside its peers
+	$(BIN)/python -m jumpstart_kernels bench $(ARGS)
+
+figures: setup  ## Redraw the docs' figures and tables from benchmarks/results
+	$(BIN)/python -m benchmarks.figures $(ARGS)
 
 lint: setup  ## Linters, types, format
 	$(BIN)/ruff check .

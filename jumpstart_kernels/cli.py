@@ -1,4 +1,4 @@
-"""The command line, ``python -m jumpstart_kernels``: ``info``, ``usage`` and ``demo``."""
+"""The command line, ``python -m jumpstart_kernels``: ``info``, ``usage``, ``demo`` and ``bench``."""
 
 import argparse
 import importlib
@@ -16,6 +16,7 @@ import torch
 
 import jumpstart_kernels
 from jumpstart_kernels import backends
+from jumpstart_kernels.bench.options import add_bench
 from jumpstart_kernels.cli_inputs import (
     DATA_FILES,
     DATASETS,
@@ -24,6 +25,7 @@ from jumpstart_kernels.cli_inputs import (
     load_data,
     load_model,
     load_weights,
+    positive,
     running,
 )
 from jumpstart_kernels.kernels import native
@@ -32,7 +34,7 @@ EXTRAS = {  # package to what it is for
     "torchmetrics": "usage",
     "scikit-learn": "the data sets of demo and usage",
     "matplotlib": "the figure of demo",
-    "rich": "progress bars",
+    "rich": "bench and the progress bars of demo",
 }
 
 
@@ -45,9 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     version = f"jumpstart_kernels {jumpstart_kernels.__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="command", required=True)
-    for add_command in (add_info, add_usage, add_demo):
+    for add_command in (add_info, add_usage, add_demo, add_bench):
         add_command(commands)
-    parsed = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parsed = parser.parse_args(words, argparse.Namespace(words=words))
     try:
         return parsed.run(parsed)
     except CommandError as error:
@@ -83,7 +86,7 @@ def add_usage(commands: argparse._SubParsersAction) -> None:
         help=f"{', '.join(DATASETS)} (of scikit-learn, standardized), or a file with a sample a row: "
         f"{', '.join(DATA_FILES)}",
     )
-    parser.add_argument("--batch-size", type=_positive, default=256, metavar="N", help="default: 256")
+    parser.add_argument("--batch-size", type=positive, default=256, metavar="N", help="default: 256")
     parser.add_argument(
         "--unit-dim",
         type=int,
@@ -132,7 +135,7 @@ def add_demo(commands: argparse._SubParsersAction) -> None:
         metavar="NAME",
         help=f"one or more of {', '.join(DATASETS)}, by commas or repeated; default: all",
     )
-    parser.add_argument("--epochs", type=_positive, metavar="N", help="default: by data set")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="default: by data set")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument(
         "--output", type=Path, default=Path("demo.png"), metavar="FILE.png", help="the figure"
@@ -222,9 +225,3 @@ def _datasets(text: str) -> list[str]:
     if unknown:
         raise argparse.ArgumentTypeError(f"must be of {', '.join(DATASETS)}, got {', '.join(unknown)!r}")
     return names
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
-    return int(text)

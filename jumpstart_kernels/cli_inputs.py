@@ -1,5 +1,6 @@
 """What the user names on the command line, loaded: a model, its weights, data, a device."""
 
+import argparse
 import importlib
 import importlib.util
 import sys
@@ -17,6 +18,13 @@ DATA_FILES = (".npy", ".npz", ".csv", ".pt")
 
 class CommandError(Exception):
     """A mistake of the user's, in one line. The program prints it and ends with status 2."""
+
+
+def positive(text: str) -> int:
+    """A positive integer, for argparse."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return int(text)
 
 
 def find_device(name: str | None) -> torch.device:

@@ -1,0 +1,218 @@
+"""The goals of the project, and whether the stored results meet them.
+
+python -m benchmarks.goals [FOLDER]
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from math import nan, prod
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.results import DEVICE_NAMES, FOLDER, Record, Results, load
+
+BOTH = "forward+backward"
+LARGE = 256 * 2**20  # bytes: bandwidth-bound on a GPU
+LAUNCH_BOUND = ((256, 4), (256, 1024))
+
+Measure = Callable[
+    [Results, str], float | None
+]  # of a backend; None: not measured; NaN: a case has no figure
+
+
+class Goal(NamedTuple):
+    """A bound on what is measured, per backend where ``backends`` are named."""
+
+    device_type: str
+    text: str
+    measure: Measure
+    limit: float
+    at_least: bool = False
+    backends: tuple[str, ...] = ("native",)
+    percent: bool = False
+
+
+class Verdict(NamedTuple):
+    goal: Goal
+    backend: str
+    measured: float | None
+
+    @property
+    def met(self) -> bool | None:
+        """None where nothing was measured; a case without figures is a miss."""
+        if self.measured is None:
+            return None
+        return self.measured >= self.goal.limit if self.goal.at_least else self.measured <= self.goal.limit
+
+
+def worst_ratio(pass_: str, wanted: Callable[[Record], bool]) -> Measure:
+    """The largest ratio to ``nn.ReLU`` over the operator's cases that are wanted."""
+
+    def measure(results: Results, backend: str) -> float | None:
+        ratios = [
+            None if figures is None else figures["ratio"]
+            for _, figures in _figures(results, wanted, backend, pass_)
+        ]
+        return _worst(max, ratios)
+
+    return measure
+
+
+def least_share_of_copy(wanted: Callable[[Record], bool]) -> Measure:
+    """The smallest fraction of the copy's GB/s, on model bytes, over the cases that are wanted."""
+
+    def measure(results: Results, backend: str) -> float | None:
+        field = "gigabytes_per_second"
+        shares = [
+            None if figures is None else figures[field] / case["copy"][field]
+            for case, figures in _figures(results, wanted, backend, BOTH)
+        ]
+        return _worst(min, shares)
+
+    return measure
+
+
+def _figures(
+    results: Results, wanted: Callable[[Record], bool], backend: str, pass_: str
+) -> Iterator[tuple[Record, Record | None]]:
+    """Cases where the backend was measured, with its figures, or None where it has none."""
+    for case in filter(wanted, results.cases()):
+        for peer in case["peers"]:
+            if peer["backend"] == backend:
+                yield case, peer["passes"].get(pass_)
+
+
+def _worst(choose: Callable, figures: list[float | None]) -> float | None:
+    if None in figures:
+        return nan
+    return choose(figures) if figures else None
+
+
+def step_ratio(network: str, variant: str, other: str) -> Measure:
+    """Median step of one network over another's, in eager mode."""
+
+    def measure(results: Results, backend: str) -> float | None:
+        for record in results.networks():
+            if record["network"] == network and record["mode"] == "eager":
+                steps = {each["name"]: each["step"] for each in record["variants"]}
+                if any(steps.get(name) is None for name in (variant, other)):
+                    return nan
+                return steps[variant]["median"] / steps[other]["median"]
+        return None
+
+    return measure
+
+
+def large(case: Record) -> bool:
+    return case["bytes"] >= LARGE and case["dtype"] in ("bfloat16", "float32") and not case["graphs"]
+
+
+def launch_bound(graphs: bool) -> Callable[[Record], bool]:
+    least, most = (prod(shape) for shape in LAUNCH_BOUND)
+    return lambda case: case["graphs"] == graphs and least <= prod(case["shape"]) <= most
+
+
+def of_shapes(*shapes: tuple[int, ...]) -> Callable[[Record], bool]:
+    return lambda case: (
+        tuple(case["shape"]) in shapes and case["dtype"] == "float32" and case["layout"] == "contiguous"
+    )
+
+
+GPU = ("native", "triton")
+GOALS = (
+    Goal(
+        "cuda",
+        "256 MiB and more, bf16 and fp32: forward + backward",
+        worst_ratio(BOTH, large),
+        0.90,
+        backends=GPU,
+    ),
+    Goal("cuda", "the same: forward", worst_ratio("forward", large), 1.05, backends=GPU),
+    Goal("cuda", "the same: backward", worst_ratio("backward", large), 0.75, backends=GPU),
+    Goal(
+        "cuda",
+        "the same: model bytes a second, of a copy's",
+        least_share_of_copy(large),
+        0.90,
+        True,
+        GPU,
+        True,
+    ),
+    Goal("cuda", "256x4 to 256x1024, eager", worst_ratio(BOTH, launch_bound(False)), 2.0, backends=GPU),
+    Goal("cuda", "256x4 to 256x1024, CUDA graph", worst_ratio(BOTH, launch_bound(True)), 1.5, backends=GPU),
+    Goal(
+        "cuda",
+        "step of plain ResNet-50, of the same without Jumpstart",
+        step_ratio("resnet50", "Jumpstart", "plain"),
+        1.01,
+    ),
+    Goal(
+        "cuda",
+        "step of plain ResNet-50, of one with BatchNorm and skips",
+        step_ratio("resnet50", "Jumpstart", "BatchNorm + skips"),
+        1.0,
+    ),
+    Goal(
+        "cpu",
+        "fp32 64x64x56x56 and 4096x4096",
+        worst_ratio(BOTH, of_shapes((64, 64, 56, 56), (4096, 4096))),
+        1.0,
+    ),
+    Goal("cpu", "fp32 1024x1024", worst_ratio(BOTH, of_shapes((1024, 1024))), 0.95),
+    Goal("cpu", "fp32 256x1024", worst_ratio(BOTH, of_shapes((256, 1024))), 1.3),
+    Goal("cpu", "fp32 256x4", worst_ratio(BOTH, of_shapes((256, 4))), 2.5),
+    Goal("cpu", "step of 50 layers of 4 units", step_ratio("50x4", "Jumpstart", "plain"), 1.2),
+)
+
+
+def verdicts(folder: Path = FOLDER) -> Iterator[Verdict]:
+    """Every goal beside what the results of ``folder`` say."""
+    results = {device_type: load(device_type, folder) for device_type in DEVICE_NAMES}
+    for goal in GOALS:
+        for backend in goal.backends:
+            yield Verdict(goal, backend, goal.measure(results[goal.device_type], backend))
+
+
+def rows(folder: Path = FOLDER) -> Iterator[tuple[str, str, str, str, str]]:
+    """Device, what, goal, measured, met: as words, measured empty where it was not."""
+    for goal, backend, measured in verdicts(folder):
+        met = Verdict(goal, backend, measured).met
+        what = f"{goal.text}, {backend}" if len(goal.backends) > 1 else goal.text
+        bound = f"{'≥' if goal.at_least else '≤'} {_number(goal.limit, goal.percent)}"
+        yield (
+            DEVICE_NAMES[goal.device_type],
+            what,
+            bound,
+            "" if measured is None else "wrong" if measured != measured else _number(measured, goal.percent),
+            {None: "", True: "met", False: "missed"}[met],
+        )
+
+
+def _number(value: float, percent: bool) -> str:
+    return f"{value:.0%}" if percent else f"{value:.2f}"
+
+
+def print_table(folder: Path, device_type: str | None = None) -> None:
+    """The goals of one kind of device, or of all."""
+    table = [("", "ratio to nn.ReLU, or as said", "goal", "measured", "")]
+    table += [row for row in rows(folder) if device_type is None or row[0] == DEVICE_NAMES[device_type]]
+    widths = [max(len(row[i]) for row in table) for i in range(5)]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Print the table. It judges no run: the exit status is 0 where a goal is missed too."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.goals", description="What meets the goals.")
+    parser.add_argument("results", nargs="?", type=Path, default=FOLDER, help="their folder")
+    parser.add_argument("--device", choices=tuple(DEVICE_NAMES), help="only its goals")
+    arguments = parser.parse_args(words)
+    if not arguments.results.is_dir():
+        parser.error(f"argument results: there is no folder {arguments.results}")
+    print_table(arguments.results, arguments.device)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""ResNet-50 with and without what Jumpstart makes dispensable: BatchNorm and skip connections.
+
+The thin network of 50 layers of 4 units is the demo's: ``jumpstart_kernels.demo.training.build_network``.
+"""
+
+import torch
+from torch import Tensor, nn
+
+BLOCKS = (3, 4, 6, 3)  # of ResNet-50, by stage
+EXPANSION = 4
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3 and 1×1 convolutions. The last ReLU comes behind the sum with the skip."""
+
+    def __init__(self, inputs: int, channels: int, stride: int, batch_norm: bool, skips: bool) -> None:
+        super().__init__()
+        outputs = EXPANSION * channels
+        self.residual = nn.Sequential(
+            *convolution(inputs, channels, 1, 1, batch_norm),
+            nn.ReLU(),
+            *convolution(channels, channels, 3, stride, batch_norm),
+            nn.ReLU(),
+            *convolution(channels, outputs, 1, 1, batch_norm),
+        )
+        self.skip: nn.Module | None = None
+        if skips:
+            changes = stride != 1 or inputs != outputs
+            layers = convolution(inputs, outputs, 1, stride, batch_norm) if changes else []
+            self.skip = nn.Sequential(*layers)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, inputs, H, W]`` to ``[N, 4 · channels, H / stride, W / stride]``."""
+        residual = self.residual(x)
+        return self.relu(residual if self.skip is None else residual + self.skip(x))
+
+
+def build_resnet50(
+    *,
+    batch_norm: bool,
+    skips: bool,
+    classes: int = 1000,
+    cifar_stem: bool = False,
+    width: int = 64,
+    blocks: tuple[int, ...] = BLOCKS,
+) -> nn.Sequential:
+    """ResNet-50 (He et al., arXiv 1512.03385), initialized as there; plain with neither of its aids.
+
+    Args:
+        batch_norm: a BatchNorm behind every convolution, which then has no bias.
+        skips: the skip connections.
+        classes: outputs.
+        cifar_stem: one 3×3 convolution in place of the 7×7 of stride 2 and the pooling, for small images.
+        width: channels of the stem, 64 in ResNet-50.
+        blocks: bottlenecks of each stage.
+    """
+    stem = convolution(3, width, 3, 1, batch_norm) if cifar_stem else convolution(3, width, 7, 2, batch_norm)
+    layers: list[nn.Module] = [*stem, nn.ReLU()]
+    if not cifar_stem:
+        layers.append(nn.MaxPool2d(3, 2, padding=1))
+    inputs = width
+    for stage, count in enumerate(blocks):
+        channels = width * 2**stage
+        for i in range(count):
+            stride = 2 if stage > 0 and i == 0 else 1
+            layers.append(Bottleneck(inputs, channels, stride, batch_norm, skips))
+            inputs = EXPANSION * channels
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
+
+
+def convolution(inputs: int, outputs: int, size: int, stride: int, batch_norm: bool) -> list[nn.Module]:
+    """A convolution that keeps the image's size but for its stride, and its BatchNorm."""
+    layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=not batch_norm)
+    return [layer, nn.BatchNorm2d(outputs)] if batch_norm else [layer]
+
+
+def pre_activations(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The model's output, and what went into each of its ReLUs in order."""
+    seen: list[Tensor] = []
+    handles = [
+        module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        for module in model.modules()
+        if isinstance(module, nn.ReLU)
+    ]
+    try:
+        return model(x), seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def definition_penalty(layers: list[Tensor]) -> Tensor:
+    """The balanced penalty of pre-activations ``[N, C, *]`` of all layers, in plain PyTorch."""
+    means = []
+    for kept in (1, 0):  # units, points
+        slacks = []
+        for x in layers:
+            rows = x.movedim(kept, 0).flatten(1)
+            maxima, minima = rows.max(1).values, rows.min(1).values
+            slacks.append((torch.relu(1 - maxima) + torch.relu(1 + minima)) / 2)
+        means.append(torch.cat(slacks).mean())
+    return means[0] + means[1]

@@ -1,0 +1,39 @@
+"""The stored results: ``results/{cpu,cuda}_{operator,sweep,steps}.json``, read where they are there."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FOLDER = Path(__file__).parent / "results"
+DEVICE_NAMES = {"cpu": "CPU", "cuda": "GPU"}
+KINDS = ("operator", "sweep", "steps")
+
+Record = dict[str, Any]
+
+
+class Results(NamedTuple):
+    """Of one device type. ``docs/benchmarks.md`` has the fields."""
+
+    operator: Record | None
+    sweep: Record | None
+    steps: Record | None
+
+    def cases(self) -> list[Record]:
+        """The cases of the operator; none where it was not measured."""
+        return [] if self.operator is None else self.operator["cases"]
+
+    def networks(self) -> list[Record]:
+        return [] if self.steps is None else self.steps["networks"]
+
+    def machine(self) -> Record | None:
+        """Where they were measured."""
+        return next((record["machine"] for record in self if record is not None), None)
+
+
+def load(device_type: str, folder: Path = FOLDER) -> Results:
+    """What ``folder`` has of ``"cpu"`` or ``"cuda"``."""
+    return Results(*(_read(folder / f"{device_type}_{kind}.json") for kind in KINDS))
+
+
+def _read(path: Path) -> Record | None:
+    return json.loads(path.read_text()) if path.is_file() else None

@@ -1,0 +1,125 @@
+"""The networks whose training steps are compared, and whether their losses are right."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import jumpstart_kernels as jk
+from benchmarks.models import build_resnet50, definition_penalty, pre_activations
+from jumpstart_kernels.bench.authors import attach, load_regularization
+from jumpstart_kernels.demo.training import build_network
+
+PLAIN = "plain"
+LAM = 0.1  # weight of the penalty: its size changes no time
+CHECKED_SAMPLES = 16
+
+Penalty = Callable[[], Tensor]  # of the model's last forward
+criterion = nn.CrossEntropyLoss()
+
+
+@dataclass
+class Variant:
+    """A network, and how its penalty comes about, where its loss has one."""
+
+    name: str
+    model: nn.Module
+    regularize: Callable[[nn.Module], Penalty] | None = None
+
+
+@dataclass
+class Setting:
+    """Networks of one kind, the first of them plain, and their input; ``dtype`` is autocast's, or float32."""
+
+    network: str
+    x: Tensor
+    y: Tensor
+    dtype: torch.dtype
+    variants: list[Variant]
+
+
+def make_thin_setting(device: torch.device, authors: Path | None = None, quick: bool = False) -> Setting:
+    """The demo's 50 layers of 4 units (``quick``: 6 layers), a batch of 256."""
+    features, classes, samples, depth = 30, 2, 256, 6 if quick else 50
+    plain = build_network(features, classes, depth=depth)
+    variants = [
+        Variant(PLAIN, plain),
+        Variant("Jumpstart", jk.replace_relu(copy.deepcopy(plain)), jumpstart_penalty),
+        Variant("BatchNorm", build_network(features, classes, depth=depth, batch_norm=True)),
+    ]
+    if authors is not None:
+        regularization = load_regularization(authors)
+        variants.append(
+            Variant("authors' code", copy.deepcopy(plain), partial(authors_penalty, regularization))
+        )
+    for variant in variants:
+        variant.model.to(device)
+    x, y = torch.randn(samples, features, device=device), torch.randint(classes, (samples,), device=device)
+    return Setting(f"{depth}x4", x, y, torch.float32, variants)
+
+
+def make_resnet_setting(
+    device: torch.device, samples: int | None = None, image_size: int | None = None, quick: bool = False
+) -> Setting:
+    """ResNet-50 (``quick``: two narrow blocks); by default a batch of ImageNet's size on a GPU alone."""
+    cuda = device.type == "cuda"
+    samples, image_size = samples or (128 if cuda else 8), image_size or (224 if cuda else 64)
+    options: dict[str, Any] = {"width": 8, "blocks": (1, 1)} if quick else {}
+    plain = build_resnet50(batch_norm=False, skips=False, **options)
+    variants = [
+        Variant(PLAIN, plain),
+        Variant("Jumpstart", jk.replace_relu(copy.deepcopy(plain)), jumpstart_penalty),
+        Variant("BatchNorm + skips", build_resnet50(batch_norm=True, skips=True, **options)),
+    ]
+    layout = torch.channels_last if cuda else torch.contiguous_format
+    for variant in variants:
+        module: Any = variant.model  # the signature of to() leaves memory_format out
+        module.to(device, memory_format=layout)
+    x = torch.randn(samples, 3, image_size, image_size, device=device).contiguous(memory_format=layout)
+    y = torch.randint(1000, (samples,), device=device)
+    return Setting(
+        "two blocks of resnet50" if quick else "resnet50",
+        x,
+        y,
+        torch.bfloat16 if cuda else torch.float32,
+        variants,
+    )
+
+
+def jumpstart_penalty(model: nn.Module) -> Penalty:
+    return partial(jk.penalty, model)
+
+
+def authors_penalty(regularization: Any, model: nn.Module) -> Penalty:
+    attached = attach(regularization, model)
+    return lambda: attached.loss
+
+
+def find_failure(setting: Setting, variant: Variant) -> str | None:
+    """How a network's loss or gradients differ from the definition's, in float64; None where they do not."""
+    if variant.regularize is None:
+        return None
+    x, y = setting.x[:CHECKED_SAMPLES].double(), setting.y[:CHECKED_SAMPLES]
+    model, plain = (copy.deepcopy(each.model).double() for each in (variant, setting.variants[0]))
+    plain.load_state_dict(model.state_dict())
+    penalty = variant.regularize(model)
+    loss = criterion(model(x), y) + LAM * penalty()
+    output, layers = pre_activations(plain, x)
+    expected = criterion(output, y) + LAM * definition_penalty(layers)
+    message = _difference("loss", loss, expected)
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    expected_gradients = torch.autograd.grad(expected, list(plain.parameters()))
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        message = message or _difference("gradient", gradient, expected_gradient)
+    return message
+
+
+def _difference(name: str, actual: Tensor, expected: Tensor) -> str | None:
+    error = (actual - expected).abs().max().item()
+    right = error <= 1e-8 * (1 + expected.abs().max().item())  # false for NaN
+    return None if right else f"wrong {name}: differs from the definition by {error:.3g}"

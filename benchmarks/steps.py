@@ -1,0 +1,224 @@
+"""What Jumpstart costs in a whole training step: zero_grad, forward, loss, backward, optimizer.
+
+    python -m benchmarks.steps --output benchmarks/results/cpu_steps.json
+
+Networks of one kind take their steps in turn, and the table shows medians and their ratio to the plain one.
+Before that, loss and gradients with each penalty are compared with the definition, in float64.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.settings import (
+    LAM,
+    PLAIN,
+    Setting,
+    Variant,
+    criterion,
+    find_failure,
+    make_resnet_setting,
+    make_thin_setting,
+)
+from jumpstart_kernels.bench import SCHEMA, heading
+from jumpstart_kernels.bench.authors import REPOSITORY, load_regularization
+from jumpstart_kernels.bench.machine import describe
+from jumpstart_kernels.bench.measure import figures_of
+from jumpstart_kernels.bench.memory import peak_bytes
+from jumpstart_kernels.bench.report import bytes_text, does_not_run, seconds_text
+from jumpstart_kernels.bench.timing import Sampler, calibrate, current, interleave, seconds
+from jumpstart_kernels.cli_inputs import CommandError, find_device, positive
+
+NETWORKS = ("50x4", "resnet50")
+MODES = ("eager", "compiled")
+
+
+def make_step(setting: Setting, variant: Variant, mode: str) -> Callable[[], None]:
+    """A training step of a variant on the setting's batch."""
+    x, y, model = setting.x, setting.y, variant.model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    penalty = None if variant.regularize is None else variant.regularize(model)
+    autocast = partial(torch.autocast, x.device.type, setting.dtype, enabled=setting.dtype != torch.float32)
+
+    def compute_loss() -> Tensor:
+        with autocast():
+            loss = criterion(model(x), y)
+        return loss if penalty is None else loss + LAM * penalty()
+
+    compiled = torch.compile(compute_loss, dynamic=False) if mode == "compiled" else compute_loss
+
+    def step() -> None:
+        optimizer.zero_grad()
+        compiled().backward()
+        optimizer.step()
+
+    return step
+
+
+def measure(setting: Setting, mode: str, rounds: int | None, budget: float) -> dict[str, Any]:
+    """The record of one kind of network in one mode."""
+    torch._dynamo.reset()
+    device = setting.x.device
+    failures: dict[str, str | None] = {}
+    samplers: dict[str, Sampler] = {}
+    peaks: dict[str, int | None] = {}
+    for variant in setting.variants:
+        try:
+            failures[variant.name] = find_failure(setting, variant)
+            if failures[variant.name] is None:
+                step = make_step(setting, variant, mode)
+                for _ in range(3):  # compiles, and finds its memory
+                    step()
+                samplers[variant.name] = calibrate(partial(_sample, step, device))
+                peaks[variant.name] = peak_bytes(step, device)
+        except Exception as error:
+            failures[variant.name] = does_not_run(error)
+    samplers = {name: sampler for name, sampler in samplers.items() if failures[name] is None}
+    taken = list(interleave(list(samplers.values()), rounds, budget)) if samplers else []
+    figures = {
+        name: figures_of([samples[i] for samples in taken], sampler.iterations)
+        for i, (name, sampler) in enumerate(samplers.items())
+    }
+    plain = figures.get(PLAIN)
+    for record in figures.values():
+        record["ratio"] = record["median"] / plain["median"] if plain else None
+    return {
+        "network": setting.network,
+        "mode": mode,
+        "input": list(setting.x.shape),
+        "dtype": str(setting.dtype).removeprefix("torch."),
+        "rounds": len(taken),
+        "variants": [
+            {
+                "name": name,
+                "failure": failures[name],
+                "peak_bytes": peaks.get(name),
+                "step": figures.get(name),
+            }
+            for name in failures
+        ],
+    }
+
+
+def _sample(step: Callable[[], None], device: torch.device, count: int) -> float:
+    def run() -> None:
+        for _ in range(count):
+            step()
+
+    return seconds(run, device) / count
+
+
+def make_table(record: dict[str, Any]) -> Any:
+    """A record as a table of ``rich``."""
+    from rich.table import Table
+
+    size = "x".join(map(str, record["input"]))
+    table = Table(
+        title=f"{record['network']}, {record['mode']}, {size}, {record['dtype']}",
+        caption=f"{record['rounds']} rounds; ratio to {PLAIN}",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for header in ("network", "step", "ratio", "peak"):
+        table.add_column(header, justify="left" if header == "network" else "right", no_wrap=True)
+    for variant in record["variants"]:
+        step = variant["step"]
+        if step is None:
+            table.add_row(variant["name"], "no figure")
+            continue
+        lower, upper = step["quartiles"]
+        table.add_row(
+            variant["name"],
+            f"{seconds_text(step['median'])} ±{(upper - lower) / 2 / step['median']:3.0%}",
+            "" if step["ratio"] is None else f"{step['ratio']:.2f}",
+            bytes_text(variant["peak_bytes"]),
+        )
+    return table
+
+
+def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.steps", description=__doc__.partition("\n")[0]
+    )
+    choices = {"--network": (NETWORKS, NETWORKS), "--mode": (MODES, MODES[:1])}
+    for option, (allowed, default) in choices.items():
+        text = f"may be repeated; default: {' and '.join(default)}"
+        parser.add_argument(option, action="append", choices=allowed, help=text)
+    parser.add_argument("--authors", type=Path, metavar="PATH", help=f"a checkout of {REPOSITORY}")
+    parser.add_argument(
+        "--batch-size", type=positive, metavar="N", help="of resnet50; default: 128, on the CPU 8"
+    )
+    parser.add_argument(
+        "--image-size", type=positive, metavar="N", help="of resnet50; default: 224, on the CPU 64"
+    )
+    parser.add_argument("--quick", action="store_true", help="a few layers, to see that it runs")
+    parser.add_argument("--rounds", type=positive, metavar="N", help="default: by --seconds")
+    parser.add_argument(
+        "--seconds", type=positive, default=15, metavar="S", help="for each network; default: 15"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results here")
+    arguments = parser.parse_args(words)
+    arguments.network = arguments.network or list(NETWORKS)
+    arguments.mode = arguments.mode or list(MODES[:1])
+    if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
+        parser.error(f"argument --output: there is no folder {arguments.output.parent}")
+    try:
+        arguments.device = find_device(arguments.device)
+        if arguments.authors is not None:
+            load_regularization(arguments.authors)
+    except CommandError as error:
+        parser.error(str(error))
+    except ValueError as error:
+        parser.error(f"argument --authors: {error}")
+    return arguments
+
+
+def _make_setting(network: str, arguments: argparse.Namespace) -> Setting:
+    torch.manual_seed(0)
+    device, quick = arguments.device, arguments.quick
+    if network == "50x4":
+        return make_thin_setting(device, arguments.authors, quick)
+    return make_resnet_setting(device, arguments.batch_size, arguments.image_size, quick)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, print a table of each network and mode, write the results; 1 where one is wrong."""
+    words = sys.argv[1:] if words is None else list(words)
+    arguments = parse_arguments(words)
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    command = ["python", "-m", "benchmarks.steps", *words]
+    results: dict[str, Any] = {
+        "schema": SCHEMA,
+        "machine": describe(arguments.device, command),
+        "networks": [],
+    }
+    console.print(heading(results["machine"]), markup=False, soft_wrap=True)
+    wrong = False
+    torch.backends.cudnn.benchmark = True  # the fastest convolution, for every network alike
+    for mode, network in itertools.product(arguments.mode, arguments.network):
+        with current(arguments.device):
+            record = measure(_make_setting(network, arguments), mode, arguments.rounds, arguments.seconds)
+        results["networks"].append(record)
+        console.print(make_table(record))
+        for variant in record["variants"]:
+            if variant["failure"] is not None:
+                wrong = True
+                console.print(f"  {variant['name']}: {variant['failure']}", markup=False, soft_wrap=True)
+        if arguments.output is not None:
+            arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+    return int(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

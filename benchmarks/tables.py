@@ -1,0 +1,183 @@
+"""The results as Markdown, written between markers into the docs."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from benchmarks import goals
+from benchmarks.results import DEVICE_NAMES, Record, Results, load
+from jumpstart_kernels.bench.cases import shape_name
+from jumpstart_kernels.bench.peers import RELU
+from jumpstart_kernels.bench.report import bytes_text, seconds_text
+
+PEERS = {  # name in the results to heading
+    "JumpstartReLU native": "Jumpstart native",
+    "JumpstartReLU triton": "Jumpstart triton",
+    "plain PyTorch, compiled": "plain PyTorch, compiled",
+    "plain PyTorch": "plain PyTorch",
+    "BatchNorm + nn.ReLU": "BatchNorm + ReLU",
+    "authors' code": "authors' code",
+}
+BOTH = "forward+backward"
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """Markdown by the name of its markers. What was not measured has none, but for the goals."""
+    found = {"goals": goal_table(folder)}
+    for device_type in DEVICE_NAMES:
+        results = load(device_type, folder)
+        makers: dict[str, Callable[[Results], str]] = {
+            "machine": machine_line,
+            "ratios": ratio_table,
+            "operator": operator_table,
+            "memory": memory_table,
+            "steps": step_table,
+        }
+        for name, make in makers.items():
+            measured = {"machine": results.machine(), "steps": results.steps}.get(name, results.operator)
+            if measured is not None:
+                found[f"{name}-{device_type}"] = make(results)
+    return found
+
+
+def insert(document: Path, found: dict[str, str]) -> list[str]:
+    """Replace what stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; returns the names."""
+    text, names = document.read_text(), []
+    for name, table in found.items():
+        begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
+        before, marker, behind = text.partition(begin)
+        if marker:
+            _, marker, behind = behind.partition(end)
+            if not marker:
+                raise ValueError(f"{document} has no {end!r} behind its {begin.strip()!r}")
+            text = f"{before}{begin}{table}\n{end}{behind}"
+            names.append(name)
+    document.write_text(text)
+    return names
+
+
+def machine_line(results: Results) -> str:
+    """Where the figures come from."""
+    machine = results.machine()
+    assert machine is not None  # its maker is called with results alone
+    commit = (machine["git"] or "unknown commit")[:10] + (" with changes" if machine["git_dirty"] else "")
+    parts = [machine["device"]]
+    if machine["device_type"] == "cpu":
+        parts.append(f"{machine['cpu_capability']}, {machine['threads']} threads")
+    else:
+        parts.append(f"CUDA {machine['cuda']}, triton {machine['triton']}")
+    return f"{', '.join(parts)}, torch {machine['torch']}, Python {machine['python']}; {commit}."
+
+
+def ratio_table(results: Results) -> str:
+    """Forward + backward of each peer over ``nn.ReLU``, contiguous: float32 on the CPU, bfloat16 on a GPU."""
+    cases = [case for case in results.cases() if case["layout"] == "contiguous" and not case["unhealthy"]]
+    dtype = "float32" if _device_type(results) == "cpu" else "bfloat16"
+    cases = [case for case in cases if case["dtype"] == dtype]
+    names = _present(cases)
+    header = ["input", "`nn.ReLU`", *(PEERS[name] for name in names)]
+    return _markdown(
+        header,
+        (
+            [_input(case), _time(case, RELU, BOTH), *(_ratio(case, name, BOTH) for name in names)]
+            for case in cases
+        ),
+    )
+
+
+def operator_table(results: Results) -> str:
+    """Every case: ``nn.ReLU``'s times, and each peer's ratios: forward, backward, both."""
+    names = _present(results.cases())
+    header = ["input", "dtype", "layout", "copy", "`nn.ReLU`", *(PEERS[name] for name in names)]
+    passes = ("forward", "backward", BOTH)
+
+    def row(case: Record) -> list[str]:
+        cells = [_input(case), case["dtype"], case["layout"], seconds_text(case["copy"]["median"])]
+        cells.append(" / ".join(_time(case, RELU, each) or "-" for each in passes))
+        for name in names:
+            ratios = [_ratio(case, name, each) for each in passes]
+            cells.append(" / ".join(ratio or "-" for ratio in ratios) if any(ratios) else "")
+        return cells
+
+    return _markdown(header, map(row, results.cases()))
+
+
+def memory_table(results: Results) -> str:
+    """Bytes that the forward keeps, for the first dtype of every shape."""
+    names = [RELU, *_present(results.cases())]
+    seen: set[tuple[int, ...]] = set()
+    rows = []
+    for case in results.cases():
+        if tuple(case["shape"]) not in seen and not case["graphs"]:
+            seen.add(tuple(case["shape"]))
+            kept = {peer["name"]: bytes_text(peer["saved_bytes"]) for peer in case["peers"]}
+            rows.append([f"{_input(case)} {case['dtype']}", *(kept.get(name, "") for name in names)])
+    return _markdown(["input", *(PEERS.get(name, f"`{name}`") for name in names)], rows)
+
+
+def step_table(results: Results) -> str:
+    """Training steps: the plain network's time, and the others' ratios to it."""
+    rows = []
+    for record in results.networks():
+        plain, *others = record["variants"]
+        figures = [
+            f"{other['name']} {'wrong' if other['step'] is None else format(other['step']['ratio'], '.2f')}"
+            for other in others
+        ]
+        rows.append(
+            [
+                record["network"],
+                record["mode"],
+                f"{shape_name(record['input'])} {record['dtype']}",
+                "" if plain["step"] is None else seconds_text(plain["step"]["median"]),
+                ", ".join(figures),
+                ", ".join(
+                    f"{each['name']} {bytes_text(each['peak_bytes'])}"
+                    for each in record["variants"]
+                    if each["peak_bytes"] is not None
+                ),
+            ]
+        )
+    return _markdown(["network", "mode", "batch", "plain", "ratio to plain", "peak memory"], rows)
+
+
+def goal_table(folder: Path) -> str:
+    return _markdown(["", "ratio to `nn.ReLU`, or as said", "goal", "measured", ""], goals.rows(folder))
+
+
+def _markdown(header: list[str], rows: Iterable[Iterable[str]]) -> str:
+    return "\n".join(_lines(header, rows))
+
+
+def _lines(header: list[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(header)} |"
+    yield f"|{'---|' * len(header)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _present(cases: list[Record]) -> list[str]:
+    there = {peer["name"] for case in cases for peer in case["peers"]}
+    return [name for name in PEERS if name in there]
+
+
+def _input(case: Record) -> str:
+    return shape_name(case["shape"]).replace("x", "×") + (", CUDA graph" if case["graphs"] else "")
+
+
+def _time(case: Record, name: str, pass_: str) -> str:
+    figures = _figures(case, name, pass_)
+    return "" if figures is None else seconds_text(figures["median"])
+
+
+def _ratio(case: Record, name: str, pass_: str) -> str:
+    figures = _figures(case, name, pass_)
+    return "" if figures is None or figures["ratio"] is None else f"{figures['ratio']:.2f}"
+
+
+def _figures(case: Record, name: str, pass_: str) -> Record | None:
+    return next((peer["passes"].get(pass_) for peer in case["peers"] if peer["name"] == name), None)
+
+
+def _device_type(results: Results) -> str:
+    machine = results.machine()
+    return "cpu" if machine is None else machine["device_type"]

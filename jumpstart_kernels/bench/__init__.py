@@ -1,0 +1,103 @@
+"""``python -m jumpstart_kernels bench``: what the layer costs here, beside its peers."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jumpstart_kernels.bench.cases import Case
+from jumpstart_kernels.bench.machine import describe
+from jumpstart_kernels.bench.measure import measure
+from jumpstart_kernels.bench.peers import make_peers
+from jumpstart_kernels.bench.report import failures, make_table
+from jumpstart_kernels.bench.timing import current
+
+SCHEMA = 1  # of the JSON file
+TABLE_WIDTH = 140  # where the terminal has less it wraps the lines, and no figure is cut
+BUSY = 0.3  # load average for each core from which a run warns
+
+
+def run(
+    cases: Sequence[Case],
+    *,
+    device: torch.device,
+    peers: Sequence[str],
+    backends: Sequence[str],
+    passes: Sequence[str],
+    rounds: int | None = None,
+    budget: float = 4.0,
+    seed: int = 0,
+    authors: Path | None = None,
+    output: Path | None = None,
+    command: Sequence[str] = (),
+) -> int:
+    """Measure cases, print a table of each, and write the results.
+
+    Args:
+        cases: what to measure.
+        device: where.
+        peers: of :data:`~jumpstart_kernels.bench.peers.PEERS`, beside ``nn.ReLU`` and a copy.
+        backends: of the peer ``"jumpstart"``.
+        passes: of :data:`~jumpstart_kernels.bench.cases.PASSES`.
+        rounds: samples of each peer and pass; by default as many as fit into ``budget`` seconds a case.
+        seed: of the random inputs.
+        authors: a checkout of the authors' code, for the peer ``"authors"``.
+        output: a JSON file, written again after each case.
+        command: what the user typed, for the file.
+
+    Returns:
+        The exit status: 0, or 1 where a peer computed something wrong and so has no figure.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    wide = Console(highlight=False, width=max(console.width, TABLE_WIDTH))
+    results: dict[str, Any] = {"schema": SCHEMA, "machine": describe(device, command), "cases": []}
+    console.print(heading(results["machine"]), markup=False, soft_wrap=True)
+    wrong = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        current(device),
+        Progress(*columns, console=console, refresh_per_second=4, transient=True) as progress,
+    ):
+        whole = progress.add_task("cases", total=len(cases))
+        for i, case in enumerate(cases):
+            torch.manual_seed(seed + i)
+            task = progress.add_task(str(case), total=rounds)
+            record = measure(
+                case,
+                make_peers(peers, backends, case, device, authors),
+                passes,
+                device,
+                rounds=rounds,
+                budget=budget,
+                on_round=partial(progress.advance, task),
+            )
+            results["cases"].append(record)
+            with wide.capture() as table:
+                wide.print(make_table(record, list(passes)))
+            progress.console.print(Text.from_ansi(table.get()), soft_wrap=True)
+            for line in failures(record):
+                progress.console.print(f"  {line}", markup=False, soft_wrap=True, style="red")
+                wrong += 1
+            if output is not None:
+                output.write_text(json.dumps(results, indent=1) + "\n")
+            progress.remove_task(task)
+            progress.advance(whole)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    return 1 if wrong else 0
+
+
+def heading(machine: dict[str, Any]) -> str:
+    """What stands over the tables: where they come from, and whether to trust them."""
+    heading = f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
+    load = machine["load_average"]
+    if load is not None and load > BUSY * machine["cpu_cores"]:
+        heading += f"\nwarning: load average {load:.1f}: something else is running, and figures will be off"
+    return heading

@@ -1,0 +1,48 @@
+"""The authors' published code, measured beside this project from a checkout of the user's own."""
+
+import contextlib
+import importlib.util
+import io
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+REPOSITORY = "blauigris/jumpstart"
+_FILE = Path("jumpstart", "jumpstart.py")
+_CLASS = "JumpstartRegularization"
+
+
+def load_regularization(checkout: Path) -> Any:
+    """The class that computes the authors' penalty.
+
+    Args:
+        checkout: a clone of the repository ``REPOSITORY``.
+
+    Raises:
+        ValueError: there is no such class in ``checkout``, or its file does not run.
+    """
+    file = checkout / _FILE
+    if not file.is_file():
+        raise ValueError(f"must be a checkout of {REPOSITORY}, with a file {_FILE}, got {str(checkout)!r}")
+    spec = importlib.util.spec_from_file_location("authors_jumpstart", file)
+    assert spec is not None and spec.loader is not None  # a .py file has both
+    module = importlib.util.module_from_spec(spec)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{file} does not run: {type(error).__name__}: {error}") from error
+    if not hasattr(module, _CLASS):
+        raise ValueError(f"must be a checkout of {REPOSITORY}: {file} has no class {_CLASS}")
+    return getattr(module, _CLASS)
+
+
+def attach(regularization: Any, model: nn.Module | None = None) -> Any:
+    """An instance of it on a model's layers, or on none: then its ``hook`` takes pre-activations.
+
+    Its ``loss`` is the penalty of the last forward, by the same defaults as ours: both signs by halves,
+    mean over units plus mean over points.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+        return regularization() if model is None else regularization(model)

@@ -1,0 +1,150 @@
+"""What is measured: shapes, dtypes, layouts, and the sets of them that a run takes by default."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from jumpstart_kernels.kernels.layout import channels_last_format
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+LAYOUTS = ("contiguous", "channels_last")
+PASSES = ("forward", "backward", "forward+backward")
+LAUNCH_BOUND = 2**20  # elements: up to here a GPU spends more on launching a kernel than on its bytes
+
+_Shapes = list[tuple[int, ...]]
+_CPU_SHAPES: _Shapes = [(64, 64, 56, 56), (4096, 4096), (1024, 1024), (256, 1024), (256, 4)]
+_CUDA_SHAPES: _Shapes = [
+    (256, 64, 112, 112),
+    (16384, 16384),
+    *_CPU_SHAPES,
+]  # two of 256 MiB or more
+_FURTHER_SHAPES: _Shapes = [(16, 64, 8, 28, 28), (1000, 301)]
+_QUICK_SHAPES: dict[str, _Shapes] = {
+    "cpu": [(1024, 1024), (256, 1024), (256, 4)],
+    "cuda": [(64, 64, 56, 56), (4096, 4096), (256, 1024), (256, 4)],
+}
+_SWEEP_SHAPES: _Shapes = [(256, 2**k) for k in range(2, 11, 2)] + [(2**k, 2**k) for k in range(10, 13)]
+_CUDA_SWEEP_SHAPES: _Shapes = [(8192, 8192), (16384, 16384)]
+
+
+class Case(NamedTuple):
+    """One input, and how it is run."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    layout: str = "contiguous"
+    graphs: bool = False
+    """Replayed as a CUDA graph."""
+    unhealthy: float = 0.0
+    """Fraction of the units that are dead, and as many again linear: those have a gradient of the penalty."""
+
+    @property
+    def elements(self) -> int:
+        return torch.Size(self.shape).numel()
+
+    @property
+    def bytes(self) -> int:
+        """Of one tensor of the case."""
+        return self.elements * DTYPES[self.dtype].itemsize
+
+    def __str__(self) -> str:
+        unhealthy = f", {self.unhealthy:.0%} of the units dead and {self.unhealthy:.0%} linear"
+        options = (", CUDA graph" if self.graphs else "") + (unhealthy if self.unhealthy else "")
+        return f"{shape_name(self.shape)} {self.dtype} {self.layout}{options}"
+
+
+def shape_name(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def select_cases(
+    device_type: str,
+    *,
+    selection: str = "default",
+    shapes: Sequence[tuple[int, ...]] = (),
+    dtypes: Sequence[str] = (),
+    layouts: Sequence[str] = (),
+    graphs: bool = False,
+    unhealthy: float = 0.0,
+) -> list[Case]:
+    """The cases of a run.
+
+    Args:
+        device_type: ``"cpu"`` or ``"cuda"``, which the sets differ by.
+        selection: ``"default"``, ``"quick"``, ``"all"`` or ``"sweep"``: small sizes to large.
+        shapes: these, in place of the selection's. Likewise ``dtypes`` and ``layouts``; a layout that a shape
+            does not have is left out for it.
+        graphs: run cases of up to ``LAUNCH_BOUND`` elements as CUDA graphs also.
+        unhealthy: see :class:`Case`.
+    """
+    cuda = device_type == "cuda"
+    standard = _CUDA_SHAPES if cuda else _CPU_SHAPES
+    selected = {
+        "default": standard,
+        "quick": _QUICK_SHAPES[device_type],
+        "all": standard + _FURTHER_SHAPES,
+        "sweep": _SWEEP_SHAPES + (_CUDA_SWEEP_SHAPES if cuda else []),
+    }
+    narrow = ["bfloat16" if cuda else "float32"]
+    dtypes = dtypes or {"all": list(DTYPES), "quick": narrow, "sweep": narrow}.get(
+        selection, ["float32", "bfloat16"]
+    )
+    layouts = layouts or (["contiguous"] if selection in ("quick", "sweep") else LAYOUTS)
+    return list(_combine(shapes or selected[selection], dtypes, layouts, graphs, unhealthy))
+
+
+def _combine(
+    shapes: Sequence[tuple[int, ...]],
+    dtypes: Sequence[str],
+    layouts: Sequence[str],
+    graphs: bool,
+    unhealthy: float,
+) -> Iterator[Case]:
+    for dtype in dtypes:
+        for shape in shapes:
+            for layout in layouts:
+                if layout == "channels_last" and not has_channels_last(shape):
+                    continue
+                case = Case(shape, dtype, layout, False, unhealthy)
+                yield case
+                if graphs and case.elements <= LAUNCH_BOUND:
+                    yield case._replace(graphs=True)
+
+
+def has_channels_last(shape: Sequence[int]) -> bool:
+    """Whether tensors of this shape can lie in channels_last."""
+    return len(shape) in (4, 5)
+
+
+def make_input(case: Case, device: torch.device) -> Tensor:
+    """Fresh normal pre-activations, ``case.unhealthy`` of their units dead and as many linear."""
+    x = _normal(case, device)
+    if case.unhealthy > 0:
+        make_unhealthy(x, 1, case.unhealthy)
+    return x
+
+
+def make_unhealthy(x: Tensor, dim: int, fraction: float) -> None:
+    """Make a fraction of the units (``dim`` 1) or points (0) of ``x`` dead and as many linear, in place."""
+    count = max(1, int(fraction * x.shape[dim]))
+    x.narrow(dim, 0, count).abs_().neg_()
+    x.narrow(dim, x.shape[dim] - count, count).abs_()
+
+
+def make_gradient(case: Case, device: torch.device) -> Tensor:
+    """A fresh normal gradient of the output, in its layout."""
+    return _normal(case, device)
+
+
+def _normal(case: Case, device: torch.device) -> Tensor:
+    x = torch.randn(case.shape, dtype=DTYPES[case.dtype], device=device)
+    if case.layout == "channels_last":
+        x = x.contiguous(memory_format=channels_last_format(x.dim()))
+    return x

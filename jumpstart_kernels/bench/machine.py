@@ -1,0 +1,95 @@
+"""Where a figure comes from: the machine, the versions, the commit."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import jumpstart_kernels
+from jumpstart_kernels.kernels import native
+
+_CLOCKS = ("clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "driver_version")  # MHz, W
+
+
+def describe(device: torch.device, command: Sequence[str]) -> dict[str, object]:
+    """A record of what was measured on, for JSON, with the command that did it; of paths only their names."""
+    git = _git_state(Path(jumpstart_kernels.__file__).parent)
+    record: dict[str, object] = {
+        "device": _device_name(device),
+        "device_type": device.type,
+        "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "cuda": torch.version.cuda,
+        "jumpstart_kernels": jumpstart_kernels.__version__,
+        "native_cuda": native.has_cuda(),
+        "git": git[0],
+        "git_dirty": git[1],
+        "command": " ".join(Path(word).name if os.path.isabs(word) else word for word in command),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        record["memory"] = properties.total_memory
+        record["multiprocessors"] = properties.multi_processor_count
+        record["l2_cache"] = properties.L2_cache_size
+        record["clocks"] = _clocks(device)
+    return record
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _clocks(device: torch.device) -> dict[str, str]:
+    """As nvidia-smi reports them at this moment, with units; empty where it is not there."""
+    if shutil.which("nvidia-smi") is None:
+        return {}
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    query = ["nvidia-smi", f"--query-gpu={','.join(_CLOCKS)}", "--format=csv,noheader", f"--id=GPU-{uuid}"]
+    output = _run(query)
+    return dict(zip(_CLOCKS, (value.strip() for value in output.split(",")), strict=False)) if output else {}
+
+
+def _git_state(folder: Path) -> tuple[str | None, bool | None]:
+    """Commit, and whether the tree differs from it; None outside a checkout."""
+    git = ["git", "-C", str(folder)]
+    if _run([*git, "ls-files", "--error-unmatch", "__init__.py"]) is None:  # it is another's
+        return None, None
+    # Results and figures are written by benchmarks: they are no change of what is measured.
+    measured = [":/", ":(top,exclude)benchmarks/results", ":(top,exclude)docs"]
+    return _run([*git, "rev-parse", "HEAD"]), _run([*git, "status", "--porcelain", "--", *measured]) != ""
+
+
+def _run(command: list[str]) -> str | None:
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,200 @@
+"""How time is taken: interleaved rounds of samples, each of as many iterations as the clock needs."""
+
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from jumpstart_kernels.bench.cases import Case, make_gradient, make_input
+from jumpstart_kernels.bench.peers import Outputs, Peer
+
+SAMPLE_SECONDS = 2e-3  # a sample runs at least so long, in as many iterations as that takes
+MAX_ITERATIONS = 1000
+MAX_KEPT_BYTES = 2**30  # that the forwards behind one sample of backwards may keep
+GRAPH_ITERATIONS = 20  # in one CUDA graph, as a graph of a training step holds many layers
+MIN_ROUNDS = 9
+ROTATED_BYTES = 4 * 2**20  # inputs from here on change, so that none is found in a GPU's L2
+
+Pairs = list[tuple[Tensor, Tensor]]  # inputs and gradients of the output
+
+
+class Sampler(NamedTuple):
+    """Takes one sample, of several iterations; its result is the seconds of one."""
+
+    sample: Callable[[], float]
+    iterations: int
+
+
+class Quartiles(NamedTuple):
+    """Seconds of one iteration, over the rounds."""
+
+    lower: float
+    median: float
+    upper: float
+
+
+class Buffers:
+    """Inputs and gradients of a case, handed out in turn: on a GPU more of them than its L2 holds."""
+
+    def __init__(self, case: Case, device: torch.device) -> None:
+        self.case, self.device = case, device
+        count = 1
+        if device.type == "cuda" and case.bytes >= ROTATED_BYTES and not case.graphs:
+            count = math.ceil(2 * torch.cuda.get_device_properties(device).L2_cache_size / case.bytes)
+        self.pairs: Pairs = [
+            (make_input(case, device).requires_grad_(), make_gradient(case, device)) for _ in range(count)
+        ]
+        self._turn = itertools.cycle(self.pairs)
+
+    def take(self, count: int) -> Pairs:
+        """The next ``count`` of them, none with a gradient left from before."""
+        for x, _ in self.pairs:
+            x.grad = None
+        return [next(self._turn) for _ in range(count)]
+
+
+def current(device: torch.device) -> AbstractContextManager:
+    """Make a GPU the one that events and graphs are made for."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """How long ``run`` takes: by the clock on the CPU, between two events on a GPU."""
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def run_forward(peer: Peer, pairs: Pairs) -> None:
+    for x, _ in pairs:
+        peer.forward(x)
+
+
+def run_backward(peer: Peer, pairs: Pairs, outputs: list[Outputs]) -> None:
+    for x, grad in pairs:
+        peer.backward(x, outputs.pop(), grad)
+
+
+def run_both(peer: Peer, pairs: Pairs) -> None:
+    for x, grad in pairs:
+        peer.backward(x, peer.forward(x), grad)
+
+
+def run_copy(pairs: Pairs) -> None:
+    """The ceiling of any forward: a clone, which like the peers allocates its result."""
+    for x, _ in pairs:
+        x.detach().clone()
+
+
+def take_sample(peer: Peer, name: str, buffers: Buffers, iterations: int) -> float:
+    """Seconds of one iteration of a pass. What an iteration leaves is dropped within the time."""
+    pairs = buffers.take(iterations)
+    with peer.active():
+        if name == "backward":
+            outputs = [peer.forward(x) for x, _ in reversed(pairs)]
+            taken = seconds(lambda: run_backward(peer, pairs, outputs), buffers.device)
+        else:
+            run = run_forward if name == "forward" else run_both
+            taken = seconds(lambda: run(peer, pairs), buffers.device)
+    return taken / iterations
+
+
+def make_samplers(peer: Peer, passes: Sequence[str], buffers: Buffers) -> dict[str, Sampler]:
+    """Warmed-up samplers of a peer by pass. Of a CUDA graph there is no backward alone."""
+    x, grad = buffers.pairs[0]
+    with peer.active():
+        peer.prepare(x)
+        peer.backward(x, peer.forward(x), grad)
+    if buffers.case.graphs:
+        runs = {"forward": run_forward, "forward+backward": run_both}
+        with peer.active():
+            return {
+                name: _capture(partial(run, peer, buffers.pairs), buffers.device)
+                for name, run in runs.items()
+                if name in passes
+            }
+    kept = max(1, MAX_KEPT_BYTES // (4 * buffers.case.bytes))
+    return {
+        name: calibrate(
+            partial(take_sample, peer, name, buffers), kept if name == "backward" else MAX_ITERATIONS
+        )
+        for name in passes
+    }
+
+
+def make_copy_sampler(buffers: Buffers) -> Sampler:
+    """Warmed-up sampler of :func:`run_copy`."""
+    if buffers.case.graphs:
+        return _capture(lambda: run_copy(buffers.pairs), buffers.device)
+
+    def sample(count: int) -> float:
+        pairs = buffers.take(count)
+        return seconds(lambda: run_copy(pairs), buffers.device) / count
+
+    return calibrate(sample)
+
+
+def calibrate(sample: Callable[[int], float], most: int = MAX_ITERATIONS) -> Sampler:
+    """A sampler of as many iterations as ``SAMPLE_SECONDS`` takes, ``most`` at most.
+
+    Args:
+        sample: takes a number of iterations, and returns the seconds of one.
+    """
+    taken = sample(1)  # the first is often slow, and decides only where one is enough
+    if taken < 50 * SAMPLE_SECONDS:
+        taken = min(sample(1) for _ in range(3))
+    iterations = max(1, min(most, MAX_ITERATIONS, math.ceil(SAMPLE_SECONDS / taken)))
+    return Sampler(lambda: sample(iterations), iterations)
+
+
+def _capture(run: Callable[[], object], device: torch.device) -> Sampler:
+    """A CUDA graph of ``GRAPH_ITERATIONS`` runs; a sample is one replay."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # what is compiled or allocated at first use must not be so in the graph
+            run()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(GRAPH_ITERATIONS):
+            run()
+    graph.replay()
+    return Sampler(lambda: seconds(graph.replay, device) / GRAPH_ITERATIONS, GRAPH_ITERATIONS)
+
+
+def interleave(samplers: Sequence[Sampler], rounds: int | None, budget: float) -> Iterator[list[float]]:
+    """The samples of each round in the order of ``samplers``, taken forwards and backwards by turns.
+
+    Without ``rounds`` there are as many as begin within ``budget`` seconds, but ``MIN_ROUNDS`` at least.
+    """
+    begin = time.perf_counter()
+    for done in itertools.count():
+        if rounds is None and done >= MIN_ROUNDS and time.perf_counter() - begin > budget or done == rounds:
+            return
+        samples = [0.0] * len(samplers)
+        order = range(len(samplers))
+        for i in order if done % 2 == 0 else reversed(order):
+            samples[i] = samplers[i].sample()
+        yield samples
+
+
+def quartiles(samples: Sequence[float]) -> Quartiles:
+    """Of one sample: itself, three times."""
+    if len(samples) == 1:
+        samples = [samples[0]] * 2
+    return Quartiles(*statistics.quantiles(samples, n=4, method="inclusive"))

@@ -1,0 +1,251 @@
+"""Figures, tables and goals from stored results: made-up ones, whose ratios are known."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib", reason="the figures are drawn with matplotlib")
+
+from benchmarks import figures, goals, tables
+from benchmarks.results import load
+from jumpstart_kernels.bench.cases import PASSES
+
+ROOT = Path(figures.__file__).parent.parent
+SECONDS = {"forward": 1.0, "backward": 2.0, "forward+backward": 3.0}  # of nn.ReLU
+MACHINE = {
+    "device": "Made-up",
+    "device_type": "cpu",
+    "cpu_capability": "AVX2",
+    "threads": 2,
+    "torch": "2.13.0",
+    "triton": "3.7.1",
+    "cuda": "13.0",
+    "python": "3.12.0",
+    "git": "0123456789abcdef",
+    "git_dirty": False,
+}
+
+
+def make_peer(name, ratios, size, backend=None):
+    passes = {
+        pass_: {
+            "median": SECONDS[pass_] * ratio,
+            "quartiles": [SECONDS[pass_] * ratio] * 2,
+            "iterations": 1,
+            "ratio": ratio,
+            "gigabytes_per_second": size / (SECONDS[pass_] * ratio) / 1e9,
+        }
+        for pass_, ratio in zip(PASSES, ratios, strict=True)
+    }
+    return {
+        "name": name,
+        "backend": backend,
+        "failure": None,
+        "saved_bytes": size // 8,
+        "peak_bytes": None,
+        "passes": passes,
+    }
+
+
+def make_case(shape, dtype="float32", layout="contiguous", graphs=False, **ratios):
+    size = {"float32": 4, "bfloat16": 2}[dtype] * math.prod(shape)
+    peers = [make_peer("nn.ReLU", (1, 1, 1), size)]
+    peers += [make_peer(f"JumpstartReLU {backend}", each, size, backend) for backend, each in ratios.items()]
+    return {
+        "shape": list(shape),
+        "dtype": dtype,
+        "layout": layout,
+        "graphs": graphs,
+        "unhealthy": 0.0,
+        "bytes": size,
+        "rounds": 7,
+        "copy": {"median": 1.0, "quartiles": [1, 1], "iterations": 1, "gigabytes_per_second": size / 1e9},
+        "peers": peers,
+    }
+
+
+def make_steps(network, **ratios):
+    variants = [
+        {
+            "name": name,
+            "failure": None,
+            "peak_bytes": None,
+            "step": {"median": 0.01 * ratio, "quartiles": [1, 1], "iterations": 1, "ratio": ratio},
+        }
+        for name, ratio in {"plain": 1.0, **ratios}.items()
+    ]
+    return {
+        "network": network,
+        "mode": "eager",
+        "input": [256, 30],
+        "dtype": "float32",
+        "rounds": 7,
+        "variants": variants,
+    }
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Results of a CPU: two goals met, two missed."""
+    cases = [
+        make_case((64, 64, 56, 56), native=(0.8, 0.9, 0.95)),
+        make_case((64, 64, 56, 56), "bfloat16", native=(3, 3, 3)),
+        make_case((4096, 4096), native=(1, 1, 1.1)),
+        make_case((1024, 1024), native=(1, 1, 0.95)),
+        make_case((256, 4), native=(1, 1, 2.25)),
+    ]
+    write(tmp_path / "cpu_operator.json", {"machine": MACHINE, "cases": cases})
+    write(tmp_path / "cpu_sweep.json", {"machine": MACHINE, "cases": cases[-2:]})
+    write(tmp_path / "cpu_steps.json", {"machine": MACHINE, "networks": [make_steps("50x4", Jumpstart=1.25)]})
+    return tmp_path
+
+
+def write(path: Path, results: dict) -> None:
+    path.write_text(json.dumps({"schema": 1, **results}))
+
+
+def verdicts(folder) -> dict[str, tuple[float | None, bool | None]]:
+    return {f"{each.goal.text}, {each.backend}": (each.measured, each.met) for each in goals.verdicts(folder)}
+
+
+def test_goals_of_the_cpu(folder):
+    found = verdicts(folder)
+    assert found["fp32 64x64x56x56 and 4096x4096, native"] == (1.1, False)  # the worst of its cases
+    assert found["fp32 1024x1024, native"] == (0.95, True)
+    assert found["fp32 256x1024, native"] == (None, None)
+    assert found["fp32 256x4, native"] == (2.25, True)
+    assert found["step of 50 layers of 4 units, native"] == (pytest.approx(1.25), False)
+    assert all(
+        measured is None for text, (measured, _) in found.items() if "256 MiB" in text or "graph" in text
+    )
+
+
+def test_goals_of_a_gpu(tmp_path):
+    cases = [
+        make_case((16384, 16384), "bfloat16", native=(1.0, 0.7, 0.85), triton=(1.06, 0.7, 0.95)),
+        make_case((256, 64, 112, 112), layout="channels_last", native=(1.0, 0.8, 0.9)),
+        make_case((4096, 4096), native=(9, 9, 9)),  # too small to count
+        make_case((256, 4), native=(1, 1, 1.9)),
+        make_case((256, 4), native=(1, 1, 1.4), graphs=True),
+        make_case((256, 1024), native=(1, 1, 1.6), graphs=True),
+    ]
+    write(tmp_path / "cuda_operator.json", {"machine": MACHINE, "cases": cases})
+    steps = [make_steps("resnet50", Jumpstart=1.005, **{"BatchNorm + skips": 1.2})]
+    write(tmp_path / "cuda_steps.json", {"machine": MACHINE, "networks": steps})
+    found = verdicts(tmp_path)
+    large = "256 MiB and more, bf16 and fp32: forward + backward"
+    assert found[f"{large}, native"] == (0.9, True) and found[f"{large}, triton"] == (0.95, False)
+    assert found["the same: forward, triton"] == (1.06, False)
+    assert found["the same: backward, native"] == (0.8, False)
+    share, met = found["the same: model bytes a second, of a copy's, native"]
+    assert (share, met) == (pytest.approx(1 / 2.7), False)
+    assert found["256x4 to 256x1024, eager, native"] == (1.9, True)
+    assert found["256x4 to 256x1024, CUDA graph, native"] == (1.6, False)
+    assert found["256x4 to 256x1024, eager, triton"] == (None, None)
+    assert found["step of plain ResNet-50, of the same without Jumpstart, native"][1] is True
+    measured, met = found["step of plain ResNet-50, of one with BatchNorm and skips, native"]
+    assert measured == pytest.approx(1.005 / 1.2) and met
+
+
+def test_a_case_without_a_figure_misses_its_goal(folder):
+    results = json.loads((folder / "cpu_operator.json").read_text())
+    results["cases"][-1]["peers"][1] |= {"failure": "wrong output", "passes": {}}
+    write(folder / "cpu_operator.json", results)
+    steps = make_steps("50x4", Jumpstart=1.0)
+    steps["variants"][1] |= {"failure": "wrong loss", "step": None}
+    write(folder / "cpu_steps.json", {"machine": MACHINE, "networks": [steps]})
+    assert verdicts(folder)["fp32 256x4, native"][1] is False
+    rows = {row[1]: row[3:] for row in goals.rows(folder)}
+    assert rows["fp32 256x4"] == rows["step of 50 layers of 4 units"] == ("wrong", "missed")
+
+
+def test_goals_are_printed(folder, capsys):
+    assert goals.main([str(folder), "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and all(line.startswith("CPU") for line in lines[1:])
+    assert re.search(r"fp32 1024x1024 +≤ 0\.95 +0\.95 +met$", lines[2])
+    with pytest.raises(SystemExit):
+        goals.main([str(folder / "nowhere")])
+
+
+def test_tables(folder):
+    found = tables.tables(folder)
+    assert {"goals", "machine-cpu", "ratios-cpu", "operator-cpu", "memory-cpu", "steps-cpu"} == set(found)
+    assert found["machine-cpu"] == "Made-up, AVX2, 2 threads, torch 2.13.0, Python 3.12.0; 0123456789."
+    ratios = found["ratios-cpu"].splitlines()
+    assert ratios[0] == "| input | `nn.ReLU` | Jumpstart native |"
+    assert ratios[2:] == [
+        "| 64×64×56×56 | 3.00 s | 0.95 |",
+        "| 4096×4096 | 3.00 s | 1.10 |",
+        "| 1024×1024 | 3.00 s | 0.95 |",
+        "| 256×4 | 3.00 s | 2.25 |",
+    ]
+    assert "| 1.00 s / 2.00 s / 3.00 s | 0.80 / 0.90 / 0.95 |" in found["operator-cpu"]
+    assert found["steps-cpu"].endswith("| 50x4 | eager | 256x30 float32 | 10.0 ms | Jumpstart 1.25 |  |")
+
+
+def test_insertion_replaces_what_stands_between_markers(tmp_path):
+    document = tmp_path / "page.md"
+    document.write_text("before\n<!-- begin goals -->\nold\n<!-- end goals -->\nbehind\n")
+    for table in ("new", r"new \1"):
+        assert tables.insert(document, {"goals": table, "other": "unused"}) == ["goals"]
+        expected = f"before\n<!-- begin goals -->\n{table}\n<!-- end goals -->\nbehind\n"
+        assert document.read_text() == expected
+    document.write_text("<!-- begin goals -->\nold")
+    with pytest.raises(ValueError, match="has no '<!-- end goals -->'"):
+        tables.insert(document, {"goals": "new"})
+
+
+def test_every_marker_of_the_docs_has_its_table(folder):
+    text = "".join((ROOT / document).read_text() for document in figures.DOCUMENTS)
+    begins, ends = (re.findall(rf"<!-- {word} (\S+) -->", text) for word in ("begin", "end"))
+    assert begins == ends
+    for name in ("operator", "sweep", "steps"):
+        shutil.copy(folder / f"cpu_{name}.json", folder / f"cuda_{name}.json")
+    known = {f"figure-{name}" for name in figures.CAPTIONS} | set(tables.tables(folder))
+    assert set(begins) == known
+
+
+def test_one_command_draws_and_writes_everything(folder, tmp_path_factory, capsys):
+    root = tmp_path_factory.mktemp("root")
+    (root / "docs").mkdir()
+    for document in figures.DOCUMENTS:
+        shutil.copy(ROOT / document, root / document)
+    arguments = ["--results", str(folder), "--root", str(root)]
+    assert figures.main(arguments) == 0
+    pictures = sorted((root / "docs" / "figures").iterdir())
+    assert [path.stem for path in pictures] == sorted(figures.CAPTIONS)
+    first = [path.read_bytes() for path in pictures]
+    assert all(data.startswith(b"\x89PNG") and len(data) > 10_000 for data in first)
+    page = (root / "docs" / "benchmarks.md").read_text()
+    assert "(figures/memory.png)" in page and "| 0.80 / 0.90 / 0.95 |" in page
+    assert "| 4096×4096 | 3.00 s | 1.10 |" in (root / "README.md").read_text()
+    assert "missed" in capsys.readouterr().out
+    assert figures.main(arguments) == 0  # the same results, the same bytes
+    assert [path.read_bytes() for path in pictures] == first
+    assert (root / "docs" / "benchmarks.md").read_text() == page
+
+
+def test_without_results_there_is_nothing_to_draw(tmp_path):
+    assert figures.draw(tmp_path, tmp_path) == [] and not list(tmp_path.iterdir())
+    assert load("cuda", tmp_path).machine() is None
+    assert list(tables.tables(tmp_path)) == ["goals"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the script for a GPU machine needs bash")
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--device", "tpu"], "--device must be cuda or cpu, got 'tpu'"),
+        (["--fast"], "unknown argument --fast"),
+    ],
+)
+def test_mistakes_of_the_gpu_script(arguments, message):
+    script = ROOT / "benchmarks" / "gpu.sh"
+    result = subprocess.run(["bash", script, *arguments], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "") and message in result.stderr
