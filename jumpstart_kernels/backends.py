@@ -30,8 +30,9 @@ def select(x: Tensor) -> str:
     Raises:
         RuntimeError: the backend asked for cannot run a tensor of this device.
     """
-    backend = _resolved.get(x.device.type)
-    return _resolve(x.device.type) if backend is None else backend
+    device_type = "cpu" if x.is_cpu else x.device.type  # asking for the device costs more than all the rest
+    backend = _resolved.get(device_type)
+    return _resolve(device_type) if backend is None else backend
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The operator without state: ReLU and the statistics of its input, in one pass."""
 
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -147,13 +148,10 @@ def run_layer(
 
     Eager code takes the shortest way to the compiled backend, where that can take ``x`` as it is.
     """
-    if (
-        tie_breaking == "single"
-        and not torch.compiler.is_compiling()
-        and isinstance(x, Tensor)
-        and select(x) == "native"
-    ):
-        result = native.jumpstart_relu(x, unit_dim, points == "position", margin, inplace, with_extrema)
+    eager = tie_breaking == "single" and not torch.compiler.is_compiling() and isinstance(x, Tensor)
+    if eager and select(x) == "native":
+        position_points = points == "position"
+        result = native.jumpstart_relu(x, unit_dim, position_points, margin, inplace, with_extrema)
         if result is not None:
             return result
     output, slack_sums, extrema = run(x, unit_dim, points, margin, tie_breaking, inplace, all_indices=False)
@@ -188,7 +186,7 @@ def check_options(unit_dim: int, points: str, margin: float, tie_breaking: str) 
         raise ValueError(f"margin must be finite and not negative, got {margin}")
 
 
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
     """Raise for a value that is not one of those allowed."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

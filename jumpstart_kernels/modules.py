@@ -73,13 +73,7 @@ class JumpstartReLU(nn.ReLU):
         if not recording and not watchers:
             return F.relu(x, inplace=self.inplace)
         output, slack_sums, extrema, units, points = run_layer(
-            x,
-            self.unit_dim,
-            self.points,
-            self.margin,
-            self.tie_breaking,
-            self.inplace,
-            with_extrema=bool(watchers),
+            x, self.unit_dim, self.points, self.margin, self.tie_breaking, self.inplace, bool(watchers)
         )
         if recording and not _recomputing():
             self._records.append(Record(slack_sums, units, points))

@@ -64,7 +64,7 @@ def penalty(
     """
     check_module(model)
     check_choice("reduction", reduction, REDUCTIONS)
-    check_choice("terms", terms, tuple(TERMS))
+    check_choice("terms", terms, TERMS)
     if isinstance(sign_balance, bool) or not isinstance(sign_balance, (int, float)):
         raise TypeError(f"sign_balance must be a number, got {type(sign_balance).__name__}")
     if not 0 <= sign_balance <= 1:
@@ -82,15 +82,19 @@ def penalty(
 
 def reduce_records(records: list[Record], reduction: str, sign_balance: float, terms: str) -> Tensor:
     """The penalty of records, from their slack sums alone."""
-    slack_sums = _alike([record.slack_sums for record in records])
-    counts = (sum(record.units for record in records), sum(record.points for record in records))
+    slack_sums, units, points = [], 0, 0
+    for record in records:
+        slack_sums.append(record.slack_sums)
+        units += record.units
+        points += record.points
+    slack_sums = _alike(slack_sums)
     square_root = reduction == "norm"
     first = slack_sums[0]
     # A compiler has nothing to gain from the operator: it fuses the reference.
     if torch.compiler.is_compiling() or select(first) != "native":
-        weights = _weights(reduction, sign_balance, terms, *counts)
+        weights = _weights(reduction, sign_balance, terms, units, points)
         return reference_penalty(slack_sums, weights, square_root)
-    weights = _cached_weights(reduction, sign_balance, terms, *counts)
+    weights = _cached_weights(reduction, sign_balance, terms, units, points)
     value = native.penalty(slack_sums, weights, square_root)
     return PENALTY_OVERLOADS["native"](slack_sums, weights, square_root) if value is None else value
 
@@ -119,7 +123,7 @@ _cached_weights = functools.lru_cache(_weights)
 def _alike(slack_sums: list[Tensor]) -> list[Tensor]:
     """Of one dtype, the widest, and on one device, that of the first."""
     first = slack_sums[0]
-    if all(sums.dtype == first.dtype and sums.device == first.device for sums in slack_sums):
+    if all(sums.dtype == first.dtype and sums.device == first.device for sums in slack_sums[1:]):
         return slack_sums
     dtype = torch.float64 if any(sums.dtype == torch.float64 for sums in slack_sums) else torch.float32
     return [sums.to(first.device, dtype) for sums in slack_sums]
