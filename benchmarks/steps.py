@@ -30,7 +30,7 @@ from benchmarks.settings import (
 )
 from jumpstart_kernels.bench import SCHEMA, heading
 from jumpstart_kernels.bench.authors import REPOSITORY, load_regularization
-from jumpstart_kernels.bench.machine import describe
+from jumpstart_kernels.bench.machine import describe, keep_memory
 from jumpstart_kernels.bench.measure import figures_of
 from jumpstart_kernels.bench.memory import peak_bytes
 from jumpstart_kernels.bench.report import bytes_text, does_not_run, seconds_text
@@ -200,7 +200,7 @@ def main(words: Sequence[str] | None = None) -> int:
     command = ["python", "-m", "benchmarks.steps", *words]
     results: dict[str, Any] = {
         "schema": SCHEMA,
-        "machine": describe(arguments.device, command),
+        "machine": describe(arguments.device, command, keep_memory(arguments.device)),
         "networks": [],
     }
     console.print(heading(results["machine"]), markup=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from jumpstart_kernels.bench.cases import Case
-from jumpstart_kernels.bench.machine import describe
+from jumpstart_kernels.bench.machine import describe, keep_memory
 from jumpstart_kernels.bench.measure import measure
 from jumpstart_kernels.bench.peers import make_peers
 from jumpstart_kernels.bench.report import failures, make_table
@@ -33,6 +33,7 @@ def run(
     authors: Path | None = None,
     output: Path | None = None,
     command: Sequence[str] = (),
+    system_allocator: bool = False,
 ) -> int:
     """Measure cases, print a table of each, and write the results.
 
@@ -47,6 +48,8 @@ def run(
         authors: a checkout of the authors' code, for the peer ``"authors"``.
         output: a JSON file, written again after each case.
         command: what the user typed, for the file.
+        system_allocator: leave the memory allocator of the CPU as it is
+            (:func:`~jumpstart_kernels.bench.machine.keep_memory`).
 
     Returns:
         The exit status: 0, or 1 where a peer computed something wrong and so has no figure.
@@ -57,7 +60,9 @@ def run(
 
     console = Console(highlight=False)
     wide = Console(highlight=False, width=max(console.width, TABLE_WIDTH))
-    results: dict[str, Any] = {"schema": SCHEMA, "machine": describe(device, command), "cases": []}
+    keeps_memory = not system_allocator and keep_memory(device)
+    machine = describe(device, command, keeps_memory)
+    results: dict[str, Any] = {"schema": SCHEMA, "machine": machine, "cases": []}
     console.print(heading(results["machine"]), markup=False, soft_wrap=True)
     wrong = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

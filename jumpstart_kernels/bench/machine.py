@@ -1,5 +1,6 @@
 """Where a figure comes from: the machine, the versions, the commit."""
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -16,7 +17,24 @@ from jumpstart_kernels.kernels import native
 _CLOCKS = ("clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "driver_version")  # MHz, W
 
 
-def describe(device: torch.device, command: Sequence[str]) -> dict[str, object]:
+# Of malloc.h: what glibc gives back to the system, and what it asks the system for each time.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_NEVER = 2**31 - 1
+
+
+def keep_memory(device: torch.device) -> bool:
+    """Let glibc keep the process's memory, as the caching allocator of a GPU does; whether it now does.
+
+    It gives large blocks back to the system when they are freed, or does not, as the sum of the sizes falls;
+    the page faults of the next call then cost several times what an elementwise operation does.
+    """
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def describe(device: torch.device, command: Sequence[str], keeps_memory: bool = False) -> dict[str, object]:
     """A record of what was measured on, for JSON, with the command that did it; of paths only their names."""
     git = _git_state(Path(jumpstart_kernels.__file__).parent)
     record: dict[str, object] = {
@@ -26,6 +44,7 @@ def describe(device: torch.device, command: Sequence[str]) -> dict[str, object]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "keeps_memory": keeps_memory,
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -73,6 +73,8 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--seconds", type=_seconds, metavar="S", help="budget of a case; default: 2 to 4")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the inputs; default: 0")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
+    text = "leave the CPU's memory allocator as it is: page faults included"
+    parser.add_argument("--system-allocator", action="store_true", help=text)
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results here")
     parser.set_defaults(run=bench)
 
@@ -123,6 +125,7 @@ def bench(arguments: argparse.Namespace) -> int:
         authors=arguments.authors,
         output=arguments.output,
         command=["python", "-m", "jumpstart_kernels", *arguments.words],
+        system_allocator=arguments.system_allocator,
     )
 
 
