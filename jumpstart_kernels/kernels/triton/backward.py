@@ -30,7 +30,7 @@ def add_extrema(
 ):
     """Add the gradients of the maximum and the minimum at this position, if the element is theirs."""
     min_position = count + position
-    max_grad = tl.zeros(position.shape, grad_x.dtype)
+    max_grad = tl.full(position.shape, 0, grad_x.dtype)
     min_grad = max_grad
     if HAS_GRAD_EXTREMA:
         max_grad = tl.load(grad_extrema_ptr + position, mask=valid, other=0.0)
@@ -48,15 +48,17 @@ def add_extrema(
 
 
 @triton.jit
-def line_position(line, segment, units, columns, rows_of_point, LINES: tl.constexpr):
-    """Where in a row of extrema and indices the unit or point of a line of the matrix stands."""
-    if LINES == "columns are units":
+def line_position(
+    line, segment, units, columns, rows_of_point, OF_UNITS: tl.constexpr, OF_COLUMNS: tl.constexpr
+):
+    """Where in a row of extrema and indices the unit or point of a column or row of the matrix stands."""
+    if OF_UNITS and OF_COLUMNS:
         position = line
-    elif LINES == "columns are points":
-        position = units + segment * columns + line
-    elif LINES == "rows are of units":
+    elif OF_UNITS:
         position = line % units
-    else:  # rows are of points
+    elif OF_COLUMNS:
+        position = units + segment * columns + line
+    else:
         position = units + line // rows_of_point
     return position
 
@@ -82,7 +84,8 @@ def rewrite_elements(
     points,
     inner,
     rows_of_point,
-    LINES: tl.constexpr,
+    OF_UNITS: tl.constexpr,
+    OF_COLUMNS: tl.constexpr,
     HAS_GRAD_OUTPUT: tl.constexpr,
     HAS_GRAD_SLACK_SUMS: tl.constexpr,
     HAS_GRAD_EXTREMA: tl.constexpr,
@@ -92,8 +95,10 @@ def rewrite_elements(
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Of each element in the program's part that holds an extremum of these, the whole gradient anew: it may hold
-    one of its unit and of its point at once. Threads that meet in an element then write the same bits."""
+    """Of each element in the program's part that holds an extremum of these, the whole gradient anew.
+
+    An element may hold extrema of its unit and of its point: threads that meet in it write the same bits.
+    """
     count = units.to(tl.int64) + points
     segment = first_row // rows
     if CHANNELS_LAST:
@@ -104,7 +109,7 @@ def rewrite_elements(
         last_index = last_row * columns
     for start in range(first_line, last_line, BLOCK):
         line = start + tl.arange(0, BLOCK)
-        position = line_position(line, segment, units, columns, rows_of_point, LINES)
+        position = line_position(line, segment, units, columns, rows_of_point, OF_UNITS, OF_COLUMNS)
         max_index = tl.load(indices_ptr + position, mask=line < last_line, other=-1)
         min_index = tl.load(indices_ptr + count + position, mask=line < last_line, other=-1)
         here = (max_index >= first_index) & (max_index < last_index)
@@ -114,8 +119,8 @@ def rewrite_elements(
             for chunk in range(start, tl.minimum(start + BLOCK, last_line), CHUNK):
                 part = chunk + tl.arange(0, 2 * CHUNK) % CHUNK  # maxima, then minima
                 side = tl.arange(0, 2 * CHUNK) // CHUNK
-                at = line_position(part, segment, units, columns, rows_of_point, LINES) + side * count
-                index = tl.load(indices_ptr + at, mask=part < last_line, other=-1)
+                place = line_position(part, segment, units, columns, rows_of_point, OF_UNITS, OF_COLUMNS)
+                index = tl.load(indices_ptr + side * count + place, mask=part < last_line, other=-1)
                 found = (index >= first_index) & (index < last_index)
                 index = tl.where(found, index, first_index)
                 plane = index // inner  # [before, units, inner] in logical order
@@ -131,7 +136,7 @@ def rewrite_elements(
                 found = found & (row >= first_row) & (row < last_row)
                 found = found & (column >= first_column) & (column < first_column + COLUMNS)
 
-                grad_x = tl.zeros(index.shape, extrema_ptr.dtype.element_ty)
+                grad_x = tl.full(index.shape, 0, extrema_ptr.dtype.element_ty)
                 if HAS_GRAD_OUTPUT:
                     mask_offset = row * ((columns + 7) // 8) + column // 8
                     mask = tl.load(mask_ptr + mask_offset, mask=found, other=0).to(tl.int64)
@@ -190,8 +195,10 @@ def jumpstart_relu_backward_kernel(
     BLOCK: tl.constexpr,  # rows or columns that are looked at at once
     CHUNK: tl.constexpr,  # and rewritten
 ):
-    """A program takes a region, some rows of a segment, of as many columns as a warp loads at once; then it rewrites
-    the few of its elements that hold extrema."""
+    """A program takes a region, some rows of a segment, of as many columns as a warp loads at once.
+
+    Then it rewrites those of its elements that hold extrema.
+    """
     program = program_index()
     tile, region = (program % tiles).to(tl.int32), program // tiles
     segment = region // regions
@@ -206,7 +213,9 @@ def jumpstart_relu_backward_kernel(
         row = tl.minimum(row_in_step, (tl.minimum(last_row - start, DEPTH * ROWS) - 1).to(tl.int32))
         start += segment * rows
         base = row_start(start, columns, VECTOR)
-        offset, byte_offset = tile_offsets(row, byte, slot_in_byte, columns, VECTOR, WHOLE_BYTES, offset_dtype)
+        offset, byte_offset = tile_offsets(
+            row, byte, slot_in_byte, columns, VECTOR, WHOLE_BYTES, offset_dtype
+        )
         if HAS_GRAD_OUTPUT:
             grad_output = tl.load(grad_output_ptr + base + offset)
             mask = tl.load(mask_ptr + start * mask_bytes + byte_offset).to(tl.int32)[:, :, None]
@@ -216,7 +225,7 @@ def jumpstart_relu_backward_kernel(
                 bit = (offset - row.to(offset_dtype)[:, :, None] * columns) % 8
             grad_x = tl.where(((mask >> bit) & 1) != 0, grad_output, 0)
         else:
-            grad_x = tl.zeros(offset.shape, grad_x_ptr.dtype.element_ty)
+            grad_x = tl.full(offset.shape, 0, grad_x_ptr.dtype.element_ty)
         tl.store(grad_x_ptr + base + offset, grad_x)
 
     if HAS_GRAD_SLACK_SUMS or HAS_GRAD_EXTREMA:
@@ -225,34 +234,24 @@ def jumpstart_relu_backward_kernel(
         last_row += segment * rows
         first_column = tile * COLUMNS
         last_column = tl.minimum(first_column + COLUMNS, columns)
+        first_line, last_line = first_row, last_row
         if UNITS_FASTEST:
-            rewrite_elements(
-                grad_output_ptr, mask_ptr, grad_slack_sums_ptr, grad_extrema_ptr, extrema_ptr, indices_ptr,
-                grad_x_ptr, margin_bits, first_column, last_column, first_row, last_row, first_column, rows, columns, units, points,
-                inner, rows_of_point, "columns are units", HAS_GRAD_OUTPUT, HAS_GRAD_SLACK_SUMS, HAS_GRAD_EXTREMA,
-                POSITION_POINTS, CHANNELS_LAST, COLUMNS, BLOCK, CHUNK,
-            )  # fmt: skip
-        elif POSITION_POINTS:
-            rewrite_elements(
-                grad_output_ptr, mask_ptr, grad_slack_sums_ptr, grad_extrema_ptr, extrema_ptr, indices_ptr,
-                grad_x_ptr, margin_bits, first_column, last_column, first_row, last_row, first_column, rows, columns, units, points,
-                inner, rows_of_point, "columns are points", HAS_GRAD_OUTPUT, HAS_GRAD_SLACK_SUMS, HAS_GRAD_EXTREMA,
-                POSITION_POINTS, CHANNELS_LAST, COLUMNS, BLOCK, CHUNK,
-            )  # fmt: skip
-        if not UNITS_FASTEST:
-            rewrite_elements(
-                grad_output_ptr, mask_ptr, grad_slack_sums_ptr, grad_extrema_ptr, extrema_ptr, indices_ptr,
-                grad_x_ptr, margin_bits, first_row, last_row, first_row, last_row, first_column, rows, columns, units, points,
-                inner, rows_of_point, "rows are of units", HAS_GRAD_OUTPUT, HAS_GRAD_SLACK_SUMS, HAS_GRAD_EXTREMA,
-                POSITION_POINTS, CHANNELS_LAST, COLUMNS, BLOCK, CHUNK,
-            )  # fmt: skip
-        if UNITS_FASTEST or not POSITION_POINTS:
-            end = last_row
-            if UNITS_FASTEST and not POSITION_POINTS:  # all of one point, the segment
-                end = first_row + 1
-            rewrite_elements(
-                grad_output_ptr, mask_ptr, grad_slack_sums_ptr, grad_extrema_ptr, extrema_ptr, indices_ptr,
-                grad_x_ptr, margin_bits, first_row, end, first_row, last_row, first_column, rows, columns, units, points,
-                inner, rows_of_point, "rows are of points", HAS_GRAD_OUTPUT, HAS_GRAD_SLACK_SUMS, HAS_GRAD_EXTREMA,
-                POSITION_POINTS, CHANNELS_LAST, COLUMNS, BLOCK, CHUNK,
-            )  # fmt: skip
+            first_line, last_line = first_column.to(tl.int64), last_column.to(tl.int64)
+        rewrite_elements(
+            grad_output_ptr, mask_ptr, grad_slack_sums_ptr, grad_extrema_ptr, extrema_ptr, indices_ptr,
+            grad_x_ptr, margin_bits, first_line, last_line, first_row, last_row, first_column, rows, columns,
+            units, points, inner, rows_of_point, True, UNITS_FASTEST, HAS_GRAD_OUTPUT, HAS_GRAD_SLACK_SUMS,
+            HAS_GRAD_EXTREMA, POSITION_POINTS, CHANNELS_LAST, COLUMNS, BLOCK, CHUNK,
+        )  # fmt: skip
+        first_line, last_line = first_row, last_row
+        if POSITION_POINTS and not UNITS_FASTEST:
+            first_line, last_line = first_column.to(tl.int64), last_column.to(tl.int64)
+        elif UNITS_FASTEST and not POSITION_POINTS:  # all rows are of one point, the segment
+            last_line = first_row + 1
+        rewrite_elements(
+            grad_output_ptr, mask_ptr, grad_slack_sums_ptr, grad_extrema_ptr, extrema_ptr, indices_ptr,
+            grad_x_ptr, margin_bits, first_line, last_line, first_row, last_row, first_column, rows, columns,
+            units, points, inner, rows_of_point, False, POSITION_POINTS and not UNITS_FASTEST,
+            HAS_GRAD_OUTPUT, HAS_GRAD_SLACK_SUMS, HAS_GRAD_EXTREMA, POSITION_POINTS, CHANNELS_LAST, COLUMNS,
+            BLOCK, CHUNK,
+        )  # fmt: skip

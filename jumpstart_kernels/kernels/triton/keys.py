@@ -1,7 +1,8 @@
 """Integer keys that order like floats: what the extrema of a tile are found by.
 
-A maximum and a minimum of keys are exact, and neither loses a NaN: its keys lie beyond those of the infinities,
-above or below by its sign. So the largest and the smallest key of a set together tell whether it holds one.
+A maximum and a minimum of keys are exact, and neither loses a NaN: its keys lie beyond those of the
+infinities, above or below by its sign. So the largest and the smallest key of a set together tell whether it
+holds one.
 """
 
 import triton

@@ -38,9 +38,9 @@ CHUNK = 64  # and gives their gradients
 class Launch:
     """A kernel with all that does not change from call to call: a launch then costs as little as can be.
 
-    Triton works out anew in each call which compiled kernel the arguments ask for. Here that is settled but for the
-    tensors' dtypes and their alignment, which go into the key of :func:`_forward_launches` and
-    :func:`_backward_launch`, and for the device.
+    Triton works out anew in each call which compiled kernel the arguments ask for. Here that is settled but
+    for the device: what else it depends on, dtypes and alignment, is in the keys of :func:`_forward` and
+    :func:`_backward`.
     """
 
     def __init__(self, kernel: Any, programs: int, numbers: tuple, constants: dict, **options: Any) -> None:
@@ -61,10 +61,10 @@ class Launch:
 
 
 class Forward(NamedTuple):
-    """A forward of one kind, see :func:`_forward`."""
+    """What a forward needs to know, see :func:`_forward`."""
 
     mask_shape: tuple[int, int]
-    count: int  # of units and points
+    extrema: int  # of units and points together
     workspace: int  # integers; 0 where one kernel does it all
     launches: list[Launch]
 
@@ -77,19 +77,19 @@ def jumpstart_relu_forward(
     apply_relu: bool,
     all_indices: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """As the reference's, for a dense ``x``. Two launches; one where a single program can take all of ``x``."""
+    """As the reference's, for a dense ``x``. Two launches, or one where a single program can take all."""
     if x.numel() == 0:
         return reference.jumpstart_relu_forward(x, unit_dim, position_points, margin, apply_relu, all_indices)
     forward = _forward(
-        x.shape, unit_dim, is_channels_last(x, unit_dim), position_points, x.dtype, _is_aligned(x), apply_relu,
-        all_indices,
+        x.shape, unit_dim, is_channels_last(x, unit_dim), position_points, x.dtype, _is_aligned(x),
+        apply_relu, all_indices,
     )  # fmt: skip
     dtype = statistics_dtype(x.dtype)
     output = torch.empty_like(x) if apply_relu else x.new_empty(0)
     mask = x.new_empty(forward.mask_shape, dtype=torch.uint8)
     slack_sums = x.new_empty((2, 5), dtype=dtype)
-    extrema = x.new_empty((2, forward.count), dtype=dtype)
-    indices = x.new_empty((2, forward.count), dtype=torch.int64)
+    extrema = x.new_empty((2, forward.extrema), dtype=dtype)
+    indices = x.new_empty((2, forward.extrema), dtype=torch.int64)
     statistics = (extrema, indices, slack_sums, _bits(margin))
     with _device_of(x):
         device = x.get_device()
@@ -124,7 +124,7 @@ def jumpstart_relu_backward(
     memory_format = channels_last_format(len(size)) if channels_last else torch.contiguous_format
     grad_x = torch.empty(size, dtype=dtype, device=extrema.device, memory_format=memory_format)
     launch = _backward(
-        tuple(size), unit_dim, channels_last, extrema.shape[1], dtype,
+        torch.Size(size), unit_dim, channels_last, extrema.shape[1], dtype,
         grad_output is None or _is_aligned(grad_output), grad_output is not None, grad_slack_sums is not None,
         grad_extrema is not None,
     )  # fmt: skip
@@ -169,7 +169,7 @@ def _forward(
             planes.programs,
             (planes.planes, planes.inner, planes.chunks, planes.steps, partials),
             constants | _tile_constants(planes.tile, planes.inner, planes.tile.rows),
-            **_registers(80),
+            **_forward_registers(planes.tile, dtype),
         )
         matrix = (planes.planes, planes.inner, 1, 1, planes.chunks, planes.chunk_columns)
     else:
@@ -185,7 +185,7 @@ def _forward(
             constants
             | {"ROW_EXTREMA": not plan.column_order(layout, position_points)}
             | _tile_constants(grid.tile, grid.columns, grid.tile.depth * grid.tile.rows),
-            **_registers(80),
+            **_forward_registers(grid.tile, dtype),
         )  # fmt: skip
         matrix = (grid.rows, grid.columns, grid.regions, grid.region_rows, grid.tiles, grid.tile.columns)
     programs = unit_partials.programs + point_partials.programs
@@ -232,7 +232,7 @@ def _small(layout: Layout, apply_relu: bool, all_indices: bool) -> Launch:
 
 @functools.lru_cache(maxsize=1024)
 def _backward(
-    size: tuple[int, ...],
+    size: torch.Size,
     unit_dim: int,
     channels_last: bool,
     count: int,
@@ -282,8 +282,12 @@ def _tile_constants(tile: plan.Tile, columns: int, rows: int) -> dict:
 
 
 def _registers(most: int) -> dict:
-    """Left alone, ptxas takes more registers than it needs, and fewer programs fit at a time, or too few."""
+    """Left alone, ptxas takes so many registers that fewer programs fit, or so few that it spills."""
     return {} if torch.version.hip else {"maxnreg": most}
+
+
+def _forward_registers(tile: plan.Tile, dtype: torch.dtype) -> dict:
+    return _registers(64 if dtype.itemsize >= 4 and tile.vector > 1 else 80)
 
 
 def _key_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -135,7 +135,8 @@ def make_planes(layout: Layout, itemsize: int, aligned: bool) -> Planes:
     depth, width = min(shapes, key=lambda shape: _padded(inner, shape[0] * shape[1]))
     height = min(WARPS * _LANES * vector // width, power_of_two(planes))
     tiles = -(-inner // (depth * width))  # of a plane
-    return Planes(Tile(depth, height, width, vector), planes, inner, _steps(-(-planes // height) * tiles, tiles))
+    steps = _steps(-(-planes // height) * tiles, tiles)
+    return Planes(Tile(depth, height, width, vector), planes, inner, steps)
 
 
 def grid_partials(grid: Grid, layout: Layout, position_points: bool) -> tuple[Partials, Partials, int]:
@@ -199,8 +200,8 @@ def _depth(vector: int, itemsize: int) -> int:
 
 
 def _width(columns: int, vector: int, depth: int = 1) -> int:
-    """Columns of a tile: those that a warp loads at once (one element at a time, all warps do), or fewer if too many
-    of them were beyond the matrix."""
+    """Columns of a tile: those that a warp loads at once (one element at a time, all warps), or fewer if too
+    many of them were beyond the matrix."""
     lanes = _LANES if vector > 1 else WARPS * _LANES
     widest = max(8, min(power_of_two(columns), lanes * vector))
     widths = [widest >> i for i in range(4) if widest >> i >= 8]

@@ -46,12 +46,15 @@ def jumpstart_relu_forward_planes_kernel(
     base = row_start(first_plane, inner, VECTOR)
 
     key_dtype: tl.constexpr = workspace_ptr.dtype.element_ty
-    min_keys = tl.zeros([ROWS * COLUMNS // VECTOR, VECTOR], key_dtype) + largest_key(key_dtype)  # [SLOTS, VECTOR]
+    slots: tl.constexpr = ROWS * COLUMNS // VECTOR
+    min_keys = tl.full([slots, VECTOR], 0, key_dtype) + largest_key(key_dtype)
     max_keys = -1 - min_keys
     steps_left = tl.cdiv(inner - chunk * steps * (DEPTH * COLUMNS), DEPTH * COLUMNS)
     for step in range(tl.minimum(steps, steps_left)):
         byte = tl.minimum((chunk * steps + step) * (DEPTH * COLUMNS // 8) + byte_in_step, mask_bytes - 1)
-        offset, byte_offset = tile_offsets(plane, byte, slot_in_byte, inner, VECTOR, WHOLE_BYTES, offset_dtype)
+        offset, byte_offset = tile_offsets(
+            plane, byte, slot_in_byte, inner, VECTOR, WHOLE_BYTES, offset_dtype
+        )
         x = tl.load(x_ptr + base + offset)
         values = statistics_values(x)
         if APPLY_RELU:

@@ -1,5 +1,8 @@
-"""The forward where extrema run down the columns of the matrix: units fastest in memory (2-D, channels_last, units
-last), and position points of planes, whose columns are the points."""
+"""The forward where extrema run down the columns of the matrix.
+
+Columns are units where these are fastest in memory (2-D, channels_last, units last), and points where these
+are the positions of planes.
+"""
 
 import triton
 import triton.language as tl
@@ -50,7 +53,8 @@ def jumpstart_relu_forward_rows_kernel(
     row_in_step = tl.arange(0, DEPTH)[:, None] * ROWS + slot_row[None, :]  # [DEPTH, SLOTS]
 
     key_dtype: tl.constexpr = workspace_ptr.dtype.element_ty
-    min_keys = tl.zeros([ROWS * COLUMNS // VECTOR, VECTOR], key_dtype) + largest_key(key_dtype)  # [SLOTS, VECTOR]
+    slots: tl.constexpr = ROWS * COLUMNS // VECTOR
+    min_keys = tl.full([slots, VECTOR], 0, key_dtype) + largest_key(key_dtype)
     max_keys = -1 - min_keys
     steps_left = tl.cdiv(rows - first_row, DEPTH * ROWS)
     for step in range(tl.minimum(steps, steps_left).to(tl.int32)):
@@ -58,7 +62,9 @@ def jumpstart_relu_forward_rows_kernel(
         row = tl.minimum(row_in_step, (tl.minimum(rows - start, DEPTH * ROWS) - 1).to(tl.int32))
         start += segment * rows
         base = row_start(start, columns, VECTOR)
-        offset, byte_offset = tile_offsets(row, byte, slot_in_byte, columns, VECTOR, WHOLE_BYTES, offset_dtype)
+        offset, byte_offset = tile_offsets(
+            row, byte, slot_in_byte, columns, VECTOR, WHOLE_BYTES, offset_dtype
+        )
         x = tl.load(x_ptr + base + offset)
         values = statistics_values(x)
         if APPLY_RELU:
@@ -71,9 +77,9 @@ def jumpstart_relu_forward_rows_kernel(
         min_keys = tl.minimum(min_keys, tl.min(keys, 0))
         if ROW_EXTREMA:
             partial = keys_ptr + row_partials + start * tiles + tile
-            # Stored by the thread of a row's first slot. Addresses that grow along the slots keep them in their
-            # threads: without, they would change hands through shared memory, and all warps wait for each other.
-            slot_in_row = (tl.arange(0, ROWS * COLUMNS // VECTOR) % (COLUMNS // VECTOR))[None, :]
+            # Stored by the thread of a row's first slot. Were it not for addresses that grow along the slots,
+            # extrema would change threads through shared memory, and all warps wait for each other.
+            slot_in_row = (tl.arange(0, slots) % (COLUMNS // VECTOR))[None, :]
             partial += row.to(tl.int64) * tiles + slot_in_row
             first_slot = slot_in_row == 0
             tl.store(partial, share(tl.max(keys, 2), "max", COLUMNS // VECTOR), mask=first_slot)

@@ -13,16 +13,11 @@ def margin_from_bits(margin_bits, dtype: tl.constexpr):
 
 
 @triton.jit
-def hinge(distance):
-    """``relu(distance)``, in which NaN stays."""
-    return tl.where(distance <= 0, 0.0, distance)
-
-
-@triton.jit
 def slacks(maxima, minima, margin_bits):
-    """s⁺ and s⁻."""
+    """s⁺ and s⁻, in which NaN stays."""
     margin = margin_from_bits(margin_bits, maxima.dtype)
-    return hinge(margin - maxima), hinge(margin + minima)
+    positive, negative = margin - maxima, margin + minima
+    return tl.where(positive <= 0, 0.0, positive), tl.where(negative <= 0, 0.0, negative)
 
 
 @triton.jit

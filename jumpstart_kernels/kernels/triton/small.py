@@ -1,4 +1,4 @@
-"""The forward of a small matrix whose points are its rows, as one program: thin networks wait for launches."""
+"""The forward of a small matrix, whose rows are points, as one program: thin networks wait for launches."""
 
 import triton
 import triton.language as tl

@@ -1,7 +1,7 @@
 """The second kernel of the forward: extrema, indices and slack sums, from the partial extrema of the first.
 
-The first kernel does not follow places. Those that are asked for, as a rule of the few extrema with slack, are
-looked up here: by the keys of its partials the part of x that holds an extremum, and in that part its place.
+The first kernel does not follow places. Those that are asked for, as a rule of the few extrema with slack,
+are looked up here: by the keys of partials the part of x that holds an extremum, and in that part its place.
 """
 
 import triton
@@ -24,7 +24,7 @@ SUM_ROWS: tl.constexpr = tl.constexpr(8)  # SUMS, rounded up to a power of two
 
 @triton.jit
 def partial_offset(partial, item, items, groups, per_item):
-    """Where in ``[groups, items, per_item]`` a partial of an item lies, which counts ``[groups, per_item]``."""
+    """Where in ``[groups, items, per_item]`` a partial of an item lies, counted in ``[groups, per_item]``."""
     if per_item == 1:
         offset = partial * items + item
     elif groups == 1:
@@ -38,9 +38,9 @@ def partial_offset(partial, item, items, groups, per_item):
 @triton.jit
 def load_keys(keys_ptr, offset, partials, valid, largest):
     """Largest and smallest keys of partials; of those that are not valid, what changes none."""
-    max_keys = tl.load(keys_ptr + offset, mask=valid, other=0)
-    min_keys = tl.load(keys_ptr + partials + offset, mask=valid, other=0)
-    return tl.where(valid, merge_zeros(max_keys), -1 - largest), tl.where(valid, merge_zeros(min_keys), largest)
+    max_keys = merge_zeros(tl.load(keys_ptr + offset, mask=valid, other=0))
+    min_keys = merge_zeros(tl.load(keys_ptr + partials + offset, mask=valid, other=0))
+    return tl.where(valid, max_keys, -1 - largest), tl.where(valid, min_keys, largest)
 
 
 @triton.jit
@@ -54,7 +54,7 @@ def part_of_x(
     tile_columns,
     OF_COLUMNS: tl.constexpr,
 ):
-    """The elements that a partial is of: where the first lies in x, how far the next, and how many they are."""
+    """The elements that a partial is of: where in x the first lies, how far the next, and how many."""
     if OF_COLUMNS:  # [segments * regions, columns]
         region, column = offset // columns, offset % columns
         segment = region // regions
@@ -71,7 +71,7 @@ def part_of_x(
 @triton.jit
 def search(x_ptr, begin, stride, length, extremum, nan, SEARCH: tl.constexpr):
     """Where in its part of x each extremum first stands, ``[ITEMS]``; parts of length 0 are not read."""
-    first = tl.zeros(begin.shape, tl.int64) + NOWHERE
+    first = tl.full(begin.shape, NOWHERE, tl.int64)
     start = 0
     while start < tl.max(tl.where(first == NOWHERE, length, 0), 0):
         at = start + tl.arange(0, SEARCH).to(tl.int64)[:, None]
@@ -127,12 +127,13 @@ def axis_statistics(
     total = groups.to(tl.int64) * per_item
     key_dtype: tl.constexpr = keys_ptr.dtype.element_ty
     largest = largest_key(key_dtype)
-    min_keys = tl.zeros([PARTIALS, item_count], key_dtype) + largest
+    min_keys = tl.full([PARTIALS, item_count], 0, key_dtype) + largest
     max_keys = -1 - min_keys
     for start in range(0, total, PARTIALS):
         partial = start + tl.arange(0, PARTIALS).to(tl.int64)[:, None]
         offset = partial_offset(partial, item[None, :], items, groups, per_item)
-        max_key, min_key = load_keys(keys_ptr, offset, partials, (partial < total) & valid_item[None, :], largest)
+        valid = (partial < total) & valid_item[None, :]
+        max_key, min_key = load_keys(keys_ptr, offset, partials, valid, largest)
         max_keys, min_keys = tl.maximum(max_keys, max_key), tl.minimum(min_keys, min_key)
     max_keys, min_keys = tl.max(max_keys, 0), tl.min(min_keys, 0)
     nan = holds_nan(max_keys, min_keys)
@@ -144,10 +145,10 @@ def axis_statistics(
     find_max, find_min = positive != 0, negative != 0
     if ALL_INDICES:
         find_max, find_min = valid_item, valid_item
-    max_index = tl.zeros([item_count], tl.int64) - 1
+    max_index = tl.full([item_count], -1, tl.int64)
     min_index = max_index
     if tl.max((find_max | find_min).to(tl.int32), 0) > 0:
-        first_max = tl.zeros([PARTIALS, item_count], tl.int64) + NOWHERE
+        first_max = tl.full([PARTIALS, item_count], NOWHERE, tl.int64)
         first_min = first_max
         for start in range(0, total, PARTIALS):
             partial = start + tl.arange(0, PARTIALS).to(tl.int64)[:, None]
@@ -187,7 +188,7 @@ def axis_statistics(
 def add_programs(sums_ptr, slack_sums_ptr, start, end, programs, BLOCK: tl.constexpr):
     """The slack sums of programs start to end, in an order that nothing but their number decides."""
     row = tl.arange(0, SUM_ROWS)
-    total = tl.zeros([SUM_ROWS, BLOCK], slack_sums_ptr.dtype.element_ty)
+    total = tl.full([SUM_ROWS, BLOCK], 0, slack_sums_ptr.dtype.element_ty)
     for first in range(start, end, BLOCK):
         program = first + tl.arange(0, BLOCK)
         valid = (row < SUMS)[:, None] & (program < end)[None, :]
@@ -201,8 +202,8 @@ def add_programs(sums_ptr, slack_sums_ptr, start, end, programs, BLOCK: tl.const
 @triton.jit(
     do_not_specialize=[
         "partials", "units", "unit_start", "unit_groups", "unit_partials", "points", "point_start",
-        "point_groups", "point_partials", "unit_programs", "rows", "columns", "regions", "region_rows", "tiles",
-        "tile_columns", "margin_bits",
+        "point_groups", "point_partials", "unit_programs", "rows", "columns", "regions", "region_rows",
+        "tiles", "tile_columns", "margin_bits",
     ]
 )  # fmt: skip
 def jumpstart_relu_statistics_forward_kernel(

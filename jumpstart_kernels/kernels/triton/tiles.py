@@ -1,9 +1,9 @@
 """How a block's threads share a tile, the same in every kernel that all activations pass through.
 
-A tile is ``[DEPTH, SLOTS, VECTOR]``: a thread has one slot, VECTOR elements that it loads at once (16 bytes where
-rows are aligned), DEPTH times. Slots lie side by side in ROWS matrix rows of COLUMNS elements. What lies beyond the
-matrix is not masked but comes again, the last row or the last byte of the mask with its elements: that changes no
-extremum, and writes the same twice.
+A tile is ``[DEPTH, SLOTS, VECTOR]``: a thread has one slot, VECTOR elements that it loads at once (16 bytes
+where rows are aligned), DEPTH times. Slots lie side by side in ROWS matrix rows of COLUMNS elements. What is
+beyond the matrix is not masked but comes again, the last row or the last byte of the mask with its elements:
+that changes no extremum, and writes the same twice.
 """
 
 import triton
@@ -18,7 +18,7 @@ def program_index():
 
 @triton.jit
 def slot_coordinates(ROWS: tl.constexpr, COLUMNS: tl.constexpr, VECTOR: tl.constexpr):
-    """Of each slot its row, its byte of the mask in that row, and which part of the byte it has, ``[SLOTS]``."""
+    """Of each slot its row, its byte of the mask in that row, and its part of that byte, ``[SLOTS]``."""
     slots_of_row: tl.constexpr = COLUMNS // VECTOR
     slots_of_byte: tl.constexpr = 8 // VECTOR
     slot = tl.arange(0, ROWS * slots_of_row)
@@ -42,7 +42,7 @@ def tile_offsets(
     WHOLE_BYTES: tl.constexpr,
     offset_dtype: tl.constexpr,
 ):
-    """Offsets of a tile's elements ``[DEPTH, SLOTS, VECTOR]`` and of its bytes of the mask ``[DEPTH, SLOTS]``, from
+    """Offsets of a tile's elements ``[DEPTH, SLOTS, VECTOR]`` and of its mask bytes ``[DEPTH, SLOTS]``, from
     the matrix row that ``row`` counts from."""
     vectors = columns // VECTOR  # of a row, which is made of whole ones
     vector = byte * (8 // VECTOR) + slot_in_byte[None, :]
