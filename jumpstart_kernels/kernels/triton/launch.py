@@ -265,7 +265,7 @@ def _backward(
             "CHUNK": CHUNK,
             **_tile_constants(grid.tile, grid.columns, grid.tile.depth * grid.tile.rows),
         },
-        **_registers(72),
+        **_registers(80),
     )
 
 
