@@ -146,7 +146,8 @@ def _legend(figure: "Figure", styles: Mapping[str, dict[str, Any]]) -> None:
     from matplotlib.lines import Line2D
 
     lines = [Line2D([], [], label=name, **style) for name, style in styles.items()]
-    figure.legend(handles=lines, loc="outside lower center", ncols=4, frameon=False)
+    columns = 4 if figure.get_figwidth() > 7 else 2  # what fits its width
+    figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _points(cases: Sequence[Record], name: str, pass_: str, field: str) -> list[tuple[int, float]]:
