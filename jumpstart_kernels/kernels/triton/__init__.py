@@ -1,8 +1,9 @@
 """The Triton backend: CUDA tensors (ROCm too), and CPU tensors under ``TRITON_INTERPRET=1``.
 
-It runs the dense layouts as they lie: units fastest in memory (rows.py: 2-D, channels_last, units last) and
-units before positions (planes.py: contiguous NCHW). Empty tensors, and ``points="position"`` of the second
-kind, are the reference's work. Triton is found when first asked for, and never required.
+It runs the dense layouts as they lie: units fastest in memory (rows.py: 2-D, channels_last, units last;
+small.py where one program can take all) and units before positions (planes.py: contiguous NCHW; rows.py for
+``points="position"``). Empty tensors are the reference's work. Triton is found when first asked for, and
+never required.
 """
 
 import functools
