@@ -30,7 +30,7 @@ STREAMING = {
     "jumpstart_relu_forward_rows_kernel.2d": (22, 17),
     "jumpstart_relu_forward_rows_kernel.channels_last": (14, 13),
     "jumpstart_relu_forward_rows_kernel.position_points": (22, 17),
-    "jumpstart_relu_forward_planes_kernel.contiguous": (12, 12),
+    "jumpstart_relu_forward_planes_kernel.contiguous": (13, 12),
     "jumpstart_relu_backward_kernel.2d": (8, 6),
     "jumpstart_relu_backward_kernel.channels_last": (8, 6),
     "jumpstart_relu_backward_kernel.contiguous": (8, 6),

@@ -4,13 +4,7 @@ import triton
 import triton.language as tl
 
 from jumpstart_kernels.kernels.triton.slack import SUMS, slack_gradients
-from jumpstart_kernels.kernels.triton.tiles import (
-    bits_in_byte,
-    program_index,
-    row_start,
-    slot_coordinates,
-    tile_offsets,
-)
+from jumpstart_kernels.kernels.triton.tiles import program_index, row_start, slot_offsets
 
 
 @triton.jit
@@ -186,7 +180,6 @@ def jumpstart_relu_backward_kernel(
     POSITION_POINTS: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     UNITS_FASTEST: tl.constexpr,
-    WHOLE_BYTES: tl.constexpr,  # columns are a multiple of 8
     offset_dtype: tl.constexpr,
     DEPTH: tl.constexpr,
     ROWS: tl.constexpr,
@@ -204,25 +197,24 @@ def jumpstart_relu_backward_kernel(
     segment = region // regions
     first_row = region % regions * steps * (DEPTH * ROWS)
     last_row = tl.minimum(first_row + steps * (DEPTH * ROWS), rows)
-    slot_row, slot_byte, slot_in_byte = slot_coordinates(ROWS, COLUMNS, VECTOR)
+    vectors = columns // VECTOR  # of a row
     mask_bytes = (columns + 7) // 8
-    byte = tl.minimum(tile * (COLUMNS // 8) + slot_byte, mask_bytes - 1)[None, :]
-    row_in_step = tl.arange(0, DEPTH)[:, None] * ROWS + slot_row[None, :]  # [DEPTH, SLOTS]
+    slots_of_row: tl.constexpr = COLUMNS // VECTOR
+    slots_of_byte: tl.constexpr = 8 // VECTOR
+    slot = tl.arange(0, DEPTH * ROWS * slots_of_row)
+    vector = tl.minimum(tile * slots_of_row + slot % slots_of_row, vectors - 1)
+    bit = (vector % slots_of_byte)[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
     for step in range(tl.cdiv(last_row - first_row, DEPTH * ROWS).to(tl.int32)):
         start = first_row + step * (DEPTH * ROWS)
-        row = tl.minimum(row_in_step, (tl.minimum(last_row - start, DEPTH * ROWS) - 1).to(tl.int32))
+        last = (tl.minimum(last_row - start, DEPTH * ROWS) - 1).to(tl.int32)
         start += segment * rows
         base = row_start(start, columns, VECTOR)
-        offset, byte_offset = tile_offsets(
-            row, byte, slot_in_byte, columns, VECTOR, WHOLE_BYTES, offset_dtype
-        )
+        row = tl.minimum(slot // slots_of_row, last).to(offset_dtype)
+        offset = slot_offsets(row, vector, vectors, VECTOR)
         if HAS_GRAD_OUTPUT:
-            grad_output = tl.load(grad_output_ptr + base + offset)
-            mask = tl.load(mask_ptr + start * mask_bytes + byte_offset).to(tl.int32)[:, :, None]
-            if WHOLE_BYTES:
-                bit = bits_in_byte(slot_in_byte, VECTOR)[None, :, :]
-            else:  # elements may have come again as others'
-                bit = (offset - row.to(offset_dtype)[:, :, None] * columns) % 8
+            grad_output = tl.load(grad_output_ptr + base + offset)  # [SLOTS, VECTOR]
+            byte = start * mask_bytes + (row * mask_bytes + vector // slots_of_byte)
+            mask = tl.load(mask_ptr + byte).to(tl.int32)[:, None]
             grad_x = tl.where(((mask >> bit) & 1) != 0, grad_output, 0)
         else:
             grad_x = tl.full(offset.shape, 0, grad_x_ptr.dtype.element_ty)

@@ -287,7 +287,9 @@ def _registers(most: int) -> dict:
 
 
 def _forward_registers(tile: plan.Tile, dtype: torch.dtype) -> dict:
-    return _registers(64 if dtype.itemsize >= 4 and tile.vector > 1 else 80)
+    if tile.vector == 1:
+        return _registers(128)
+    return _registers(96 if dtype.itemsize == 2 else 64)
 
 
 def _key_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -20,7 +20,7 @@ STATISTICS_ELEMENTS = 2048  # partial extrema that a program of the statistics r
 
 
 class Tile(NamedTuple):
-    """``[depth, slots, vector]``, see tiles.py; slots are ``rows * columns / vector``, one a thread."""
+    """See tiles.py: ``depth`` times ``rows * columns / vector`` slots, as many as there are threads."""
 
     depth: int
     rows: int

@@ -4,13 +4,7 @@ import triton
 import triton.language as tl
 
 from jumpstart_kernels.kernels.triton.keys import largest_key, order_keys, statistics_values
-from jumpstart_kernels.kernels.triton.tiles import (
-    program_index,
-    row_start,
-    slot_coordinates,
-    store_relu,
-    tile_offsets,
-)
+from jumpstart_kernels.kernels.triton.tiles import program_index, row_start, slot_offsets, store_relu
 
 
 @triton.jit(do_not_specialize=["planes", "inner", "chunks", "steps", "partials"])
@@ -39,36 +33,36 @@ def jumpstart_relu_forward_planes_kernel(
         tl.store(workspace_ptr, 0)  # the counter of the kernel that follows
     chunk = (program % chunks).to(tl.int32)
     first_plane = program // chunks * ROWS
-    slot_plane, slot_byte, slot_in_byte = slot_coordinates(ROWS, COLUMNS, VECTOR)
-    plane = tl.minimum(slot_plane, (tl.minimum(planes - first_plane, ROWS) - 1).to(tl.int32))[None, :]
-    byte_in_step = tl.arange(0, DEPTH)[:, None] * (COLUMNS // 8) + slot_byte[None, :]  # [DEPTH, SLOTS]
-    mask_bytes = (inner + 7) // 8
+    vectors = inner // VECTOR  # of a plane
+    slots_of_plane: tl.constexpr = COLUMNS // VECTOR  # in each depth
+    slots: tl.constexpr = ROWS * slots_of_plane
+    slot = tl.arange(0, DEPTH * slots)
+    last = (tl.minimum(planes - first_plane, ROWS) - 1).to(tl.int32)
+    plane = tl.minimum(slot % slots // slots_of_plane, last).to(offset_dtype)
     base = row_start(first_plane, inner, VECTOR)
+    mask_ptr += first_plane * ((inner + 7) // 8)
 
     key_dtype: tl.constexpr = workspace_ptr.dtype.element_ty
-    slots: tl.constexpr = ROWS * COLUMNS // VECTOR
     min_keys = tl.full([slots, VECTOR], 0, key_dtype) + largest_key(key_dtype)
     max_keys = -1 - min_keys
     steps_left = tl.cdiv(inner - chunk * steps * (DEPTH * COLUMNS), DEPTH * COLUMNS)
     for step in range(tl.minimum(steps, steps_left)):
-        byte = tl.minimum((chunk * steps + step) * (DEPTH * COLUMNS // 8) + byte_in_step, mask_bytes - 1)
-        offset, byte_offset = tile_offsets(
-            plane, byte, slot_in_byte, inner, VECTOR, WHOLE_BYTES, offset_dtype
-        )
-        x = tl.load(x_ptr + base + offset)
+        depth = (chunk * steps + step) * DEPTH + slot // slots  # from the planes' first elements
+        vector = depth * slots_of_plane + slot % slots_of_plane
+        offset = slot_offsets(plane, tl.minimum(vector, vectors - 1), vectors, VECTOR)
+        x = tl.load(x_ptr + base + offset)  # [SLOTS, VECTOR]
         values = statistics_values(x)
         if APPLY_RELU:
             store_relu(
-                output_ptr + base, mask_ptr + first_plane * mask_bytes, x, values, offset, byte_offset,
-                byte, slot_in_byte, inner, VECTOR, WHOLE_BYTES,
-            )  # fmt: skip
-        keys = order_keys(values)
+                output_ptr + base, mask_ptr, x, values, offset, plane, vector, inner, VECTOR, WHOLE_BYTES
+            )
+        keys = tl.reshape(order_keys(values), [DEPTH, slots, VECTOR])
         max_keys = tl.maximum(max_keys, tl.max(keys, 0))
         min_keys = tl.minimum(min_keys, tl.min(keys, 0))
 
-    plane = tl.arange(0, ROWS)
-    partial = keys_ptr + (first_plane + plane) * chunks + chunk
+    plane = first_plane + tl.arange(0, ROWS)
+    partial = keys_ptr + plane * chunks + chunk
     max_keys = tl.max(tl.reshape(max_keys, [ROWS, COLUMNS]), 1)
     min_keys = tl.min(tl.reshape(min_keys, [ROWS, COLUMNS]), 1)
-    tl.store(partial, max_keys, mask=first_plane + plane < planes)
-    tl.store(partial + partials, min_keys, mask=first_plane + plane < planes)
+    tl.store(partial, max_keys, mask=plane < planes)
+    tl.store(partial + partials, min_keys, mask=plane < planes)

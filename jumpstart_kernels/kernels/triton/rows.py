@@ -8,14 +8,7 @@ import triton
 import triton.language as tl
 
 from jumpstart_kernels.kernels.triton.keys import largest_key, order_keys, statistics_values
-from jumpstart_kernels.kernels.triton.tiles import (
-    program_index,
-    row_start,
-    share,
-    slot_coordinates,
-    store_relu,
-    tile_offsets,
-)
+from jumpstart_kernels.kernels.triton.tiles import program_index, row_start, share, slot_offsets, store_relu
 
 
 @triton.jit(do_not_specialize=["rows", "columns", "regions", "tiles", "steps", "row_partials", "partials"])
@@ -48,42 +41,41 @@ def jumpstart_relu_forward_rows_kernel(
     tile, region = (program % tiles).to(tl.int32), program // tiles
     segment = region // regions
     first_row = region % regions * steps * (DEPTH * ROWS)
-    slot_row, slot_byte, slot_in_byte = slot_coordinates(ROWS, COLUMNS, VECTOR)
-    byte = tl.minimum(tile * (COLUMNS // 8) + slot_byte, (columns + 7) // 8 - 1)[None, :]
-    row_in_step = tl.arange(0, DEPTH)[:, None] * ROWS + slot_row[None, :]  # [DEPTH, SLOTS]
+    vectors = columns // VECTOR  # of a row
+    slots_of_row: tl.constexpr = COLUMNS // VECTOR
+    slots: tl.constexpr = ROWS * slots_of_row  # of each depth
+    slot = tl.arange(0, DEPTH * slots)
+    slot_in_row = slot % slots_of_row
+    vector_unlimited = tile * slots_of_row + slot_in_row
+    vector = tl.minimum(vector_unlimited, vectors - 1)
 
     key_dtype: tl.constexpr = workspace_ptr.dtype.element_ty
-    slots: tl.constexpr = ROWS * COLUMNS // VECTOR
     min_keys = tl.full([slots, VECTOR], 0, key_dtype) + largest_key(key_dtype)
     max_keys = -1 - min_keys
     steps_left = tl.cdiv(rows - first_row, DEPTH * ROWS)
     for step in range(tl.minimum(steps, steps_left).to(tl.int32)):
         start = first_row + step * (DEPTH * ROWS)
-        row = tl.minimum(row_in_step, (tl.minimum(rows - start, DEPTH * ROWS) - 1).to(tl.int32))
+        last = (tl.minimum(rows - start, DEPTH * ROWS) - 1).to(tl.int32)
         start += segment * rows
         base = row_start(start, columns, VECTOR)
-        offset, byte_offset = tile_offsets(
-            row, byte, slot_in_byte, columns, VECTOR, WHOLE_BYTES, offset_dtype
-        )
-        x = tl.load(x_ptr + base + offset)
+        row = tl.minimum(slot // slots_of_row, last).to(offset_dtype)
+        offset = slot_offsets(row, vector, vectors, VECTOR)
+        x = tl.load(x_ptr + base + offset)  # [SLOTS, VECTOR]
         values = statistics_values(x)
         if APPLY_RELU:
             store_relu(
-                output_ptr + base, mask_ptr + start * ((columns + 7) // 8), x, values, offset, byte_offset,
-                byte, slot_in_byte, columns, VECTOR, WHOLE_BYTES,
+                output_ptr + base, mask_ptr + start * ((columns + 7) // 8), x, values, offset, row,
+                vector_unlimited, columns, VECTOR, WHOLE_BYTES,
             )  # fmt: skip
         keys = order_keys(values)
-        max_keys = tl.maximum(max_keys, tl.max(keys, 0))
-        min_keys = tl.minimum(min_keys, tl.min(keys, 0))
+        tile_keys = tl.reshape(keys, [DEPTH, slots, VECTOR])
+        max_keys = tl.maximum(max_keys, tl.max(tile_keys, 0))
+        min_keys = tl.minimum(min_keys, tl.min(tile_keys, 0))
         if ROW_EXTREMA:
-            partial = keys_ptr + row_partials + start * tiles + tile
-            # Stored by the thread of a row's first slot. Were it not for addresses that grow along the slots,
-            # extrema would change threads through shared memory, and all warps wait for each other.
-            slot_in_row = (tl.arange(0, slots) % (COLUMNS // VECTOR))[None, :]
-            partial += row.to(tl.int64) * tiles + slot_in_row
+            partial = keys_ptr + row_partials + start * tiles + tile + row.to(tl.int64) * tiles
             first_slot = slot_in_row == 0
-            tl.store(partial, share(tl.max(keys, 2), "max", COLUMNS // VECTOR), mask=first_slot)
-            tl.store(partial + partials, share(tl.min(keys, 2), "min", COLUMNS // VECTOR), mask=first_slot)
+            tl.store(partial, share(tl.max(keys, 1), "max", slots_of_row), mask=first_slot)
+            tl.store(partial + partials, share(tl.min(keys, 1), "min", slots_of_row), mask=first_slot)
 
     column = tile * COLUMNS + tl.arange(0, COLUMNS)
     partial = keys_ptr + region * columns + column

@@ -1,9 +1,11 @@
 """How a block's threads share a tile, the same in every kernel that all activations pass through.
 
-A tile is ``[DEPTH, SLOTS, VECTOR]``: a thread has one slot, VECTOR elements that it loads at once (16 bytes
-where rows are aligned), DEPTH times. Slots lie side by side in ROWS matrix rows of COLUMNS elements. What is
-beyond the matrix is not masked but comes again, the last row or the last byte of the mask with its elements:
-that changes no extremum, and writes the same twice.
+A tile is ``[SLOTS, VECTOR]``: a thread has DEPTH slots of VECTOR elements, which it loads at once (16 bytes
+where rows are aligned). Slots lie one after the other in matrix rows of COLUMNS elements. What is beyond the
+matrix is not masked but comes again, the last row or the last slot of a row: that changes no extremum, and
+writes the same twice.
+
+With a dimension of its own for the depth, versions of the compiler would differ in how they share a tile out.
 """
 
 import triton
@@ -17,40 +19,9 @@ def program_index():
 
 
 @triton.jit
-def slot_coordinates(ROWS: tl.constexpr, COLUMNS: tl.constexpr, VECTOR: tl.constexpr):
-    """Of each slot its row, its byte of the mask in that row, and its part of that byte, ``[SLOTS]``."""
-    slots_of_row: tl.constexpr = COLUMNS // VECTOR
-    slots_of_byte: tl.constexpr = 8 // VECTOR
-    slot = tl.arange(0, ROWS * slots_of_row)
-    slot_in_row = slot % slots_of_row
-    return slot // slots_of_row, slot_in_row // slots_of_byte, slot_in_row % slots_of_byte
-
-
-@triton.jit
-def bits_in_byte(slot_in_byte, VECTOR: tl.constexpr):
-    """The bit of each element in its byte of the mask, ``[SLOTS, VECTOR]``."""
-    return slot_in_byte[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
-
-
-@triton.jit
-def tile_offsets(
-    row,
-    byte,
-    slot_in_byte,
-    columns,
-    VECTOR: tl.constexpr,
-    WHOLE_BYTES: tl.constexpr,
-    offset_dtype: tl.constexpr,
-):
-    """Offsets of a tile's elements ``[DEPTH, SLOTS, VECTOR]`` and of its mask bytes ``[DEPTH, SLOTS]``, from
-    the matrix row that ``row`` counts from."""
-    vectors = columns // VECTOR  # of a row, which is made of whole ones
-    vector = byte * (8 // VECTOR) + slot_in_byte[None, :]
-    if not WHOLE_BYTES:
-        vector = tl.minimum(vector, vectors - 1)
-    row = row.to(offset_dtype)
-    offset = (row * vectors + vector)[:, :, None] * VECTOR + tl.arange(0, VECTOR)[None, None, :]
-    return offset, row * ((columns + 7) // 8) + byte
+def slot_offsets(row, vector, vectors, VECTOR: tl.constexpr):
+    """Offsets of elements ``[SLOTS, VECTOR]``, from their slots' rows and places in these."""
+    return (row * vectors + vector)[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
 
 
 @triton.jit
@@ -61,16 +32,16 @@ def row_start(row, columns, VECTOR: tl.constexpr):
 
 @triton.jit
 def share(values, REDUCE: tl.constexpr, WIDTH: tl.constexpr):
-    """Sum, maximum or minimum of each WIDTH neighbouring slots, ``[DEPTH, SLOTS]``, for each of them."""
+    """Sum, maximum or minimum of each WIDTH neighbouring slots, ``[SLOTS]``, for each of them."""
     shape: tl.constexpr = values.shape
-    groups: tl.constexpr = [shape[0], shape[1] // WIDTH, WIDTH]
+    groups: tl.constexpr = [shape[0] // WIDTH, WIDTH]
     values = tl.reshape(values, groups)
     if REDUCE == "sum":
-        reduced = tl.sum(values, 2, keep_dims=True)
+        reduced = tl.sum(values, 1, keep_dims=True)
     elif REDUCE == "max":
-        reduced = tl.max(values, 2, keep_dims=True)
+        reduced = tl.max(values, 1, keep_dims=True)
     else:
-        reduced = tl.min(values, 2, keep_dims=True)
+        reduced = tl.min(values, 1, keep_dims=True)
     return tl.reshape(tl.broadcast_to(reduced, groups), shape)
 
 
@@ -78,24 +49,25 @@ def share(values, REDUCE: tl.constexpr, WIDTH: tl.constexpr):
 def store_relu(
     output_ptr,
     mask_ptr,
-    x,  # [DEPTH, SLOTS, VECTOR]
+    x,  # [SLOTS, VECTOR]
     values,
     offset,
-    byte_offset,
-    byte,
-    slot_in_byte,
+    row,  # [SLOTS]
+    vector,  # [SLOTS], in the row, where slots that come again are still beyond it
     columns,
     VECTOR: tl.constexpr,
     WHOLE_BYTES: tl.constexpr,
 ):
     """Store the ReLU of a tile, and its mask."""
+    slots_of_byte: tl.constexpr = 8 // VECTOR
     positive = ~(values <= 0)
     tl.store(output_ptr + offset, tl.where(positive, x, 0))
-    bit = bits_in_byte(slot_in_byte, VECTOR)[None, :, :]
+    byte, part = vector // slots_of_byte, vector % slots_of_byte
+    bit = part[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
     if not WHOLE_BYTES:
-        positive = positive & (byte[:, :, None] * 8 + bit < columns)
-    bits = tl.sum(positive.to(tl.int32) << bit, 2)  # [DEPTH, SLOTS]
-    if VECTOR < 8:
-        bits = share(bits, "sum", 8 // VECTOR)
-    # By all slots of a byte alike: to pick one, the others' threads would have to change hands.
-    tl.store(mask_ptr + byte_offset, bits.to(tl.uint8))
+        positive = positive & (byte[:, None] * 8 + bit < columns)
+    bits = tl.sum(positive.to(tl.int32) << bit, 1)  # [SLOTS]
+    if slots_of_byte > 1:
+        bits = share(bits, "sum", slots_of_byte)
+    mask_bytes = (columns + 7) // 8
+    tl.store(mask_ptr + row * mask_bytes + byte, bits.to(tl.uint8), mask=(part == 0) & (byte < mask_bytes))
