@@ -36,7 +36,8 @@ NodePointer own(T* node) {
   }
 }
 
-// What autograd.cpp's node does, with two differentiable outputs instead of three.
+// What autograd.cpp's node does, for output, slack sums and extrema. The last are an output, though nobody
+// takes their gradient: the second derivative goes through them.
 struct JumpstartReLUBackward : torch::autograd::Node {
   SavedVariable mask, extrema, indices;
   c10::DimVector size;
@@ -46,11 +47,11 @@ struct JumpstartReLUBackward : torch::autograd::Node {
   double margin;
 
   variable_list apply(variable_list&& grads) override {
-    const Tensor &grad_output = grads[0], &grad_slack_sums = grads[1];
-    if (!grad_output.defined() && !grad_slack_sums.defined()) return {Tensor()};
-    const Tensor saved_mask = mask.unpack(), saved_extrema = extrema.unpack(),
+    const Tensor &grad_output = grads[0], &grad_slack_sums = grads[1], &grad_extrema = grads[2];
+    if (!grad_output.defined() && !grad_slack_sums.defined() && !grad_extrema.defined()) return {Tensor()};
+    const Tensor saved_mask = mask.unpack(), saved_extrema = extrema.unpack(getptr()),
                  saved_indices = indices.unpack();
-    return {run_backward(grad_output, grad_slack_sums, Tensor(), saved_mask, saved_extrema, saved_indices,
+    return {run_backward(grad_output, grad_slack_sums, grad_extrema, saved_mask, saved_extrema, saved_indices,
                          c10::fromIntArrayRefSlow(size), channels_last, dtype, unit_dim, margin)};
   }
 
@@ -106,9 +107,6 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, int64_t unit_dim, bo
     auto* node = new JumpstartReLUBackward();
     const NodePointer owner = own(node);
     node->set_next_edges(torch::autograd::collect_next_edges(x));
-    node->mask = SavedVariable(mask, false);
-    node->extrema = SavedVariable(extrema, false);
-    node->indices = SavedVariable(indices, false);
     node->size = x.sizes();
     node->channels_last = runs_channels_last(x, unit_dim);
     node->dtype = x.scalar_type();
@@ -120,7 +118,12 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, int64_t unit_dim, bo
     } else {
       torch::autograd::impl::set_gradient_edge(output, edge);
     }
-    torch::autograd::impl::set_gradient_edge(slack_sums, {owner, node->add_input_metadata(slack_sums)});
+    for (const Tensor* statistic : {&slack_sums, &extrema}) {
+      torch::autograd::impl::set_gradient_edge(*statistic, {owner, node->add_input_metadata(*statistic)});
+    }
+    node->mask = SavedVariable(mask, false);
+    node->extrema = SavedVariable(extrema, true);
+    node->indices = SavedVariable(indices, false);
   }
   return {output, slack_sums, extrema};
 }

@@ -233,3 +233,18 @@ def test_a_record_that_cannot_be_reduced_does_not_stay():
         jk.penalty(relu)
     relu(torch.randn(4, 3))
     assert jk.penalty(relu).isfinite()
+
+
+@pytest.mark.parametrize("inplace", (False, True), ids=("new", "inplace"))
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_gradients_of_a_layer_and_its_penalty(target, reduction, inplace):
+    _, device = target
+    generator = torch.Generator().manual_seed(0)
+    x = (0.3 * torch.randn(5, 4, dtype=torch.float64, generator=generator)).to(device).requires_grad_()
+
+    def loss(x):
+        layer = jk.JumpstartReLU(inplace=inplace)
+        return layer(x * 1).square().sum() + jk.penalty(layer, reduction=reduction)
+
+    assert torch.autograd.gradcheck(loss, x)
+    assert torch.autograd.gradgradcheck(loss, x)
