@@ -169,7 +169,7 @@ Tensor penalty(const std::vector<Tensor>& slack_sums, const std::vector<double>&
 }  // namespace
 
 pybind11::object jumpstart_relu_eager(pybind11::handle object, int64_t unit_dim, bool position_points,
-                                      double margin, bool inplace, bool with_extrema) {
+                                      double margin, bool inplace) {
   if (!THPVariable_CheckExact(object.ptr())) return pybind11::none();
   const Tensor& x = THPVariable_Unpack(object.ptr());
   if (unit_dim < 0) unit_dim += x.dim();
@@ -185,9 +185,8 @@ pybind11::object jumpstart_relu_eager(pybind11::handle object, int64_t unit_dim,
       inplace ? pybind11::reinterpret_borrow<pybind11::object>(object)
               : pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(output)),
       pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(slack_sums)),
-      with_extrema ? pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(extrema))
-                   : pybind11::none(),
-      x.numel() ? units : 0, x.numel() ? points : 0);
+      pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(extrema)), units,
+      x.numel() ? points : 0);
 }
 
 pybind11::object penalty_eager(const pybind11::list& list, const std::vector<double>& weights,

@@ -8,6 +8,12 @@ from typing import Any
 
 from jumpstart_kernels import functional
 from jumpstart_kernels.backends import use_backend
+from jumpstart_kernels.injection import (
+    PenaltyCounts,
+    PenaltyInjection,
+    count_units_and_points,
+    inject_penalty,
+)
 from jumpstart_kernels.modules import JumpstartReLU, clear_records
 from jumpstart_kernels.penalty import penalty
 from jumpstart_kernels.surgery import find_relu, replace_relu, restore_relu
@@ -15,11 +21,15 @@ from jumpstart_kernels.version import __version__
 
 __all__ = [
     "JumpstartReLU",
+    "PenaltyCounts",
+    "PenaltyInjection",
     "UnitUsage",
     "__version__",
     "clear_records",
+    "count_units_and_points",
     "find_relu",
     "functional",
+    "inject_penalty",
     "penalty",
     "replace_relu",
     "restore_relu",

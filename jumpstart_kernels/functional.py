@@ -140,23 +140,22 @@ def run_layer(
     margin: float,
     tie_breaking: str,
     inplace: bool,
-    with_extrema: bool,
-) -> tuple[Tensor, Tensor, Tensor | None, int, int]:
-    """What a module needs: output, slack sums, extrema if asked for, and how many units and points there are.
+) -> tuple[Tensor, Tensor, Tensor, int, int]:
+    """What a module needs: output, slack sums, ``[2, C + P]`` extrema, units C and points P (0 of nothing).
 
-    The extrema must not be differentiated: only those with slack have a gradient.
+    Of the extrema only those with slack have a gradient.
 
     Eager code takes the shortest way to the compiled backend, where that can take ``x`` as it is.
     """
     eager = tie_breaking == "single" and not torch.compiler.is_compiling() and isinstance(x, Tensor)
     if eager and select(x) == "native":
         position_points = points == "position"
-        result = native.jumpstart_relu(x, unit_dim, position_points, margin, inplace, with_extrema)
+        result = native.jumpstart_relu(x, unit_dim, position_points, margin, inplace)
         if result is not None:
             return result
     output, slack_sums, extrema = run(x, unit_dim, points, margin, tie_breaking, inplace, all_indices=False)
-    units = x.shape[unit_dim] if x.numel() else 0
-    return output, slack_sums, extrema, units, extrema.shape[1] - units if units else 0
+    units = x.shape[unit_dim]
+    return output, slack_sums, extrema, units, extrema.shape[1] - units if x.numel() else 0
 
 
 def split_extrema(

@@ -1,6 +1,5 @@
 """``JumpstartReLU``: a drop-in ``nn.ReLU`` that remembers what the penalty needs."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,17 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jumpstart_kernels import records
 from jumpstart_kernels.functional import check_options, run_layer, split_extrema
-
-UNCLAIMED_WARNING = 1000
-
-
-class Record(NamedTuple):
-    """What one forward of one layer adds to the penalty."""
-
-    slack_sums: Tensor  # [2, 5]
-    units: int
-    points: int
 
 
 class LayerExtrema(NamedTuple):
@@ -36,7 +26,7 @@ class JumpstartReLU(nn.ReLU):
     ``forward(x)`` returns ``relu(x)`` alone. In training mode with grad enabled it also records the slack of
     its pre-activation, once for every call, until ``penalty`` takes the records. Otherwise it is ``F.relu``.
     It has no parameters and no buffers, so checkpoints fit the ``nn.ReLU`` model both ways. Copies and
-    pickles leave the records behind.
+    pickles leave the records behind, and an injection (:func:`~jumpstart_kernels.inject_penalty`).
 
     Args:
         inplace: overwrite the input, as in ``nn.ReLU``.
@@ -63,7 +53,10 @@ class JumpstartReLU(nn.ReLU):
         self.points = points
         self.margin = float(margin)
         self.tie_breaking = tie_breaking
-        self._records: list[Record] = []
+        self._records: records.Records = None
+        self._unclaimed = 0  # eager records since the last were taken
+        self._unreachable = False  # whether a forward ran where no record can have a gradient
+        self._inject: Callable[[Tensor, Tensor], Tensor] | None = None
         self._watchers: list[Callable[[LayerExtrema], None]] = []
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,16 +64,19 @@ class JumpstartReLU(nn.ReLU):
         recording = self.training and torch.is_grad_enabled()
         watchers = self._watchers
         if not recording and not watchers:
+            if self.training and self._inject is None:
+                records.note_unreachable(self)
             return F.relu(x, inplace=self.inplace)
         output, slack_sums, extrema, units, points = run_layer(
-            x, self.unit_dim, self.points, self.margin, self.tie_breaking, self.inplace, bool(watchers)
+            x, self.unit_dim, self.points, self.margin, self.tie_breaking, self.inplace
         )
-        if recording and not _recomputing():
-            self._records.append(Record(slack_sums, units, points))
-            if len(self._records) == UNCLAIMED_WARNING:
-                _warn_of_unclaimed_records()
+        if recording and self._inject is not None:
+            output = self._inject(output, slack_sums)
+        elif recording and not records.recomputing():
+            records.add(self, records.Record(slack_sums, extrema, units, points, self.margin))
+        elif self.training and self._inject is None:
+            records.note_unreachable(self)
         for watch in watchers:
-            assert extrema is not None
             watch(LayerExtrema(*split_extrema(extrema.detach(), x, self.unit_dim, self.points)))
         return output
 
@@ -90,8 +86,9 @@ class JumpstartReLU(nn.ReLU):
         return ", ".join(options)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Records hold the graph of a forward and watchers belong to a metric: neither goes with a copy.
-        return {**self.__dict__, "_records": [], "_watchers": []}
+        # Records hold the graph of a forward; watchers and injection belong to others: none goes with a copy.
+        own = {"_records": None, "_unclaimed": 0, "_unreachable": False, "_inject": None}
+        return {**self.__dict__, **own, "_watchers": []}
 
 
 def clear_records(model: nn.Module) -> None:
@@ -99,24 +96,10 @@ def clear_records(model: nn.Module) -> None:
     check_module(model)
     for module in model.modules():
         if isinstance(module, JumpstartReLU):
-            module._records.clear()
+            records.clear(module)
 
 
 def check_module(model: object) -> None:
     """Raise for a model that is no module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-
-
-def _warn_of_unclaimed_records() -> None:
-    warnings.warn(
-        f"a JumpstartReLU has recorded {UNCLAIMED_WARNING} forwards that no penalty(model) took, and "
-        "holds their memory. Add the penalty to the loss, call clear_records(model), or run "
-        "forwards that are not trained on in eval() or torch.no_grad()",
-        stacklevel=4,
-    )
-
-
-def _recomputing() -> bool:
-    """Whether this forward is activation checkpointing's second, inside backward: it is on record already."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

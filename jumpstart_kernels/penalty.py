@@ -1,16 +1,24 @@
 """The Jumpstart penalty: every layer's slack, reduced to one number to add to the loss."""
 
 import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from jumpstart_kernels import records
 from jumpstart_kernels.backends import select
+from jumpstart_kernels.distributed import across_ranks, check_process_group, scale_gradient
 from jumpstart_kernels.functional import check_choice
 from jumpstart_kernels.kernels import native
 from jumpstart_kernels.kernels.penalty import penalty as reference_penalty
-from jumpstart_kernels.modules import JumpstartReLU, Record, check_module
+from jumpstart_kernels.modules import JumpstartReLU, check_module
 from jumpstart_kernels.ops import PENALTY_OVERLOADS
+from jumpstart_kernels.records import Record
+
+if TYPE_CHECKING:
+    from torch.distributed import DeviceMesh, ProcessGroup
 
 REDUCTIONS = ("balanced", "mean", "sum", "norm", "squared")
 
@@ -35,6 +43,7 @@ def penalty(
     reduction: str = "balanced",
     sign_balance: float = 0.5,
     terms: str = "full",
+    process_group: "ProcessGroup | DeviceMesh | None" = None,
 ) -> Tensor:
     """The Jumpstart penalty of the forwards since the last call, to be added to the loss.
 
@@ -52,81 +61,132 @@ def penalty(
             ``"all_but_unit_positive"``, ``"all_but_unit_negative"``, ``"all_but_point_positive"`` or
             ``"all_but_point_negative"``. A slack left out is zero; units or points without any slack left are
             not counted.
+        process_group: the data-parallel ranks, as a process group or a mesh of one dimension. The penalty is
+            then that of their batches together: a unit is dead if it is dead on every rank. Every rank gets
+            its value, and ``len(group)`` times its own part of the gradient, so that the average over the
+            ranks, as DDP and FSDP take it, is the gradient. Every rank must call, for the same layers; each
+            call is one collective. By default each rank penalizes its own part of the batch.
 
     Returns:
         A 0-dim tensor, float32 (float64 if a layer ran in float64). The records are taken: each forward
         counts once.
 
     Raises:
-        TypeError: ``model`` is no module; ``sign_balance`` is no number.
-        ValueError: unknown ``reduction`` or ``terms``, ``sign_balance`` outside [0, 1].
-        RuntimeError: nothing was recorded.
+        TypeError: ``model`` is no module; ``sign_balance`` no number; ``process_group`` no process group.
+        ValueError: unknown ``reduction`` or ``terms``, ``sign_balance`` outside [0, 1], a ``process_group``
+            that this process is not in or a mesh of several dimensions.
+        RuntimeError: nothing was recorded; a layer ran where its penalty cannot be reached, in a reentrant
+            checkpoint; the ranks recorded different layers.
     """
     check_module(model)
+    check_penalty_options(reduction, sign_balance, terms)
+    group = None if process_group is None else check_process_group(process_group)
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, JumpstartReLU)]
+    taken: list[Record] = []
+    counts, unreachable = [], []
+    for name, layer in layers:
+        of_layer = list(records.unwind(layer._records))
+        taken += reversed(of_layer)
+        counts.append(len(of_layer))
+        if layer._unreachable:
+            unreachable.append(name)
+        records.clear(layer)  # those that cannot be reduced, too: they must not stay in the way
+    if unreachable:
+        raise RuntimeError(records.unreachable(unreachable))
+    if not taken:
+        raise RuntimeError(_nothing_recorded([layer for _, layer in layers]))
+    if group is None or group.size() == 1:
+        value = reduce_records(taken, reduction, sign_balance, terms)
+    else:
+        value = reduce_records_across(taken, group, reduction, sign_balance, terms)
+    records.forget_recomputed(value, layers, counts)
+    return value
+
+
+def check_penalty_options(reduction: str, sign_balance: float, terms: str) -> None:
+    """Raise for options that no record makes right."""
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("terms", terms, TERMS)
     if isinstance(sign_balance, bool) or not isinstance(sign_balance, (int, float)):
         raise TypeError(f"sign_balance must be a number, got {type(sign_balance).__name__}")
     if not 0 <= sign_balance <= 1:
         raise ValueError(f"sign_balance must be in [0, 1], got {sign_balance}")
-    layers = [module for module in model.modules() if isinstance(module, JumpstartReLU)]
-    records = [record for layer in layers for record in layer._records]
-    if not records:
-        raise RuntimeError(_nothing_recorded(layers))
-    try:
-        return reduce_records(records, reduction, sign_balance, terms)
-    finally:  # a record that cannot be reduced, one of a torch.vmap that is over, must not stay in the way
-        for layer in layers:
-            layer._records.clear()
 
 
-def reduce_records(records: list[Record], reduction: str, sign_balance: float, terms: str) -> Tensor:
+def reduce_records(taken: Sequence[Record], reduction: str, sign_balance: float, terms: str) -> Tensor:
     """The penalty of records, from their slack sums alone."""
     slack_sums, units, points = [], 0, 0
-    for record in records:
+    for record in taken:
         slack_sums.append(record.slack_sums)
-        units += record.units
-        points += record.points
+        if record.points:
+            units += record.units
+            points += record.points
     slack_sums = _alike(slack_sums)
     square_root = reduction == "norm"
     first = slack_sums[0]
     # A compiler has nothing to gain from the operator: it fuses the reference.
     if torch.compiler.is_compiling() or select(first) != "native":
-        weights = _weights(reduction, sign_balance, terms, units, points)
+        weights = penalty_weights(reduction, sign_balance, terms, units, points)
         return reference_penalty(slack_sums, weights, square_root)
     weights = _cached_weights(reduction, sign_balance, terms, units, points)
     value = native.penalty(slack_sums, weights, square_root)
     return PENALTY_OVERLOADS["native"](slack_sums, weights, square_root) if value is None else value
 
 
-def _weights(reduction: str, sign_balance: float, terms: str, units: int, points: int) -> list[float]:
-    """What the entries of the ``[2, 5]`` slack sums count in the penalty, or in its square for ``"norm"``."""
+def reduce_records_across(
+    taken: Sequence[Record], group: "ProcessGroup", reduction: str, sign_balance: float, terms: str
+) -> Tensor:
+    """The penalty of the records of all ranks together, as :func:`penalty` defines it for a group."""
+    extrema = _alike([record.extrema for record in taken])
+    slack_sums = _alike([record.slack_sums for record in taken])
+    sums, counts, ranks = across_ranks(taken, extrema, slack_sums, group)  # [2, 5], [2]
+    if reduction == "balanced":
+        sums = sums / counts.clamp(min=1)[:, None]
+    elif reduction == "mean":
+        kept = [axis for axis in (0, 1) if any(TERMS[terms][axis])]
+        sums = sums / torch.stack([counts[axis] for axis in kept]).sum().clamp(min=1)
+    weights = penalty_coefficients(reduction, sign_balance, terms)
+    return scale_gradient(reference_penalty([sums], weights, reduction == "norm"), ranks)
+
+
+def penalty_coefficients(reduction: str, sign_balance: float, terms: str) -> list[float]:
+    """What the entries of the ``[2, 5]`` slack sums count, before any division by how many there are.
+
+    In the penalty, or in its square for ``"norm"``.
+    """
+    coefficients: list[float] = []
+    for keep_positive, keep_negative in TERMS[terms]:
+        positive, negative = sign_balance * keep_positive, (1 - sign_balance) * keep_negative
+        if reduction in ("norm", "squared"):  # of positive·s⁺ + negative·s⁻
+            coefficients += [0.0, 0.0, positive**2, negative**2, 2 * positive * negative]
+        else:
+            coefficients += [positive, negative, 0.0, 0.0, 0.0]
+    return coefficients
+
+
+def penalty_weights(reduction: str, sign_balance: float, terms: str, units: int, points: int) -> list[float]:
+    """What the entries count in the penalty of so many units and points, or in its square for ``"norm"``."""
     counts = (units, points)
     kept = [any(TERMS[terms][axis]) and counts[axis] > 0 for axis in (0, 1)]
     total = sum(count for count, keep in zip(counts, kept, strict=True) if keep)
+    coefficients = penalty_coefficients(reduction, sign_balance, terms)
     weights: list[float] = []
-    for count, keep, (keep_positive, keep_negative) in zip(counts, kept, TERMS[terms], strict=True):
-        positive, negative = sign_balance * keep_positive, (1 - sign_balance) * keep_negative
-        if not keep:
-            weights += [0.0] * 5
-        elif reduction in ("norm", "squared"):  # of positive·s⁺ + negative·s⁻
-            weights += [0.0, 0.0, positive**2, negative**2, 2 * positive * negative]
-        else:
-            divisor = {"balanced": count, "mean": total, "sum": 1}[reduction]
-            weights += [positive / divisor, negative / divisor, 0.0, 0.0, 0.0]
+    for axis in (0, 1):
+        divisor = {"balanced": counts[axis], "mean": total}.get(reduction, 1)
+        weights += [c / divisor if kept[axis] else 0.0 for c in coefficients[5 * axis : 5 * axis + 5]]
     return weights
 
 
-_cached_weights = functools.lru_cache(_weights)
+_cached_weights = functools.lru_cache(penalty_weights)
 
 
-def _alike(slack_sums: list[Tensor]) -> list[Tensor]:
+def _alike(tensors: list[Tensor]) -> list[Tensor]:
     """Of one dtype, the widest, and on one device, that of the first."""
-    first = slack_sums[0]
-    if all(sums.dtype == first.dtype and sums.device == first.device for sums in slack_sums[1:]):
-        return slack_sums
-    dtype = torch.float64 if any(sums.dtype == torch.float64 for sums in slack_sums) else torch.float32
-    return [sums.to(first.device, dtype) for sums in slack_sums]
+    first = tensors[0]
+    if all(tensor.dtype == first.dtype and tensor.device == first.device for tensor in tensors[1:]):
+        return tensors
+    dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+    return [tensor.to(first.device, dtype) for tensor in tensors]
 
 
 def _nothing_recorded(layers: list[JumpstartReLU]) -> str:
@@ -134,7 +194,13 @@ def _nothing_recorded(layers: list[JumpstartReLU]) -> str:
         return (
             "the model has no JumpstartReLU layer: call model = jumpstart_kernels.replace_relu(model) first"
         )
+    if all(layer._inject is not None for layer in layers):
+        return (
+            "every JumpstartReLU layer of the model injects its penalty in backward (inject_penalty): "
+            "there is none to add to the loss"
+        )
     return (
         "no JumpstartReLU layer of the model has recorded a forward since the last penalty: run the model in "
-        "training mode (model.train()) with grad enabled, then call penalty(model) once"
+        "training mode (model.train()) with grad enabled, and outside of reentrant checkpoints, then call "
+        "penalty(model) once"
     )

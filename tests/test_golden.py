@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import jumpstart_kernels as jk
-from jumpstart_kernels.modules import Record
 from jumpstart_kernels.penalty import reduce_records
+from jumpstart_kernels.records import Record
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "jumpstart_penalty.npz")
 CASES = ("dense_small", "dense_three_layers", "conv_small", "dense_wide", "conv_odd")
@@ -42,9 +42,10 @@ def run_model(inputs, ties, options):
 
 def jacobian(x):
     """Record of a layer, its slack sums cut off, and their ``[2, 5, *x.shape]`` derivatives."""
-    slack_sums = jk.functional.jumpstart_relu(x).slack_sums
+    slack_sums, *extrema = jk.functional.jumpstart_stats(x)
     rows = [torch.autograd.grad(entry, x, retain_graph=True)[0] for entry in slack_sums.flatten()]
-    record = Record(slack_sums.detach().requires_grad_(), x.shape[1], x.shape[0])
+    extrema = torch.stack([torch.cat(extrema[0::2]), torch.cat(extrema[1::2])]).detach()
+    record = Record(slack_sums.detach().requires_grad_(), extrema, x.shape[1], x.shape[0], 1.0)
     return record, torch.stack(rows).view(2, 5, *x.shape)
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import jumpstart_kernels as jk
-from jumpstart_kernels.modules import Record
 from jumpstart_kernels.penalty import REDUCTIONS, TERMS
+from jumpstart_kernels.records import Record
 
 # What each choice of terms leaves out: unit s⁺, unit s⁻, point s⁺, point s⁻.
 DROPPED = {
@@ -228,7 +228,7 @@ def test_what_is_no_module_is_named():
 
 def test_a_record_that_cannot_be_reduced_does_not_stay():
     relu = jk.JumpstartReLU()
-    relu._records.append(Record(torch.zeros(3, 3), 1, 1))
+    relu._records = (Record(torch.zeros(3, 3), torch.zeros(2, 2), 1, 1, 1.0), None)
     with pytest.raises(Exception, match=r"shape|index|size"):
         jk.penalty(relu)
     relu(torch.randn(4, 3))

@@ -30,8 +30,8 @@ def _declines(*arguments) -> Any:
 
 
 jumpstart_relu = getattr(_extension, "jumpstart_relu", _declines)
-"""``(x, unit_dim, position_points, margin, inplace, with_extrema)`` to output, slack sums, extrema or None,
-units and points; None where the operator must be asked instead."""
+"""``(x, unit_dim, position_points, margin, inplace)`` to output, slack sums, extrema, units and points, which
+are 0 where ``x`` is empty; None where the operator must be asked instead."""
 
 penalty = getattr(_extension, "penalty", _declines)
 """``(slack_sums, weights, square_root)`` to the penalty; None where the operator must be asked instead."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 
-def slacks(extrema: Tensor, margin: float) -> Tensor:
-    """``[2, K]`` maxima and minima to ``[2, K]`` s⁺ and s⁻."""
+def slacks(extrema: Tensor, margin: float | Tensor) -> Tensor:
+    """``[2, K]`` maxima and minima to ``[2, K]`` s⁺ and s⁻; one margin, or ``[K]``."""
     maxima, minima = extrema.unbind(0)
     return torch.stack([torch.relu(margin - maxima), torch.relu(margin + minima)])
 
@@ -28,6 +28,11 @@ def slack_gradients(extrema: Tensor, grad_slack_sums: Tensor, units: int, margin
     points = extrema.shape[1] - units
     counts = torch.tensor([units, points], device=extrema.device)
     grad = grad_slack_sums.T.repeat_interleave(counts, 1, output_size=units + points)  # [5, C + P]
+    return extremum_gradients(extrema, grad, margin)
+
+
+def extremum_gradients(extrema: Tensor, grad: Tensor, margin: float | Tensor) -> Tensor:
+    """Gradient of ``[2, K]`` extrema, from the ``[5, K]`` or ``[5, 1]`` gradient of the sums they are in."""
     positive, negative = slacks(extrema, margin).unbind(0)
     by_positive = grad[0] + 2 * _weighted(grad[2], positive) + _weighted(grad[4], negative)
     by_negative = grad[1] + 2 * _weighted(grad[3], negative) + _weighted(grad[4], positive)

@@ -1,0 +1,122 @@
+"""What a layer's forwards leave for the penalty, and what keeps recomputed forwards out of it."""
+
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+UNCLAIMED_WARNING = 1000
+
+
+class Record(NamedTuple):
+    """What one forward of one layer adds to the penalty. Only extrema with slack have a gradient."""
+
+    slack_sums: Tensor  # [2, 5]
+    extrema: Tensor  # [2, C + P], maxima then minima
+    units: int  # C
+    points: int  # P, or 0 if there was no element
+    margin: float
+
+
+# The newest first. A list would have torch.compile compile anew for every number of open records.
+Records = tuple[Record, Any] | None
+
+
+class Recorder(Protocol):
+    """A layer that records."""
+
+    _records: Records
+    _unclaimed: int
+    _unreachable: bool
+
+
+def add(layer: Recorder, record: Record) -> None:
+    layer._records = (record, layer._records)
+    if torch.compiler.is_compiling():
+        return
+    layer._unclaimed += 1
+    if layer._unclaimed == UNCLAIMED_WARNING:
+        warnings.warn(
+            f"a JumpstartReLU has recorded {UNCLAIMED_WARNING} forwards that no penalty(model) took, and "
+            "holds their memory. Add the penalty to the loss, call clear_records(model), or run "
+            "forwards that are not trained on in eval() or torch.no_grad()",
+            stacklevel=4,
+        )
+
+
+def unwind(records: Records) -> Iterator[Record]:
+    """The records, the newest first."""
+    while records is not None:
+        record, records = records
+        yield record
+
+
+def clear(layer: Recorder) -> None:
+    layer._records = None
+    layer._unclaimed = 0
+    layer._unreachable = False
+
+
+def recomputing() -> bool:
+    """Whether this forward is activation checkpointing's second, inside backward: it is on record already."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def note_unreachable(layer: Recorder) -> None:
+    """Remember a forward without grad that is the inside of an autograd function: a reentrant checkpoint.
+
+    Such a function turns forward gradients off too, which ``torch.no_grad`` does not.
+    """
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        return
+    if not torch._C._is_fwd_grad_enabled():
+        layer._unreachable = True
+
+
+def forget_recomputed(value: Tensor, layers: Sequence[tuple[str, Recorder]], taken: Sequence[int]) -> None:
+    """Have the backward of a penalty drop what compiled layers record in it.
+
+    A compiled layer cannot see that its forward is a checkpoint's second. So whatever it records during the
+    backward is dropped at its end; if that is more than the penalty had taken, the first was hidden from it.
+
+    Args:
+        value: the penalty.
+        layers: all layers of the model by name.
+        taken: how many records of each the penalty was made of.
+    """
+    if torch.compiler.is_compiling() or "torch._dynamo" not in sys.modules or not value.requires_grad:
+        return
+
+    def begin(_: Tensor) -> None:
+        before = [layer._records for _, layer in layers]
+
+        def end() -> None:
+            hidden = []
+            for (name, layer), records, count in zip(layers, before, taken, strict=True):
+                recomputed = 0
+                while layer._records is not None and layer._records is not records:
+                    layer._records = layer._records[1]
+                    recomputed += 1
+                if recomputed > count:
+                    hidden.append(name)
+            if hidden:
+                raise RuntimeError(unreachable(hidden))
+
+        torch.autograd.Variable._execution_engine.queue_callback(end)
+
+    value.register_hook(begin)
+
+
+def unreachable(names: Sequence[str]) -> str:
+    """Why the penalty of some layers is not to be had, and what to do."""
+    shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return (
+        f"the penalty cannot reach the layers {shown}: they ran inside a reentrant checkpoint (or another "
+        "torch.autograd.Function), whose first forward has no gradient. Use "
+        "torch.utils.checkpoint.checkpoint(..., use_reentrant=False), or have these layers inject their "
+        "penalty in backward: jumpstart_kernels.inject_penalty. If that forward was not for training, run it "
+        "in eval() or call clear_records(model) after it"
+    )
