@@ -108,8 +108,8 @@ class Training:
         parts = options.accumulate * processes.count
         if options.batch_size % parts:
             raise CommandError(
-                f"--batch-size must be a multiple of {parts}, --accumulate × {processes.count} processes, got "
-                f"{options.batch_size}"
+                f"--batch-size must be a multiple of {parts}, --accumulate × {processes.count} processes, "
+                f"got {options.batch_size}"
             )
         train, val = on_first(processes, lambda: find_data(options.data))
         if len(train) < options.batch_size:
@@ -217,7 +217,8 @@ class Training:
     def _penalty(self, loss: Tensor) -> Tensor:
         if not self.options.penalty_weight:
             return torch.zeros_like(loss)
-        return jk.penalty(self.network)
+        group = None if self.options.local_penalty else self.processes.mesh
+        return jk.penalty(self.network, process_group=group)
 
     def _validate(self, termination: Termination, log: Log) -> bool:
         """Close the epoch. False if it is to end: then the validation begins anew another time."""
