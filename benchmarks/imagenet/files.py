@@ -1,7 +1,6 @@
 """Files that are whole at any moment."""
 
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -38,7 +37,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """What :func:`write_checkpoint` has written, on the CPU. Raises CommandError for anything else."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever the bytes of another file lead to
         raise CommandError(f"cannot read the checkpoint {path}: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CommandError(f"{path} is no checkpoint of this version of train_imagenet.py")

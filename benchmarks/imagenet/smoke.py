@@ -50,11 +50,15 @@ GPU_TOLERANCE = 0.05  # relative: convolutions there may add in another order in
 
 
 class InterruptedTraining(Training):
-    """One of its processes receives SIGTERM in the step ``INTERRUPTED``."""
+    """One of its processes receives SIGTERM in the optimizer step ``last``."""
+
+    def __init__(self, options: argparse.Namespace, processes: Processes, last: int) -> None:
+        super().__init__(options, processes)
+        self.last = last
 
     def take_step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
         super().take_step(batches)
-        if self.steps_done + 1 == INTERRUPTED and self.processes.rank == self.processes.count - 1:
+        if self.steps_done + 1 == self.last and self.processes.rank == self.processes.count - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -92,7 +96,7 @@ def _try(options: dict[str, Any], folder: Path, processes: Processes) -> list[st
         if not train(Training(whole, processes), termination):
             failures.append("the unbroken training did not finish")
     with Termination() as termination:
-        interrupted = InterruptedTraining(broken, processes)
+        interrupted = InterruptedTraining(broken, processes, INTERRUPTED)
         if train(interrupted, termination, quiet=True) or interrupted.steps_done != INTERRUPTED:
             failures.append(f"SIGTERM in step {INTERRUPTED} did not end it there")
     with Termination() as termination:
