@@ -1,13 +1,13 @@
 """Small trainings by ``benchmarks/train_imagenet.py``, in processes that stay for many of them."""
 
 import argparse
-import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from benchmarks.imagenet.options import parse_arguments
 from benchmarks.imagenet.processes import Processes, Termination
@@ -43,8 +43,12 @@ def run(data: Path, output: Path, words: str = "", interrupted: int | None = Non
     began = training.steps_done
     with Termination() as termination:
         finished = train(training, termination, quiet=True)
-    training.loader._iterator = None
     return {"finished": finished, "began": began, "ended": training.steps_done}
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor, of which this process may have a shard."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gradients(data: Path, output: Path, words: str = "") -> list[torch.Tensor]:
@@ -55,9 +59,8 @@ def gradients(data: Path, output: Path, words: str = "") -> list[torch.Tensor]:
 
     def keep(*_: Any) -> None:
         for parameter in training.network.parameters():
-            gradient: Any = parameter.grad
-            gradient = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
-            found.append(copy.deepcopy(gradient))
+            assert parameter.grad is not None
+            found.append(full(parameter.grad).clone())
 
     training.optimizer.register_step_pre_hook(keep)
     training.take_step(training._on_device(training.loader))

@@ -7,6 +7,7 @@ processes that share the batch, or on where the training was interrupted.
 import math
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -196,24 +197,25 @@ class ValidationOrder(Sampler[list[Place]]):
             yield [(0, index) for index in batch]
 
 
-def make_loader(
-    images: Images, order: Sampler[list[Place]], workers: int, pin_memory: bool, persistent: bool
-) -> DataLoader:
+def make_loader(images: Images, order: Sampler[list[Place]], workers: int, pin_memory: bool) -> DataLoader:
     """Yields uint8 ``[N, size, size, 3]`` and int64 ``[N]``."""
+    # A forked worker shares the memory of the paths, and notices if the training is killed.
+    fork = workers > 0 and sys.platform == "linux"
     return DataLoader(
         images,
         batch_sampler=order,
         num_workers=workers,
+        multiprocessing_context="fork" if fork else None,
         pin_memory=pin_memory,
-        persistent_workers=persistent and workers > 0,
-        worker_init_fn=_ignore_termination,
+        worker_init_fn=_survive_one_termination,
         generator=torch.Generator(),  # the loader draws from it: not from the random state of the training
     )
 
 
-def _ignore_termination(_: int) -> None:
-    # Schedulers send SIGTERM to all processes of a job: the training still needs its workers to end cleanly.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _survive_one_termination(_: int) -> None:
+    # Schedulers send SIGTERM to every process of a job, and the training needs its workers to end its step.
+    # Another one is the loader's own, for a worker that it cannot end otherwise.
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def normalize(pixels: Tensor) -> Tensor:

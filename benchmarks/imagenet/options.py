@@ -1,9 +1,9 @@
 """The command line of ``benchmarks/train_imagenet.py``."""
 
 import argparse
-import importlib.util
 import math
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ SETTINGS = (
 
 def check_installed() -> None:
     """Raises CommandError that names the packages which are missing."""
-    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
+    missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
     if missing:
         raise CommandError(f"train_imagenet.py needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
@@ -61,6 +61,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         prog="torchrun [--nproc-per-node N] benchmarks/train_imagenet.py",
         description="Train a plain ResNet-50, without BatchNorm and skip connections, with Jumpstart.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
     )
 
     def add(option: str, default: Any, text: str, kind: Callable[[str], Any] = str, **others: Any) -> None:
@@ -103,12 +104,13 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     add("--usage-images", None, "of the validation set, for unit usage; default: all, 0: none", _count)
     flag("--tensorboard", "write OUTPUT/tensorboard, too")
     options = parser.parse_args(words)
-    _check(options)
+    if not options.smoke:  # which has defaults of its own
+        _check(options)
     return options
 
 
 def _check(options: argparse.Namespace) -> None:
-    if not options.smoke and (options.data is None or options.output is None):
+    if options.data is None or options.output is None:
         raise CommandError("--data and --output must be given, or --smoke")
     if options.batch_size % options.accumulate:
         raise CommandError(
@@ -120,7 +122,7 @@ def _check(options: argparse.Namespace) -> None:
             raise CommandError(
                 f"{option} must be less than --epochs, {options.epochs}, got {getattr(options, name)}"
             )
-    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
+    if options.tensorboard and find_spec("tensorboard") is None:
         raise CommandError("--tensorboard needs tensorboard: pip install tensorboard")
 
 

@@ -66,7 +66,8 @@ def smoke(words: Sequence[str], processes: Processes) -> int:
     """Try the options ``words`` over small ones; returns 1, having said what is off, if anything is."""
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     chosen = any(word.startswith("--parallel") for word in words)
-    options = parse_arguments([*WORDS, f"--batch-size={PART * processes.count}", *words])
+    own = [f"--batch-size={PART * processes.count}", "--data=generated", "--output=temporary"]
+    options = parse_arguments([*WORDS, *own, *(word for word in words if word != "--smoke")])
     options.tensorboard = importlib.util.find_spec("tensorboard") is not None
     folder = Path(on_first(processes, lambda: tempfile.mkdtemp(prefix="train_imagenet_")))
     try:
@@ -76,8 +77,8 @@ def smoke(words: Sequence[str], processes: Processes) -> int:
         dist.barrier()
         failures = []
         for mode in (options.parallel,) if chosen else PARALLEL:
-            own = {**vars(options), "data": folder / "data", "parallel": mode}
-            failures += [f"{mode}: {text}" for text in _try(own, folder / mode, processes)]
+            of_mode = {**vars(options), "data": folder / "data", "parallel": mode}
+            failures += [f"{mode}: {text}" for text in _try(of_mode, folder / mode, processes)]
     finally:
         if processes.first:
             shutil.rmtree(folder)

@@ -132,6 +132,13 @@ def load_whole_state(
             tensors[name] = torch.empty_like(parameter).copy_(value)
 
 
+def set_seed(seed: int) -> None:
+    """Of PyTorch on all devices, of Python and of NumPy."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 def random_state(device: torch.device) -> dict[str, Any]:
     """That of PyTorch on the CPU and on the device, of Python and of NumPy."""
     numpy: Any = np.random.get_state(legacy=False)

@@ -65,7 +65,7 @@ class Training:
         self.options = options
         self.processes = processes
         self._load_data()
-        torch.manual_seed(options.seed)
+        state.set_seed(options.seed)
         self.network = self._build()
         self.model = parallelize(
             self.network,
@@ -100,7 +100,7 @@ class Training:
             size = (self.part, options.image_size, options.image_size, 3)
             settle(self.model, self._to_images(torch.zeros(size, dtype=torch.uint8)), self._autocast())
             jk.clear_records(self.network)
-        torch.manual_seed(options.seed + 1 + processes.rank)
+        state.set_seed(options.seed + 1 + processes.rank)
         state.restore(self)
 
     def _load_data(self) -> None:
@@ -124,13 +124,13 @@ class Training:
         self.order = TrainingOrder(len(train), options.batch_size, options.accumulate, rank, count, seed)
         val_order = ValidationOrder(len(val), self.part, rank, count, seed)
         wanted = len(val) if options.usage_images is None else options.usage_images
-        self.watched = math.ceil(wanted / (self.part * count))  # batches of validation
+        self.watched = math.ceil(wanted * len(val_order) / len(val))  # batches of validation
 
         workers, pin = options.workers, processes.device.type == "cuda"
         images = Images(train, options.image_size, seed)
-        self.loader = make_loader(images, self.order, workers, pin, persistent=True)
+        self.loader = make_loader(images, self.order, workers, pin)
         images = Images(val, options.image_size)
-        self.val_loader = make_loader(images, val_order, workers, pin, persistent=False)
+        self.val_loader = make_loader(images, val_order, workers, pin)
 
     def _build(self) -> nn.Module:
         options = self.options

@@ -183,19 +183,19 @@ class Recorded(Images):
 def test_images_before_the_step_are_not_read(data):
     images = Recorded(find_images(data / "train"), 16, seed=0)
     order = TrainingOrder(len(images), 4, 1, 0, 1, seed=0)
-    list(make_loader(images, order, 0, False, True))
+    list(make_loader(images, order, 0, False))
     whole, images.places = images.places, []
     order.step = 5
-    list(make_loader(images, order, 0, False, True))
+    list(make_loader(images, order, 0, False))
     assert images.places == whole[5 * 4 :] and len(images.places) == 2 * 4
 
 
 def test_workers_change_nothing_and_leave_the_random_state_alone(data):
     images = Images(find_images(data / "train"), 16, seed=0)
     order = TrainingOrder(len(images), 4, 1, 0, 1, seed=0)
-    alone = list(make_loader(images, order, 0, False, True))
+    alone = list(make_loader(images, order, 0, False))
     state = torch.get_rng_state()
-    shared = list(make_loader(images, order, 2, False, False))
+    shared = list(make_loader(images, order, 2, False))
     assert torch.equal(torch.get_rng_state(), state)
     for (x, y), (x_shared, y_shared) in zip(alone, shared, strict=True):
         assert torch.equal(x, x_shared) and torch.equal(y, y_shared)
