@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import profile
 
 import jumpstart_kernels as jk
-from jumpstart_kernels.penalty import REDUCTIONS, TERMS
+from jumpstart_kernels.penalty import REDUCTIONS, TERMS, reduce_records_across
+from jumpstart_kernels.records import clear, unwind
 
 UNEVEN = (5, 3, 0, 4)  # samples of each rank; the third has none
 
@@ -375,3 +376,34 @@ def test_process_group_needs_distributed():
     with pytest.raises(RuntimeError, match=r"needs torch.distributed.init_process_group\(\) first"):
         jk.penalty(model, process_group=object())
     assert jk.penalty(model).isfinite()
+
+
+def check_on_gpus():
+    """By the way across ranks even where there is one: its kernels and NCCL's are those of many."""
+    batch, mine = (part.cuda() if isinstance(part, torch.Tensor) else part for part in make_batch(even()))
+    model, whole = make_model().cuda(), make_model().cuda()
+    for reduction, terms in itertools.product(REDUCTIONS, TERMS):
+        model.zero_grad(), whole.zero_grad()
+        model(batch[mine])
+        layers = [module for module in model if isinstance(module, jk.JumpstartReLU)]
+        records = [record for layer in layers for record in unwind(layer._records)]
+        for layer in layers:
+            clear(layer)
+        value = reduce_records_across(records, dist.group.WORLD, reduction, 0.3, terms)
+        value.backward()
+        whole(batch)
+        expected = jk.penalty(whole, reduction=reduction, sign_balance=0.3, terms=terms)
+        expected.backward()
+        reached = [grad for grad in grads_of(model) if grad is not None]
+        assert_close([value, *averaged(reached)], [expected, *(g for g in grads_of(whole) if g is not None)])
+
+
+@pytest.mark.gpu
+def test_on_gpus():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    ranks = Ranks(torch.cuda.device_count(), "nccl")
+    try:
+        ranks(check_on_gpus)
+    finally:
+        ranks.close()
