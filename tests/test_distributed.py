@@ -289,6 +289,27 @@ def test_fsdp(ranks, compiled, checkpointed, reshard):
     ranks(check_fsdp, compiled, checkpointed, reshard)
 
 
+def check_fsdp_penalty_alone():
+    """No module's output is in the loss, whose gradient has FSDP2 gather the weights otherwise."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    batch, mine = make_batch(even())
+    model, whole = make_model(), make_model()
+    blocks = nn.Sequential(model[:2], model[2:4], model[4:6])
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(blocks, mesh=mesh)
+    for _ in range(2):
+        blocks.zero_grad()
+        blocks(batch[mine])
+        jk.penalty(blocks, process_group=mesh).backward()
+    _, *expected = gradients(whole, batch)
+    assert_close([grad.full_tensor() for grad in grads_of(blocks)], expected)
+
+
+def test_fsdp_with_the_penalty_alone(ranks):
+    ranks(check_fsdp_penalty_alone)
+
+
 def check_fsdp_bfloat16():
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     batch, mine = make_batch(even())
