@@ -122,6 +122,7 @@ def check_special_values():
         ordinary = torch.randn(count, 2, 5, 3, generator=torch.Generator().manual_seed(2))
         check_layer(ordinary, reduction, points)
         check_layer(torch.zeros(count, 2, 5, 3), reduction, points)
+        check_layer(torch.zeros(count, 0, 5, 3), reduction, points)  # nothing on any rank
         check_layer(ordinary.sign() * 0.0, reduction, points)  # zeros of both signs are one tie
         infinite = ordinary.clone()
         infinite[:, :, 0], infinite[:, :, 1] = -torch.inf, torch.inf
@@ -202,8 +203,17 @@ def check_ddp(compiled, options):
     assert_close(grads_of(model), whole_batch_gradients(batch))
 
 
-@pytest.mark.parametrize("options", ({}, {"static_graph": True}, {"find_unused_parameters": True}), ids=str)
-@pytest.mark.parametrize("compiled", ("", "model", "step"), ids=("eager", "compiled_model", "compiled_step"))
+@pytest.mark.parametrize(
+    ("compiled", "options"),
+    [
+        ("", {}),
+        ("", {"static_graph": True}),
+        ("", {"find_unused_parameters": True}),
+        ("model", {}),
+        ("step", {"static_graph": True}),
+    ],
+    ids=str,
+)
 def test_ddp(ranks, compiled, options):
     ranks(check_ddp, compiled, options)
 
