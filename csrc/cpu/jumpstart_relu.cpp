@@ -20,8 +20,7 @@
 namespace jumpstart {
 namespace {
 
-constexpr int64_t kGrain = 32768;                // elements that are worth a thread
-constexpr int64_t kTaskRows = int64_t{1} << 30;  // so that places within a task fit into int32
+constexpr int64_t kGrain = 32768;  // elements that are worth a thread
 
 const Kernels& kernels() {
   static const Kernels& chosen = []() -> const Kernels& {
@@ -81,11 +80,10 @@ void forward_dense(const Forward& f, double margin_, bool all_indices, const at:
   using stat_t = stat_of<scalar_t>;
   const int64_t numel = f.layout.matrix_rows() * f.layout.matrix_columns();
   const int64_t threads = std::min<int64_t>(at::get_num_threads(), numel / kGrain);
-  const int64_t needed = (f.layout.matrix_rows() + kTaskRows - 1) / kTaskRows;
   const Statistics<stat_t> statistics{f.layout.units, extrema.size(1), extrema.mutable_data_ptr<stat_t>(),
                                       indices.mutable_data_ptr<int64_t>(),
                                       slack_sums.mutable_data_ptr<stat_t>()};
-  Tasks<stat_t> tasks(f.layout, f.position_points, std::max<int64_t>({threads, needed, 1}), statistics);
+  Tasks<stat_t> tasks(f.layout, f.position_points, threads, statistics);
   auto& partials = tasks.partials();
   const auto run = kernels().forward[index_of(c10::CppTypeToScalarType<scalar_t>::value)];
   at::parallel_for(0, static_cast<int64_t>(partials.size()), 1, [&](int64_t begin, int64_t end) {
