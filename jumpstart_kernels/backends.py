@@ -31,8 +31,12 @@ def select(x: Tensor) -> str:
         RuntimeError: the backend asked for cannot run a tensor of this device.
     """
     device_type = "cpu" if x.is_cpu else x.device.type  # asking for the device costs more than all the rest
+    if torch.compiler.is_compiling():  # a guard on what is resolved already would compile twice
+        return _resolve(device_type)
     backend = _resolved.get(device_type)
-    return _resolve(device_type) if backend is None else backend
+    if backend is None:
+        backend = _resolved[device_type] = _resolve(device_type)
+    return backend
 
 
 @contextmanager
@@ -76,13 +80,10 @@ def _resolve(device_type: str) -> str:
         if reason is not None:
             asked = "" if _chosen != _from_environment() else ", which JUMPSTART_BACKEND asks for,"
             raise RuntimeError(f"backend {_chosen!r}{asked} cannot run a {device_type} tensor: {reason}")
-        backend = _chosen
-    else:
-        # On the CPU Triton is an interpreter, there for tests: it runs when it is asked for only.
-        usable = [name for name in BACKENDS if name != "triton" or device_type != "cpu"]
-        backend = next(name for name in usable if unavailable(name, device_type) is None)
-    _resolved[device_type] = backend
-    return backend
+        return _chosen
+    # On the CPU Triton is an interpreter, there for tests: it runs when it is asked for only.
+    usable = [name for name in BACKENDS if name != "triton" or device_type != "cpu"]
+    return next(name for name in usable if unavailable(name, device_type) is None)
 
 
 def _from_environment() -> str | None:

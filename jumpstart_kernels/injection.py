@@ -51,9 +51,7 @@ class PenaltyInjection:
         if not isinstance(weight, (int, float, Tensor)) or isinstance(weight, bool):
             raise TypeError(f"weight must be a number or a 0-dim tensor, got {type(weight).__name__}")
         if isinstance(weight, Tensor) and weight.dim() > 0:
-            raise ValueError(
-                f"weight must be a number or a 0-dim tensor, got one of {weight.dim()} dimensions"
-            )
+            raise ValueError(f"weight must be a number or a 0-dim tensor, got {weight.dim()} dimensions")
         with torch.no_grad():
             self._weights.copy_(self._coefficients * weight)
         self._weight = weight.detach() if isinstance(weight, Tensor) else float(weight)
@@ -107,7 +105,7 @@ def inject_penalty(
     ====================== ==============================================================================
     λ                      the weight of the penalty in the loss
     × loss scale           of a ``GradScaler``: ``injection.weight = scaler.scale(lam)`` before each step
-    ÷ micro-batches        where the loss is divided by their number (accumulation, pipeline schedules)
+    ÷ micro-batches        where the loss is divided by their number; not where a schedule divides gradients
     × nothing              for DDP and FSDP, which average the gradients; each rank injects its own penalty
     ====================== ==============================================================================
 

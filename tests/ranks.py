@@ -11,9 +11,9 @@ import torch.multiprocessing as multiprocessing
 
 
 class Ranks:
-    """``count`` processes in one gloo group; ``ranks(function, *args)`` runs a function in all of them."""
+    """``count`` processes in one group; ``ranks(function, *args)`` runs a function in all of them."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, backend: str = "gloo") -> None:
         context = multiprocessing.get_context("spawn")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -21,7 +21,7 @@ class Ranks:
         self._pipes, self._processes = [], []
         for rank in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, rank, count, port), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, rank, count, port, backend), daemon=True)
             process.start()
             self._pipes.append(ours)
             self._processes.append(process)
@@ -46,10 +46,12 @@ class Ranks:
             process.join()
 
 
-def _serve(pipe: Any, rank: int, count: int, port: int) -> None:
+def _serve(pipe: Any, rank: int, count: int, port: int, backend: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHINDUCTOR_COMPILE_THREADS="1")
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=count)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    torch.distributed.init_process_group(backend, rank=rank, world_size=count)
     while True:
         function, args = pipe.recv()
         try:

@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import profile
 
 import jumpstart_kernels as jk
-from jumpstart_kernels.penalty import REDUCTIONS, TERMS
+from jumpstart_kernels.penalty import REDUCTIONS, TERMS, reduce_records_across
+from jumpstart_kernels.records import clear, unwind
 
 UNEVEN = (5, 3, 0, 4)  # samples of each rank; the third has none
 
@@ -122,6 +123,7 @@ def check_special_values():
         ordinary = torch.randn(count, 2, 5, 3, generator=torch.Generator().manual_seed(2))
         check_layer(ordinary, reduction, points)
         check_layer(torch.zeros(count, 2, 5, 3), reduction, points)
+        check_layer(torch.zeros(count, 0, 5, 3), reduction, points)  # nothing on any rank
         check_layer(ordinary.sign() * 0.0, reduction, points)  # zeros of both signs are one tie
         infinite = ordinary.clone()
         infinite[:, :, 0], infinite[:, :, 1] = -torch.inf, torch.inf
@@ -202,8 +204,17 @@ def check_ddp(compiled, options):
     assert_close(grads_of(model), whole_batch_gradients(batch))
 
 
-@pytest.mark.parametrize("options", ({}, {"static_graph": True}, {"find_unused_parameters": True}), ids=str)
-@pytest.mark.parametrize("compiled", ("", "model", "step"), ids=("eager", "compiled_model", "compiled_step"))
+@pytest.mark.parametrize(
+    ("compiled", "options"),
+    [
+        ("", {}),
+        ("", {"static_graph": True}),
+        ("", {"find_unused_parameters": True}),
+        ("model", {}),
+        ("step", {"static_graph": True}),
+    ],
+    ids=str,
+)
 def test_ddp(ranks, compiled, options):
     ranks(check_ddp, compiled, options)
 
@@ -276,6 +287,27 @@ def check_fsdp(compiled, checkpointed, reshard):
 @pytest.mark.parametrize("compiled", (False, True), ids=("eager", "compiled"))
 def test_fsdp(ranks, compiled, checkpointed, reshard):
     ranks(check_fsdp, compiled, checkpointed, reshard)
+
+
+def check_fsdp_penalty_alone():
+    """No module's output is in the loss, whose gradient has FSDP2 gather the weights otherwise."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    batch, mine = make_batch(even())
+    model, whole = make_model(), make_model()
+    blocks = nn.Sequential(model[:2], model[2:4], model[4:6])
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(blocks, mesh=mesh)
+    for _ in range(2):
+        blocks.zero_grad()
+        blocks(batch[mine])
+        jk.penalty(blocks, process_group=mesh).backward()
+    _, *expected = gradients(whole, batch)
+    assert_close([grad.full_tensor() for grad in grads_of(blocks)], expected)
+
+
+def test_fsdp_with_the_penalty_alone(ranks):
+    ranks(check_fsdp_penalty_alone)
 
 
 def check_fsdp_bfloat16():
@@ -365,3 +397,34 @@ def test_process_group_needs_distributed():
     with pytest.raises(RuntimeError, match=r"needs torch.distributed.init_process_group\(\) first"):
         jk.penalty(model, process_group=object())
     assert jk.penalty(model).isfinite()
+
+
+def check_on_gpus():
+    """By the way across ranks even where there is one: its kernels and NCCL's are those of many."""
+    batch, mine = (part.cuda() if isinstance(part, torch.Tensor) else part for part in make_batch(even()))
+    model, whole = make_model().cuda(), make_model().cuda()
+    for reduction, terms in itertools.product(REDUCTIONS, TERMS):
+        model.zero_grad(), whole.zero_grad()
+        model(batch[mine])
+        layers = [module for module in model if isinstance(module, jk.JumpstartReLU)]
+        records = [record for layer in layers for record in unwind(layer._records)]
+        for layer in layers:
+            clear(layer)
+        value = reduce_records_across(records, dist.group.WORLD, reduction, 0.3, terms)
+        value.backward()
+        whole(batch)
+        expected = jk.penalty(whole, reduction=reduction, sign_balance=0.3, terms=terms)
+        expected.backward()
+        reached = [grad for grad in grads_of(model) if grad is not None]
+        assert_close([value, *averaged(reached)], [expected, *(g for g in grads_of(whole) if g is not None)])
+
+
+@pytest.mark.gpu
+def test_on_gpus():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    ranks = Ranks(torch.cuda.device_count(), "nccl")
+    try:
+        ranks(check_on_gpus)
+    finally:
+        ranks.close()
