@@ -8,8 +8,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
+from torch.nn.functional import cross_entropy
 
 from benchmarks.imagenet.options import parse_arguments
+from benchmarks.imagenet.parallel import synchronizing
 from benchmarks.imagenet.processes import Processes, Termination
 from benchmarks.imagenet.smoke import InterruptedTraining
 from benchmarks.imagenet.training import Training, train
@@ -49,6 +51,15 @@ def run(data: Path, output: Path, words: str = "", interrupted: int | None = Non
 def full(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor, of which this process may have a shard."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def unsynchronized(data: Path, output: Path, words: str = "") -> list[torch.Tensor | None]:
+    """This process's gradients of a part of the batch that is not the last."""
+    training = Training(make_options(data, output, words), this_process())
+    images, labels = next(training._on_device(training.loader))
+    with synchronizing(training.model, False):
+        cross_entropy(training.model(images), labels).backward()
+    return [parameter.grad for parameter in training.network.parameters()]
 
 
 def gradients(data: Path, output: Path, words: str = "") -> list[torch.Tensor]:

@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -42,6 +43,10 @@ class ImageFolder:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def names(self) -> int:
+        """A checksum of all paths."""
+        return zlib.crc32(self.paths.tobytes())
 
     def path(self, index: int) -> Path:
         return self.root / os.fsdecode(self.paths[index])

@@ -93,15 +93,15 @@ class Log:
     def step(self, step: int, figures: dict[str, float]) -> None:
         """The figures of the optimizer steps since the last call, after ``step`` of them."""
         now = time.perf_counter()
-        text = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
+        parts = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items()]
         if self._last > self._done:
             speed = self._images * (self._last - self._done) / (now - self._since)
             self._add("train", {"images_per_second": speed}, step)
-            text += f", {speed:.4g} images/s"
+            parts.append(f"{speed:.4g} images/s")
         self._since, self._done = now, self._last
-        self._progress.update(self._task, figures=text)
+        self._progress.update(self._task, figures=", ".join(parts[:3]))  # as much as a line holds
         if not self.console.is_terminal:
-            self.say(f"{self._name}, step {self._last} of {self._steps}: {text}")
+            self.say(f"{self._name}, step {self._last} of {self._steps}: {', '.join(parts)}")
         self._add("train", figures, step)
 
     def epoch(self, history: list[dict[str, Any]], usage: UsageReport | None) -> None:

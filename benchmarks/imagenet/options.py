@@ -57,6 +57,13 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     Raises:
         CommandError: options that do not go together.
     """
+    options = make_parser().parse_args(words)
+    if not options.smoke:  # which has defaults of its own
+        _check(options)
+    return options
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="torchrun [--nproc-per-node N] benchmarks/train_imagenet.py",
         description="Train a plain ResNet-50, without BatchNorm and skip connections, with Jumpstart.",
@@ -103,10 +110,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     add("--log-every", 50, "steps", positive)
     add("--usage-images", None, "of the validation set, for unit usage; default: all, 0: none", _count)
     flag("--tensorboard", "write OUTPUT/tensorboard, too")
-    options = parser.parse_args(words)
-    if not options.smoke:  # which has defaults of its own
-        _check(options)
-    return options
+    return parser
 
 
 def _check(options: argparse.Namespace) -> None:

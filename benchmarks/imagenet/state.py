@@ -95,7 +95,8 @@ def restore(training: "Training") -> None:
 def settings_of(training: "Training") -> dict[str, Any]:
     """What the result of a training depends on, but for rounding."""
     settings = {name: getattr(training.options, name) for name in SETTINGS}
-    return {**settings, "classes": training.classes, "images": training.images}
+    data = {"classes": training.classes, "images": training.images, "checksum of their names": training.names}
+    return {**settings, **data}
 
 
 def check_settings(path: Path, stored: dict[str, Any], settings: dict[str, Any]) -> None:

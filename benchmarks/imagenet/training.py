@@ -118,7 +118,7 @@ class Training:
             )
         if len(val) < processes.count:
             raise CommandError(f"--data: val must have an image for each of {processes.count} processes")
-        self.classes, self.images = len(train.classes), len(train)
+        self.classes, self.images, self.names = len(train.classes), len(train), train.names()
         self.part = options.batch_size // parts  # images of a forward of this process
         rank, count, seed = processes.rank, processes.count, options.seed
         self.order = TrainingOrder(len(train), options.batch_size, options.accumulate, rank, count, seed)
@@ -175,12 +175,13 @@ class Training:
         batches = self._on_device(self.loader)
         log.begin(f"epoch {self.epoch + 1}", steps, options.batch_size)
         while self.step < steps:
+            rates = self._rates()
             self.take_step(batches)
             self.step += 1
             self.logged = {}
             log.advance(self.step)
             if self.steps_done % options.log_every == 0:
-                self.logged = {**self.means.since_logged(), **self._rates()}
+                self.logged = {**self.means.since_logged(), **rates}
                 log.step(self.steps_done, self.logged)
             ended = termination.agreed()
             due = options.checkpoint_every and self.steps_done % options.checkpoint_every == 0
@@ -234,7 +235,7 @@ class Training:
             return False
         record: dict[str, Any] = {"epoch": self.epoch + 1, "step": self.steps_done}
         record |= {f"train_{name}": mean for name, mean in self.means.of_epoch().items()}
-        record |= {"loss": result.loss, "top1": result.top1, "top5": result.top5, **self._rates()}
+        record |= {"loss": result.loss, "top1": result.top1, "top5": result.top5}
         if result.usage is not None:
             record["usage"] = result.usage.ratios
             record["layers"] = {name: layer._asdict() for name, layer in result.usage.layers.items()}
@@ -247,7 +248,7 @@ class Training:
         return True
 
     def _rates(self) -> dict[str, float]:
-        """Those of the step to come."""
+        """Those of the next step."""
         return {
             "learning_rate": float(self.learning_rate.get_last_lr()[0]),
             "penalty_weight": self.penalty_weight.value,

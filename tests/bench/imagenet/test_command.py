@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from trainings import STEPS, WORDS, make_options, run
 from benchmarks import train_imagenet
 from benchmarks.imagenet import options as options_of
 from benchmarks.imagenet.files import PARTIAL, read_checkpoint
-from benchmarks.imagenet.options import check_installed, parse_arguments
+from benchmarks.imagenet.options import check_installed, make_parser, parse_arguments
 from benchmarks.imagenet.smoke import differences
 from benchmarks.imagenet.training import Training, train
 from jumpstart_kernels.cli_inputs import CommandError
@@ -187,6 +188,17 @@ def test_defaults_go_together():
         "resnet50-plain",
         64,
     )
+
+
+def test_the_page_has_all_options_and_their_defaults():
+    page = (ROOT / "docs" / "imagenet.md").read_text()
+    rows = dict(re.findall(r"^\| `(--[a-z-]+)` \| ?([^|]*?) ?\|", page, re.MULTILINE))
+    options = {}
+    for action in make_parser()._actions:
+        shown = "" if action.default is None or action.default is False else str(action.default)
+        options[action.option_strings[-1]] = shown
+    del options["--help"]
+    assert {name: default.strip("`") for name, default in rows.items()} == options
 
 
 def test_missing_packages_are_named(monkeypatch):

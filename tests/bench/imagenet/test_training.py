@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from trainings import CLASSES, STEPS, VAL, full, gradients, make_options, run
+from trainings import CLASSES, STEPS, VAL, full, gradients, make_options, run, unsynchronized
 
 import jumpstart_kernels as jk
 from benchmarks.imagenet.data import Images, find_images, normalize
@@ -95,6 +95,13 @@ def test_gradients_are_those_of_the_whole_batch(three, process, data, tmp_path):
     local = three(gradients, data, tmp_path, "--local-penalty")[0]
     pairs = zip(local, expected, strict=True)
     assert any((gradient - of_batch).norm() > 1e-2 * of_batch.norm() for gradient, of_batch in pairs)
+
+
+def test_parts_of_a_batch_are_exchanged_at_its_end(three, data, tmp_path):
+    first, *others = three(unsynchronized, data, tmp_path)
+    assert not any(torch.equal(first[0], gradients[0]) for gradients in others)  # each has its own
+    for of_process in three(unsynchronized, data, tmp_path, "--parallel=fsdp"):
+        assert all(gradient is None for gradient in of_process)  # nothing came to the shards
 
 
 @pytest.mark.parametrize("words,processes", (("--parallel=fsdp", 3), ("", 1), ("--parallel=fsdp", 1)))
@@ -247,6 +254,9 @@ def test_a_checkpoint_of_other_settings_is_left_alone(process, data, tmp_path):
     shutil.copytree(data, other)
     next((other / "train" / "red").iterdir()).unlink()
     with pytest.raises(CommandError, match="images was 28, is 27"):
+        Training(make_options(other, tmp_path), process)
+    shutil.copy(next((other / "train" / "blue").iterdir()), other / "train" / "red" / "new.png")
+    with pytest.raises(CommandError, match="training: checksum of their names was"):
         Training(make_options(other, tmp_path), process)
 
 
