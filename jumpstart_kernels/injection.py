@@ -69,7 +69,7 @@ class PenaltyInjection:
         self.remove()
 
     def _inject(self, output: Tensor, slack_sums: Tensor) -> Tensor:
-        weights = self._weights.to(slack_sums)  # itself, but on another device or in float64
+        weights = self._weights.to(slack_sums)  # itself, but on another device or of another dtype
         return _Inject.apply(output, slack_sums, weights)
 
 
@@ -144,8 +144,11 @@ def inject_penalty(
         weights = penalty_coefficients(reduction, sign_balance, terms)
     else:
         weights = penalty_weights(reduction, sign_balance, terms, counts.units, counts.points)
-    device = next((parameter.device for parameter in model.parameters()), None)
-    injection = PenaltyInjection(layers, torch.tensor(weights, device=device).view(2, 5), weight)
+    parameters = list(model.parameters())
+    device = parameters[0].device if parameters else None
+    precise = any(parameter.dtype == torch.float64 for parameter in parameters)
+    coefficients = torch.tensor(weights, device=device, dtype=torch.float64 if precise else torch.float32)
+    injection = PenaltyInjection(layers, coefficients.view(2, 5), weight)
     for layer in layers:
         records.clear(layer)
         layer._inject = injection._inject

@@ -134,6 +134,12 @@ def test_random_ties_reach_every_element_evenly():
     assert ((counts[1:] - 400 / 3).abs() < 4.5 * (400 * 2 / 9) ** 0.5).all()  # 4.5 standard deviations
 
 
+def test_average_ties_have_the_precision_of_the_input():
+    x = torch.zeros(3, 1, dtype=torch.float64, requires_grad=True)
+    jumpstart_relu(x, tie_breaking="average").unit_max.sum().backward()
+    assert x.grad.flatten().tolist() == [1 / 3] * 3
+
+
 @pytest.mark.parametrize("ties", ("average", "random"))
 def test_tie_rules_with_nan_and_infinity(ties):
     x = torch.tensor([[math.nan, -math.inf], [1.0, -math.inf]], requires_grad=True)

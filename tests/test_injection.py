@@ -65,6 +65,15 @@ def test_injected_equals_explicit(target, reduction, options):
         assert_close(gradients(model), expected)
 
 
+def test_float64_keeps_its_precision():
+    model, x = make_model(), make_input()
+    expected = explicit(model, x, 0.7)
+    with jk.inject_penalty(model, 0.7, counts=jk.PenaltyCounts(10, 16)):
+        criterion(model(x)).backward()
+    for actual, wanted in zip(gradients(model), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-13, atol=1e-15)
+
+
 def test_sums_need_no_counts():
     model, x = make_model(), make_input()
     for reduction in ("sum", "squared"):

@@ -12,6 +12,7 @@ constexpr int64_t kSteps = 64;          // tiles of full depth that a block take
 constexpr int64_t kShortSegment = 256;  // rows. A sample with fewer shares a region, so that partial extrema
                                         // of units stay few; those of points are then of rows
 constexpr int64_t kChunkColumns = 1 << 16;
+constexpr int64_t kMostBlocks = 0x7fffffff;  // of a launch; where there is more work, a block takes several
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -114,7 +115,7 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
       }
       plan.points.columns_first = layout.channels_last && rows_per_point > 1;
     }
-    plan.blocks = t.work();
+    plan.blocks = std::min(t.work(), kMostBlocks);
   }
   plan.points.first_blocks = plan.units.blocks();
   if (plan.one_launch) plan.blocks = 1;
@@ -125,7 +126,7 @@ BackwardPlan plan_backward(const Layout& layout, int vector, int multiprocessors
   BackwardPlan plan{};
   plan.wide = vector > 1;
   plan.tiling = tile(layout, 1, vector, multiprocessors);
-  plan.blocks = plan.tiling.work();
+  plan.blocks = std::min(plan.tiling.work(), kMostBlocks);
   return plan;
 }
 

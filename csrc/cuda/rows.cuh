@@ -29,10 +29,10 @@ class Rows {
         min_rows_(max_rows_ + kWarps * kWidth) {}
 
   JUMPSTART_DEVICE void run(int64_t work) {
-    region_ = static_cast<int32_t>(work / t_.tiles);
-    tile_ = static_cast<int32_t>(work - region_ * t_.tiles);
+    const int64_t region = region_of(work);
+    tile_ = static_cast<int32_t>(work - region * t_.tiles);
     inside_ = column() < t_.columns;
-    const int64_t segment = region_ / t_.regions, first = (region_ - segment * t_.regions) * t_.region_rows;
+    const int64_t segment = region / t_.regions, first = (region - segment * t_.regions) * t_.region_rows;
     const int64_t left = t_.segment_rows - first;
     begin_ = segment * t_.segment_rows + first;
     rows_ = static_cast<int32_t>(left < t_.region_rows ? left : t_.region_rows);
@@ -40,12 +40,13 @@ class Rows {
     int32_t place = 0;
     for (; (place + kDepth) * height_ <= rows_; place += kDepth) step<true>(place);
     if (place * height_ < rows_) step<false>(place);
-    reduce_columns();
+    reduce_columns(region_of(work));  // again: it would take registers through the loop
   }
 
  private:
   static constexpr int kWidth = kWarpSize * elements;  // columns of the widest tile
 
+  JUMPSTART_DEVICE int64_t region_of(int64_t work) const { return t_.tiles == 1 ? work : work / t_.tiles; }
   JUMPSTART_DEVICE int64_t first_column() const { return static_cast<int64_t>(tile_) * t_.tile_columns; }
   JUMPSTART_DEVICE int64_t column() const { return first_column() + lane_ * elements; }  // of this thread
 
@@ -115,7 +116,7 @@ class Rows {
   }
 
   // From the extrema of each thread's columns to those of the block's.
-  JUMPSTART_DEVICE void reduce_columns() {
+  JUMPSTART_DEVICE void reduce_columns(int64_t region) {
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize,
               warp = static_cast<int>(threadIdx.x) / kWarpSize;
 #pragma unroll
@@ -150,14 +151,14 @@ class Rows {
         take_first_largest(found.max, found.max_at, max_keys_[slot], max_rows_[slot]);
         take_first_largest(found.min, found.min_at, min_keys_[slot], min_rows_[slot]);
       }
-      f_.column_partials[region_ * t_.columns + column] = Partial<scalar_t>::close(found);
+      f_.column_partials[region * t_.columns + column] = Partial<scalar_t>::close(found);
     }
     __syncthreads();
-    if (f_.plan.segment_extrema) reduce_segment(found, column);
+    if (f_.plan.segment_extrema) reduce_segment(found, region, column);
   }
 
   // The extrema of the region's samples are those of its units, at the first place that one of these has.
-  JUMPSTART_DEVICE void reduce_segment(const Extrema<stat_t>& found, int64_t column) {
+  JUMPSTART_DEVICE void reduce_segment(const Extrema<stat_t>& found, int64_t region, int64_t column) {
     const bool columns_first = f_.plan.points.columns_first;
     const int64_t row_step = columns_first ? 1 : t_.columns,
                   column_step = columns_first ? t_.segment_rows : 1;
@@ -169,7 +170,7 @@ class Rows {
         const int64_t at = columns_first ? place / t_.segment_rows : place % t_.columns;
         return static_cast<int32_t>(at - first_column());
       };
-      f_.segment_partials[region_ * t_.tiles + tile_] =
+      f_.segment_partials[region * t_.tiles + tile_] =
           Partial<scalar_t>::close({max.key, min.key, column_in_tile(max.place), column_in_tile(min.place)});
     }
   }
@@ -179,7 +180,7 @@ class Rows {
   const int lane_, row_lane_, height_;  // place in a row; row in a tile; rows of a tile of depth 1
   key_t *max_keys_, *min_keys_;         // [kWarps, kWidth]
   int32_t *max_rows_, *min_rows_;       // [kWarps, kWidth]
-  int32_t tile_, region_;
+  int32_t tile_;
   int64_t begin_;  // first row of the region
   int32_t rows_;   // of the region
   bool inside_;

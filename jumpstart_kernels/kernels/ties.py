@@ -30,7 +30,9 @@ def tied_extrema(x: Tensor, unit_dim: int, position_points: bool, tie_breaking: 
 
 
 def _evenly(tied: Tensor) -> Tensor:
-    return tied / tied.sum(1, keepdim=True)
+    return tied / tied.sum(
+        1, keepdim=True, dtype=torch.float64
+    )  # float32 by default, which float64 would show
 
 
 def _to_one(tied: Tensor) -> Tensor:

@@ -25,7 +25,12 @@ from jumpstart_kernels.kernels.layout import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("csrc/cuda/kernels.cu", "csrc/cuda/plan.cpp", "tests/cuda_emulator/cuda_emulator.cpp")
+SOURCES = (
+    "csrc/cuda/kernels.cu",
+    "csrc/cuda/plan.cpp",
+    "tests/cuda_emulator/cuda_emulator.cpp",
+    "tests/cuda_emulator/calls.cpp",
+)
 SCALARS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 POISON = 0x7F  # as a float NaN or huge, as a key above most
 
@@ -86,6 +91,8 @@ def library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "emulator.so"
         command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
+        # No number loses bits unless the source says so.
+        command += ["-Wconversion", "-Wno-sign-conversion"]
         command += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
         command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'cuda_emulator'}", "-x", "c++"]
         command += [*(str(ROOT / source) for source in SOURCES), "-o", str(path)]
@@ -94,6 +101,7 @@ def library() -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(path))
     for name in ("forward", "backward", "penalty", "penalty_backward"):
         getattr(loaded, f"emulator_{name}").restype = ctypes.c_char_p
+    loaded.emulator_limit.argtypes = [ctypes.c_int64, ctypes.c_int64]
     loaded.emulator_forward_workspace.restype = ctypes.c_int64
     loaded.emulator_allocate.restype = ctypes.c_void_p
     loaded.emulator_allocate.argtypes = [ctypes.c_size_t]
@@ -152,6 +160,7 @@ def forward(
     aligned: bool = True,
     multiprocessors: int = 2,
     seed: int = 0,
+    workspace_byte: int = POISON,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As the reference's ``jumpstart_relu_forward``."""
     layout = make_layout(x.shape, unit_dim, is_channels_last(x, unit_dim))
@@ -170,7 +179,7 @@ def forward(
             _Layout(*layout), position_points, all_indices, margin, multiprocessors,
         )  # fmt: skip
         size = library().emulator_forward_workspace(ctypes.byref(call))
-        workspace = memory.allocate(size, torch.uint8)
+        workspace = memory.allocate(size, torch.uint8).fill_(workspace_byte)
         library().emulator_seed(seed)
         _raise(library().emulator_forward(ctypes.byref(call), ctypes.c_void_p(_address(workspace))))
         memory.check()

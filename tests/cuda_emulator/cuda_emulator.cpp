@@ -2,17 +2,14 @@
 
 #include <setjmp.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <ucontext.h>
-#include <unistd.h>
 
 #include <algorithm>
+#include <deque>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
-
-#include "cuda/kernels.h"
 
 cuda_emulator::Index threadIdx, blockIdx, gridDim;
 
@@ -35,7 +32,13 @@ struct Warp {
   uint64_t brought[kLanes], met[kLanes];
 };
 
+// Of the next launches, how many of the first blocks run and how many of the last.
+struct Ends {
+  int64_t first, last;
+};
+
 std::mt19937 order;
+std::deque<Ends> limits;
 const std::function<void()>* kernel;
 std::vector<Fiber> fibers;
 std::vector<Warp> warps;
@@ -124,9 +127,9 @@ void run_block(size_t threads) {
 sigjmp_buf out_of_bounds;
 void on_fault(int) { siglongjmp(out_of_bounds, 1); }
 
-// Runs calls to the kernels; a fault or an exception becomes `failure`.
-template <typename Call>
-const char* guarded(const Call& call) {
+}  // namespace
+
+const char* guarded(const std::function<void()>& call) {
   static std::vector<char> fault_stack(64 * 1024);
   const stack_t stack{fault_stack.data(), 0, fault_stack.size()};
   stack_t old_stack;
@@ -147,19 +150,30 @@ const char* guarded(const Call& call) {
     failure = "thread " + std::to_string(threadIdx.x) + " of block " + std::to_string(blockIdx.x) +
               " accesses memory out of bounds";
   }
+  limits.clear();
   sigaction(SIGSEGV, &old_segv, nullptr);
   sigaction(SIGBUS, &old_bus, nullptr);
   sigaltstack(&old_stack, nullptr);
   return failure.empty() ? nullptr : failure.c_str();
 }
 
-}  // namespace
+void seed(unsigned value) { order.seed(value); }
+
+void limit(int64_t first, int64_t last) { limits.push_back({first, last}); }
 
 void run(int64_t blocks, int threads, const std::function<void()>& body) {
   kernel = &body;
   gridDim.x = static_cast<unsigned>(blocks);
-  std::vector<unsigned> turns(static_cast<size_t>(blocks));
-  for (size_t i = 0; i < turns.size(); ++i) turns[i] = static_cast<unsigned>(i);
+  Ends ends{blocks, 0};
+  if (!limits.empty()) {
+    ends = limits.front();
+    limits.pop_front();
+  }
+  std::vector<unsigned> turns;
+  for (int64_t i = 0; i < std::min(ends.first, blocks); ++i) turns.push_back(static_cast<unsigned>(i));
+  for (int64_t i = std::max(ends.first, blocks - ends.last); i < blocks; ++i) {
+    turns.push_back(static_cast<unsigned>(i));
+  }
   std::shuffle(turns.begin(), turns.end(), order);
   for (const unsigned block : turns) {
     blockIdx.x = block;
@@ -209,73 +223,3 @@ __nv_bfloat16 __float2bfloat16_rn(float value) {
   const auto bits = static_cast<uint32_t>(cuda_emulator::to_bits(value));
   return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16)};
 }
-
-namespace {
-
-// Kernels with the faults that the emulator is there to find.
-void read_behind(const uint8_t* memory, size_t page) {
-  volatile uint8_t value = memory[page];
-  (void)value;
-}
-void part_at_barrier() {
-  if (threadIdx.x < 7) __syncthreads();
-}
-void part_in_warp() {
-  if (threadIdx.x % 2) {
-    __any_sync(0xffffffffu, 1);
-  } else {
-    __any_sync(0xffffffffu, 1);
-  }
-}
-
-}  // namespace
-
-// What Python calls. Each returns null, or what went wrong.
-extern "C" {
-
-void emulator_seed(unsigned seed) { cuda_emulator::order.seed(seed); }
-
-// Memory with no access before its first page and behind its last.
-void* emulator_allocate(size_t pages) {
-  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  void* memory = mmap(nullptr, (pages + 2) * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return nullptr;
-  void* inside = static_cast<char*>(memory) + page;
-  mprotect(inside, pages * page, PROT_READ | PROT_WRITE);
-  return inside;
-}
-void emulator_free(void* inside, size_t pages) {
-  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  munmap(static_cast<char*>(inside) - page, (pages + 2) * page);
-}
-size_t emulator_page() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
-
-int64_t emulator_forward_workspace(const jumpstart::cuda::ForwardCall* call) {
-  return jumpstart::cuda::forward_workspace(*call);
-}
-const char* emulator_forward(const jumpstart::cuda::ForwardCall* call, void* workspace) {
-  return cuda_emulator::guarded([&] { jumpstart::cuda::forward(*call, workspace, nullptr); });
-}
-const char* emulator_backward(const jumpstart::cuda::BackwardCall* call) {
-  return cuda_emulator::guarded([&] { jumpstart::cuda::backward(*call, nullptr); });
-}
-const char* emulator_penalty(const jumpstart::cuda::PenaltyCall* call) {
-  return cuda_emulator::guarded([&] { jumpstart::cuda::penalty(*call, nullptr); });
-}
-const char* emulator_penalty_backward(bool float64, const void* grad, const void* value,
-                                      const double* weights, void* by_sum) {
-  return cuda_emulator::guarded(
-      [&] { jumpstart::cuda::penalty_backward(float64, grad, value, weights, by_sum, nullptr); });
-}
-
-const char* emulator_fault(int which, const uint8_t* memory, size_t page) {
-  return cuda_emulator::guarded([&] {
-    cuda_emulator::run(2, 64, [&] {
-      if (which == 0) read_behind(memory, page);
-      if (which == 1) part_at_barrier();
-      if (which == 2) part_in_warp();
-    });
-  });
-}
-
-}  // extern "C"

@@ -27,6 +27,15 @@ struct Index {
   unsigned x;
 };
 
+// Runs calls to the kernels. Null, or what went wrong: a fault of theirs or an exception.
+const char* guarded(const std::function<void()>& call);
+
+// The order of threads and blocks.
+void seed(unsigned value);
+
+// Of the launch that comes after those that have a limit already, runs so many blocks at either end.
+void limit(int64_t first, int64_t last);
+
 // Runs `kernel` by every thread of every block.
 void run(int64_t blocks, int threads, const std::function<void()>& kernel);
 

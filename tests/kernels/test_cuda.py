@@ -143,6 +143,15 @@ def test_same_bits_in_any_order_of_threads_and_blocks(name):
             assert torch.equal(first, other)
 
 
+@pytest.mark.parametrize("name", ["odd", "odd_large", "channels_last_large_samples", "planes_196"])
+def test_whatever_the_workspace_held(name):
+    """A call expects nothing of it: nothing is kept from one call, or replay of a graph, to the next."""
+    size, unit_dim, channels_last, position_points = CASES[name]
+    x = make_input(size, channels_last, torch.float32)
+    for byte in (0x00, 0x01, 0x80, 0xFF):
+        check_forward(x, unit_dim, position_points, 1.0, True, False, workspace_byte=byte)
+
+
 @pytest.mark.parametrize("value", SPECIAL, ids=str)
 @pytest.mark.parametrize("name", ["aligned_large", "channels_last_large_samples", "planes_256"])
 def test_one_value_everywhere(name, value):

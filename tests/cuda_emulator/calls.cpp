@@ -1,0 +1,107 @@
+// What Python calls of the emulator, and of the kernels that it runs.
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/kernels.h"
+#include "cuda/plan.h"
+#include "cuda_emulator.h"
+
+namespace {
+
+// Kernels with the faults that the emulator is there to find.
+void read_behind(const uint8_t* memory, size_t page) {
+  volatile uint8_t value = memory[page];
+  (void)value;
+}
+void part_at_barrier() {
+  if (threadIdx.x < 7) __syncthreads();
+}
+void part_in_warp() {
+  if (threadIdx.x % 2) {
+    __any_sync(0xffffffffu, 1);
+  } else {
+    __any_sync(0xffffffffu, 1);
+  }
+}
+
+}  // namespace
+
+struct EmulatorPlan {
+  int64_t blocks, work, tiles, unit_blocks, point_blocks;
+  int64_t extent;  // the most rows or columns that a place is counted in
+  int64_t backward_blocks, backward_work, backward_tiles, backward_extent;
+};
+
+// What Python calls. Each returns null, or what went wrong.
+extern "C" {
+
+void emulator_seed(unsigned seed) { cuda_emulator::seed(seed); }
+
+// Of the launch that comes after those that have a limit already, runs so many blocks at either end.
+void emulator_limit(int64_t first, int64_t last) { cuda_emulator::limit(first, last); }
+
+void emulator_plan(const jumpstart::Layout* layout, bool position_points, int vector, int multiprocessors,
+                   EmulatorPlan* to) {
+  const auto f = jumpstart::cuda::plan_forward(*layout, position_points, vector, multiprocessors);
+  const auto b = jumpstart::cuda::plan_backward(*layout, vector, multiprocessors);
+  const auto& t = f.tiling;
+  *to = {f.blocks,
+         f.planes ? f.chunks.work() : t.work(),
+         f.planes ? 1 : t.tiles,
+         f.units.blocks(),
+         f.points.blocks(),
+         f.planes ? f.chunks.chunk_columns : std::max<int64_t>(t.region_rows, t.tile_columns),
+         b.blocks,
+         b.tiling.work(),
+         b.tiling.tiles,
+         std::max<int64_t>(b.tiling.region_rows, b.tiling.tile_columns)};
+}
+
+// Memory with no access before its first page and behind its last.
+void* emulator_allocate(size_t pages) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  void* memory = mmap(nullptr, (pages + 2) * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return nullptr;
+  void* inside = static_cast<char*>(memory) + page;
+  mprotect(inside, pages * page, PROT_READ | PROT_WRITE);
+  return inside;
+}
+void emulator_free(void* inside, size_t pages) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  munmap(static_cast<char*>(inside) - page, (pages + 2) * page);
+}
+size_t emulator_page() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
+
+int64_t emulator_forward_workspace(const jumpstart::cuda::ForwardCall* call) {
+  return jumpstart::cuda::forward_workspace(*call);
+}
+const char* emulator_forward(const jumpstart::cuda::ForwardCall* call, void* workspace) {
+  return cuda_emulator::guarded([&] { jumpstart::cuda::forward(*call, workspace, nullptr); });
+}
+const char* emulator_backward(const jumpstart::cuda::BackwardCall* call) {
+  return cuda_emulator::guarded([&] { jumpstart::cuda::backward(*call, nullptr); });
+}
+const char* emulator_penalty(const jumpstart::cuda::PenaltyCall* call) {
+  return cuda_emulator::guarded([&] { jumpstart::cuda::penalty(*call, nullptr); });
+}
+const char* emulator_penalty_backward(bool float64, const void* grad, const void* value,
+                                      const double* weights, void* by_sum) {
+  return cuda_emulator::guarded(
+      [&] { jumpstart::cuda::penalty_backward(float64, grad, value, weights, by_sum, nullptr); });
+}
+
+const char* emulator_fault(int which, const uint8_t* memory, size_t page) {
+  return cuda_emulator::guarded([&] {
+    cuda_emulator::run(2, 64, [&] {
+      if (which == 0) read_behind(memory, page);
+      if (which == 1) part_at_barrier();
+      if (which == 2) part_in_warp();
+    });
+  });
+}
+
+}  // extern "C"
