@@ -181,12 +181,12 @@ pybind11::object jumpstart_relu_eager(pybind11::handle object, int64_t unit_dim,
     std::tie(output, slack_sums, extrema) = forward(x, unit_dim, position_points, margin, inplace);
   }
   const int64_t units = x.size(unit_dim), points = extrema.size(1) - units;
-  return pybind11::make_tuple(
-      inplace ? pybind11::reinterpret_borrow<pybind11::object>(object)
-              : pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(output)),
-      pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(slack_sums)),
-      pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(extrema)), units,
-      x.numel() ? points : 0);
+  return pybind11::make_tuple(inplace
+                                  ? pybind11::reinterpret_borrow<pybind11::object>(object)
+                                  : pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(output)),
+                              pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(slack_sums)),
+                              pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(extrema)), units,
+                              x.numel() ? points : 0);
 }
 
 pybind11::object penalty_eager(const pybind11::list& list, const std::vector<double>& weights,
