@@ -1,6 +1,7 @@
 """Which backend runs: the fastest that is there, or the one that was asked for."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ BACKENDS = ("native", "triton", "reference")  # fastest first
 
 _chosen: str | None = None  # None: the fastest of each device
 _resolved: dict[str, str] = {}  # device type to backend, for the choice in force
+_open: list["_Choice"] = []  # of all threads' blocks; the one entered last counts
+_changing = threading.Lock()
 
 
 def unavailable(backend: str, device_type: str) -> str | None:
@@ -33,9 +36,10 @@ def select(x: Tensor) -> str:
     device_type = "cpu" if x.is_cpu else x.device.type  # asking for the device costs more than all the rest
     if torch.compiler.is_compiling():  # a guard on what is resolved already would compile twice
         return _resolve(device_type, _chosen)
-    backend = _resolved.get(device_type)
+    resolved = _resolved  # another thread may change the choice, and takes a new dictionary for that
+    backend = resolved.get(device_type)
     if backend is None:
-        backend = _resolved[device_type] = _resolve(device_type, _chosen)
+        backend = resolved[device_type] = _resolve(device_type, _chosen)
     return backend
 
 
@@ -44,7 +48,8 @@ def use_backend(backend: str) -> Iterator[None]:
     """Run every Jumpstart operator inside the ``with`` block by one backend.
 
     The environment variable ``JUMPSTART_BACKEND`` does the same for a whole program. Backward runs by the
-    backend of its forward. The choice holds for all threads.
+    backend of its forward. The choice holds for all threads; of the blocks that several threads are in, that
+    of the one entered last.
 
     Args:
         backend: ``"native"``, ``"triton"`` or ``"reference"``.
@@ -53,16 +58,30 @@ def use_backend(backend: str) -> Iterator[None]:
         ValueError: unknown name.
         RuntimeError: the backend can run on no device of this machine; the message says how to get it.
     """
-    global _chosen
     _check(backend)
-    previous = _chosen
-    _chosen = backend
-    _resolved.clear()
+    choice = _Choice(backend)
+    with _changing:
+        _open.append(choice)
+        _choose()
     try:
         yield
     finally:
-        _chosen = previous
-        _resolved.clear()
+        with _changing:
+            _open.remove(choice)
+            _choose()
+
+
+class _Choice:
+    """That of one ``with`` block."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+
+
+def _choose() -> None:
+    global _chosen, _resolved
+    _chosen = _open[-1].backend if _open else _default
+    _resolved = {}
 
 
 def _check(backend: str) -> None:
@@ -99,4 +118,4 @@ def _from_environment() -> str | None:
     return backend
 
 
-_chosen = _from_environment()
+_default = _chosen = _from_environment()

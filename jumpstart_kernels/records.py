@@ -35,7 +35,7 @@ class Recorder(Protocol):
 
 def add(layer: Recorder, record: Record) -> None:
     layer._records = (record, layer._records)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return
     layer._unclaimed += 1
     if layer._unclaimed == UNCLAIMED_WARNING:
@@ -62,7 +62,7 @@ def clear(layer: Recorder) -> None:
 
 def recomputing() -> bool:
     """Whether this forward is activation checkpointing's second, inside backward: it is on record already."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    return not torch.compiler.is_dynamo_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def note_unreachable(layer: Recorder) -> None:
@@ -70,7 +70,7 @@ def note_unreachable(layer: Recorder) -> None:
 
     Such a function turns forward gradients off too, which ``torch.no_grad`` does not.
     """
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+    if torch.compiler.is_dynamo_compiling() or torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         return
     if not torch._C._is_fwd_grad_enabled():
         layer._unreachable = True
@@ -87,7 +87,7 @@ def forget_recomputed(value: Tensor, layers: Sequence[tuple[str, Recorder]], tak
         layers: all layers of the model by name.
         taken: how many records of each the penalty was made of.
     """
-    if torch.compiler.is_compiling() or "torch._dynamo" not in sys.modules or not value.requires_grad:
+    if torch.compiler.is_dynamo_compiling() or "torch._dynamo" not in sys.modules or not value.requires_grad:
         return
 
     def begin(_: Tensor) -> None:

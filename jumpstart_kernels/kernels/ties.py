@@ -30,9 +30,8 @@ def tied_extrema(x: Tensor, unit_dim: int, position_points: bool, tie_breaking: 
 
 
 def _evenly(tied: Tensor) -> Tensor:
-    return tied / tied.sum(
-        1, keepdim=True, dtype=torch.float64
-    )  # float32 by default, which float64 would show
+    # Divided by an integer these would be float32, which float64 would show.
+    return tied / tied.sum(1, keepdim=True, dtype=torch.float64)
 
 
 def _to_one(tied: Tensor) -> Tensor:

@@ -1,0 +1,102 @@
+"""Thousands of training steps leave no tensor and no graph behind: ``benchmarks/soak.py`` in short."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import jumpstart_kernels as jk
+from benchmarks import soak
+from jumpstart_kernels.demo.training import one_thread
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    with one_thread():
+        yield
+
+
+@pytest.mark.parametrize(("phase", "steps"), [("eager", 2000), ("checkpointed", 600), ("compiled", 600)])
+def test_nothing_is_left_behind(phase, steps):
+    trainer = soak.Trainer(phase, compiler="aot_eager")
+    jk.unit_usage(trainer.model, [trainer.x])  # the first imports what keeps tensors
+    record = soak.run_phase(phase, steps, trainer, count=5)
+    assert [sample["graphs"] for sample in record["samples"]] == [0] * 6
+    assert len({sample["tensors"] for sample in record["samples"]}) == 1
+
+
+def test_every_event_comes_up_in_that_many_steps(monkeypatch):
+    trainer, seen = soak.Trainer("eager"), []
+    for owner, name in (
+        (jk, "clear_records"),
+        (jk, "unit_usage"),
+        (trainer, "fail"),
+        (trainer.model, "eval"),
+    ):
+        original = getattr(owner, name)
+
+        def spy(*args, name=name, original=original):
+            seen.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(owner, name, spy)
+    for number in range(1, 601):
+        trainer.train_step(number)
+    assert seen.count("fail") == 6 and seen.count("clear_records") == 14 + 6
+    assert seen.count("unit_usage") == 1 and seen.count("eval") >= 12
+
+
+class KeepsRecords(soak.Trainer):
+    """What a penalty that took no records would do: every forward's stay."""
+
+    def train_step(self, number):
+        self.forward(soak.BATCH)
+
+
+class KeepsTensors(soak.Trainer):
+    kept: list[torch.Tensor] = []
+
+    def train_step(self, number):
+        super().train_step(number)
+        self.kept.append(torch.ones(1))
+
+
+def test_what_is_left_behind_is_seen():
+    with pytest.warns(UserWarning, match="no penalty"):
+        record = soak.run_phase("eager", 1000, KeepsRecords("eager"), count=2)
+    graphs = [sample["graphs"] for sample in record["samples"]]
+    assert graphs[0] == soak.WARM_UP and graphs[-1] == soak.WARM_UP + 1000 and not record["flat"]
+    assert not soak.run_phase("eager", 100, KeepsTensors("eager"), count=2)["flat"]
+
+
+def test_growth_is_the_slope_of_the_second_half():
+    def samples(memory):
+        return [
+            {"step": 10 * i, "resident_bytes": value, "tensors": 5, "graphs": 0}
+            for i, value in enumerate(memory)
+        ]
+
+    rising = [soak.MAX_GROWTH * i // 5 for i in range(11)]
+    assert soak.judge(samples(rising)) == {"second_half_growth_bytes": soak.MAX_GROWTH, "flat": False}
+    settled = [min(value, soak.MAX_GROWTH) for value in rising]
+    assert soak.judge(samples(settled)) == {"second_half_growth_bytes": 0, "flat": True}
+    assert soak.judge(samples([None] * 11)) == {"second_half_growth_bytes": None, "flat": True}
+
+
+def test_the_command(tmp_path, capsys):
+    file = tmp_path / "soak.json"
+    assert soak.main(["--steps", "200", "--only", "eager", "--output", str(file)]) == 0
+    results = json.loads(file.read_text())
+    (phase,) = results["phases"]
+    assert phase["steps"] == 200 and len(phase["samples"]) == soak.SAMPLES + 1 and phase["flat"]
+    assert "eager" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        soak.main(["--steps", "3"])
+    assert "--steps: must be 120 or more, got 3" in capsys.readouterr().err
+
+
+def test_the_model_has_every_kind_of_relu():
+    layers = [module for module in soak.make_model("eager").modules() if isinstance(module, nn.ReLU)]
+    assert {type(layer) for layer in layers} == {jk.JumpstartReLU}
+    assert sorted(layer.inplace for layer in layers) == [False, False, True]
