@@ -6,7 +6,7 @@
 
 from typing import Any
 
-from jumpstart_kernels import functional
+from jumpstart_kernels import functional, schedules
 from jumpstart_kernels.backends import use_backend
 from jumpstart_kernels.injection import (
     PenaltyCounts,
@@ -33,6 +33,7 @@ __all__ = [
     "penalty",
     "replace_relu",
     "restore_relu",
+    "schedules",
     "unit_usage",
     "use_backend",
 ]
