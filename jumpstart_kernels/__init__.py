@@ -16,8 +16,10 @@ from jumpstart_kernels.injection import (
 )
 from jumpstart_kernels.modules import JumpstartReLU, clear_records
 from jumpstart_kernels.penalty import penalty
+from jumpstart_kernels.penalty_by_layer import penalty_by_layer
 from jumpstart_kernels.surgery import find_relu, replace_relu, restore_relu
 from jumpstart_kernels.version import __version__
+from jumpstart_kernels.watching import layer_extrema
 
 __all__ = [
     "JumpstartReLU",
@@ -30,7 +32,9 @@ __all__ = [
     "find_relu",
     "functional",
     "inject_penalty",
+    "layer_extrema",
     "penalty",
+    "penalty_by_layer",
     "replace_relu",
     "restore_relu",
     "schedules",
