@@ -4,6 +4,7 @@
 >>> loss = criterion(model(x), y) + lam * jumpstart_kernels.penalty(model)
 """
 
+import importlib
 from typing import Any
 
 from jumpstart_kernels import functional, schedules
@@ -33,9 +34,11 @@ __all__ = [
     "functional",
     "inject_penalty",
     "layer_extrema",
+    "integrations",
     "penalty",
     "penalty_by_layer",
     "replace_relu",
+    "plots",
     "restore_relu",
     "schedules",
     "unit_usage",
@@ -48,4 +51,6 @@ def __getattr__(name: str) -> Any:
         from jumpstart_kernels import usage
 
         return getattr(usage, name)
+    if name in ("integrations", "plots"):
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,7 +33,7 @@ from jumpstart_kernels.kernels import native
 EXTRAS = {  # package to what it is for
     "torchmetrics": "usage",
     "scikit-learn": "the data sets of demo and usage",
-    "matplotlib": "the figure of demo",
+    "matplotlib": "the plots, the figure of demo and the pages of usage",
     "rich": "bench and the progress bars of demo",
 }
 

@@ -130,7 +130,7 @@ class UnitUsage(Metric):
         """
         units = self._check_layers(_units_of(extrema))
         layers = [extrema[name] for name in units]
-        points = [_per_sample(layer) for layer in layers]
+        points = [layer.per_sample() for layer in layers]
         maxima, minima = (_join(side, self.device) for side in zip(*points, strict=True))
         counts = [len(maxima) for maxima, _ in points]
         samples = Counter(counts).most_common(1)[0][0]
@@ -273,13 +273,6 @@ def _units_of(extrema: Mapping[str, LayerExtrema]) -> dict[str, int]:
             "compiled, watch it before its first call, or watch the model inside of it"
         )
     return {name: len(layer.unit_max) for name, layer in extrema.items()}
-
-
-def _per_sample(layer: LayerExtrema) -> tuple[Tensor, Tensor]:
-    """Point maxima and minima ``[N, ...]`` to ``[N]``."""
-    if layer.point_max.dim() < 2:
-        return layer.point_max.reshape(-1), layer.point_min.reshape(-1)
-    return layer.point_max.flatten(1).amax(1), layer.point_min.flatten(1).amin(1)
 
 
 def _join(tensors: Iterable[Tensor], device: torch.device) -> Tensor:

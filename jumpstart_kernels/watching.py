@@ -117,7 +117,7 @@ def layer_extrema(
 ) -> dict[str, LayerExtrema]:
     """The extrema of every layer on one batch, by name: one forward in ``eval()`` without grad.
 
-    For :func:`jumpstart_kernels.plots.extrema` and :func:`~jumpstart_kernels.penalty_by_layer`.
+    For :func:`jumpstart_kernels.plots.extrema_strips` and :func:`~jumpstart_kernels.penalty_by_layer`.
 
     Args:
         model: any model with ``JumpstartReLU`` or ``nn.ReLU`` layers; a compiled one runs uncompiled. Its
