@@ -11,14 +11,15 @@
 
 namespace jumpstart {
 
+// Output, mask, slack sums, extrema and indices.
 using Outputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+// The same less the output.
+using InplaceOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 Outputs forward_cpu(const at::Tensor& x, int64_t unit_dim, bool position_points, double margin,
                     bool apply_relu, bool all_indices);
 
-// Overwrites a dense x; the outputs less the first. No autograd.
-using InplaceOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
-
+// Overwrites a dense x. No autograd.
 InplaceOutputs forward_inplace_cpu(at::Tensor x, int64_t unit_dim, bool position_points, double margin);
 
 at::Tensor backward_cpu(const std::optional<at::Tensor>& grad_output,
@@ -26,6 +27,13 @@ at::Tensor backward_cpu(const std::optional<at::Tensor>& grad_output,
                         const std::optional<at::Tensor>& grad_extrema, const at::Tensor& mask,
                         const at::Tensor& extrema, const at::Tensor& indices, at::IntArrayRef size,
                         bool channels_last, at::ScalarType dtype, int64_t unit_dim, double margin);
+
+// What every device's forward starts with. Raises for a dtype that the operator does not take.
+Scalar scalar_of(at::ScalarType dtype);
+at::Tensor allocate_mask(const at::Tensor& x, const Layout& layout);
+// Without a mask, an empty one. Of an empty x all is filled in: there is nothing to run.
+InplaceOutputs allocate_outputs(const at::Tensor& x, const Layout& layout, bool position_points,
+                                bool with_mask);
 
 // The twins of kernels/layout.py.
 bool is_dense(const at::Tensor& x, int64_t unit_dim);

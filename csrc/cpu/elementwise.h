@@ -46,34 +46,34 @@ void backward(const Backward& b, int64_t begin, int64_t end) {
 
 template <typename scalar_t>
 void relu(const Forward& f, int64_t begin, int64_t end) {
-  const int64_t columns = f.layout.matrix_columns(), mask_columns = f.layout.mask_columns();
   using V = VectorOf<scalar_t>;
+  const int64_t columns = f.layout.matrix_columns(), mask_columns = f.layout.mask_columns();
+  const int64_t whole = columns - columns % V::lanes;  // columns that fill vectors
+  const int rest = static_cast<int>(columns - whole);
   for (int64_t row = begin; row < end; ++row) {
     auto* x = static_cast<scalar_t*>(f.output) + row * columns;
     uint8_t* mask = f.mask + row * mask_columns;
+    // A NaN, which vectors lose, shows in the sum. The row is in cache when it is read again.
     auto sum = V::broadcast(0);
-    for (int64_t column = 0; column < columns; column += V::lanes) {
-      sum = V::add(
-          sum, V::values(V::load_first(
-                   x + column, static_cast<int>(columns - column < V::lanes ? columns - column : V::lanes))));
+    for (int64_t column = 0; column < whole; column += V::lanes) {
+      sum = V::add(sum, V::values(V::load(x + column)));
     }
+    if (rest) sum = V::add(sum, V::values(V::load_first(x + whole, rest)));
     if (V::bits(V::unordered(sum, sum))) {
       exact_relu(x, x, mask, columns);
       continue;
     }
-    int64_t column = 0;
-    for (; column + V::lanes <= columns; column += V::lanes) {
+    for (int64_t column = 0; column < whole; column += V::lanes) {
       const auto raw = V::load(x + column);
       const auto sign = V::positive(raw);
       V::store(x + column, V::keep(raw, sign));
       store_bits<V::lanes>(mask + column / 8, V::sign_bits(sign));
     }
-    if (column == columns) continue;
-    const int width = static_cast<int>(columns - column);
-    const auto raw = V::load_first(x + column, width);
+    if (!rest) continue;
+    const auto raw = V::load_first(x + whole, rest);
     const auto sign = V::positive(raw);
-    V::store_first(x + column, V::keep(raw, sign), width);
-    store_bits(mask + column / 8, V::sign_bits(sign) & ((1u << width) - 1), width);
+    V::store_first(x + whole, V::keep(raw, sign), rest);
+    store_bits(mask + whole / 8, V::sign_bits(sign) & ((1u << rest) - 1), rest);
   }
 }
 

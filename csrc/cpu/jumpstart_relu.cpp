@@ -8,8 +8,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -20,8 +20,7 @@
 namespace jumpstart {
 namespace {
 
-constexpr int64_t kGrain = 32768;                // elements that are worth a thread
-constexpr int64_t kTaskRows = int64_t{1} << 30;  // so that places within a task fit into int32
+constexpr int64_t kGrain = 32768;  // elements that are worth a thread
 
 const Kernels& kernels() {
   static const Kernels& chosen = []() -> const Kernels& {
@@ -44,15 +43,7 @@ bool streams(const void* output, const Layout& layout, size_t element_size) {
          reinterpret_cast<uintptr_t>(output) % kAlignment == 0;
 }
 
-size_t scalar_of(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kFloat: return static_cast<size_t>(Scalar::float32);
-    case at::kDouble: return static_cast<size_t>(Scalar::float64);
-    case at::kHalf: return static_cast<size_t>(Scalar::float16);
-    case at::kBFloat16: return static_cast<size_t>(Scalar::bfloat16);
-    default: TORCH_CHECK_TYPE(false, "x must be float32, float64, float16 or bfloat16, got ", dtype);
-  }
-}
+size_t index_of(at::ScalarType dtype) { return static_cast<size_t>(scalar_of(dtype)); }
 
 template <typename scalar_t>
 using stat_of = std::conditional_t<std::is_same<scalar_t, double>::value, double, float>;
@@ -89,13 +80,12 @@ void forward_dense(const Forward& f, double margin_, bool all_indices, const at:
   using stat_t = stat_of<scalar_t>;
   const int64_t numel = f.layout.matrix_rows() * f.layout.matrix_columns();
   const int64_t threads = std::min<int64_t>(at::get_num_threads(), numel / kGrain);
-  const int64_t needed = (f.layout.matrix_rows() + kTaskRows - 1) / kTaskRows;
   const Statistics<stat_t> statistics{f.layout.units, extrema.size(1), extrema.mutable_data_ptr<stat_t>(),
                                       indices.mutable_data_ptr<int64_t>(),
                                       slack_sums.mutable_data_ptr<stat_t>()};
-  Tasks<stat_t> tasks(f.layout, f.position_points, std::max<int64_t>({threads, needed, 1}), statistics);
+  Tasks<stat_t> tasks(f.layout, f.position_points, threads, statistics);
   auto& partials = tasks.partials();
-  const auto run = kernels().forward[scalar_of(c10::CppTypeToScalarType<scalar_t>::value)];
+  const auto run = kernels().forward[index_of(c10::CppTypeToScalarType<scalar_t>::value)];
   at::parallel_for(0, static_cast<int64_t>(partials.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) run(f, &partials[static_cast<size_t>(t)]);
   });
@@ -181,21 +171,9 @@ Outputs forward_cpu(const at::Tensor& x, int64_t unit_dim, bool position_points,
   const at::Tensor dense = x.contiguous(format);
   const bool direct = apply_relu && output.is_contiguous(format);
   const at::Tensor target = apply_relu && !direct ? at::empty_like(dense) : output;
-  at::Tensor mask =
-      apply_relu ? at::empty({layout.matrix_rows(), layout.mask_columns()}, x.options().dtype(at::kByte))
-                 : at::empty({0, 0}, x.options().dtype(at::kByte));
-  const auto stat = x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
-  const int64_t points = layout.samples * (position_points ? layout.rows * layout.inner : 1);
-  const int64_t count = layout.units + points;
-  at::Tensor slack_sums = at::empty({2, 5}, stat), extrema = at::empty({2, count}, stat);
-  at::Tensor indices = at::empty({2, count}, x.options().dtype(at::kLong));
-  if (x.numel() == 0) {
-    slack_sums.zero_();
-    extrema.select(0, 0).fill_(-std::numeric_limits<double>::infinity());
-    extrema.select(0, 1).fill_(std::numeric_limits<double>::infinity());
-    indices.fill_(-1);
-    return {output, mask, slack_sums, extrema, indices};
-  }
+  at::Tensor mask, slack_sums, extrema, indices;
+  std::tie(mask, slack_sums, extrema, indices) = allocate_outputs(x, layout, position_points, apply_relu);
+  if (x.numel() == 0) return {output, mask, slack_sums, extrema, indices};
   Forward f{dense.const_data_ptr(),
             apply_relu ? target.mutable_data_ptr() : nullptr,
             apply_relu ? mask.mutable_data_ptr<uint8_t>() : nullptr,
@@ -215,7 +193,7 @@ InplaceOutputs forward_inplace_cpu(at::Tensor x, int64_t unit_dim, bool position
   auto [none, no_mask, slack_sums, extrema, indices] =
       forward_cpu(x, unit_dim, position_points, margin, /*apply_relu=*/false, /*all_indices=*/false);
   const Layout layout = make_layout(x.sizes(), unit_dim, runs_channels_last(x, unit_dim));
-  at::Tensor mask = at::empty({layout.matrix_rows(), layout.mask_columns()}, x.options().dtype(at::kByte));
+  const at::Tensor mask = allocate_mask(x, layout);
   if (x.numel() > 0) {
     const Forward f{x.const_data_ptr(),
                     x.mutable_data_ptr(),
@@ -223,7 +201,7 @@ InplaceOutputs forward_inplace_cpu(at::Tensor x, int64_t unit_dim, bool position
                     layout,
                     position_points,
                     false};
-    const auto run = kernels().relu[scalar_of(x.scalar_type())];
+    const auto run = kernels().relu[index_of(x.scalar_type())];
     const int64_t grain = std::max<int64_t>(1, kGrain / layout.matrix_columns());
     at::parallel_for(0, layout.matrix_rows(), grain, [&](int64_t begin, int64_t end) { run(f, begin, end); });
   }
@@ -246,7 +224,7 @@ at::Tensor backward_cpu(const std::optional<at::Tensor>& grad_output,
     const at::Tensor grad = grad_output->contiguous(format);
     const Backward b{grad.const_data_ptr(), mask.const_data_ptr<uint8_t>(), grad_x.mutable_data_ptr(), layout,
                      streams(grad_x.const_data_ptr(), layout, grad_x.element_size())};
-    const auto run = kernels().backward[scalar_of(dtype)];
+    const auto run = kernels().backward[index_of(dtype)];
     const int64_t grain = std::max<int64_t>(1, kGrain / layout.matrix_columns());
     at::parallel_for(0, layout.matrix_rows(), grain, [&](int64_t begin, int64_t end) { run(b, begin, end); });
   } else {

@@ -25,12 +25,14 @@ struct Forward {
 template <typename stat_t>
 struct Partial {
   int64_t begin, end;
-  stat_t *unit_max, *unit_min;         // [units], padded to whole vectors
-  stat_t *chunk_max, *chunk_min;       // [units] likewise, for a kernel's own use
-  int32_t *unit_max_at, *unit_min_at;  // [units], matrix row from which to look for it, counted from begin
-  stat_t *point_max, *point_min;       // of all points: a task writes those whose first row it has
-  bool continues;                      // its first row belongs to a point that an earlier task began
-  stat_t head_max, head_min;           // of that point
+  stat_t *unit_max, *unit_min;    // [units], padded to whole vectors
+  stat_t *chunk_max, *chunk_min;  // [units] likewise, for a kernel's own use
+  // [units], where to look for it, counted from begin: the matrix row from which on; with inner > 1 the group
+  // of planes, one of each unit. -1: nowhere.
+  int32_t *unit_max_at, *unit_min_at;
+  stat_t *point_max, *point_min;  // of all points: a task writes those whose first row it has
+  bool continues;                 // its first row belongs to a point that an earlier task began
+  stat_t head_max, head_min;      // of that point
 
   // Where the extrema go of the point that a row of this task belongs to.
   JUMPSTART_INLINE stat_t* max_of(int64_t point, int64_t row) {

@@ -34,9 +34,9 @@ template <typename scalar_t>
 void exact_relu(const scalar_t* x, scalar_t* output, uint8_t* mask, int64_t columns) {
   for (int64_t column = 0; column < columns; ++column) {
     const bool positive = !(to_float(x[column]) <= 0);
-    const auto bit = static_cast<uint8_t>(1u << column % 8);
+    const unsigned before = column % 8 ? mask[column / 8] : 0u;
     output[column] = positive ? x[column] : scalar_t{};
-    mask[column / 8] = static_cast<uint8_t>(positive ? mask[column / 8] | bit : mask[column / 8] & ~bit);
+    mask[column / 8] = static_cast<uint8_t>(before | static_cast<unsigned>(positive) << column % 8);
   }
 }
 

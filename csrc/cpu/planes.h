@@ -24,21 +24,25 @@ class Planes {
         p_(partial) {}
 
   void run() {
-    for (int64_t c = 0; c < units_; ++c) p_.unit_max_at[c] = p_.unit_min_at[c] = -1;
+    for (int64_t c = 0; c < units_; ++c) {  // a task may have no plane of a unit
+      p_.unit_max[c] = -std::numeric_limits<stat_t>::infinity();
+      p_.unit_min[c] = std::numeric_limits<stat_t>::infinity();
+      p_.unit_max_at[c] = p_.unit_min_at[c] = -1;
+    }
     int64_t unit = p_.begin % units_, point = p_.begin / rows_per_point_;
+    int32_t group = 0;                             // of planes, one of each unit
     int64_t first = p_.begin;                      // row of the point in this task
     int64_t next = (point + 1) * rows_per_point_;  // first row of the next one
     for (int64_t plane = p_.begin; plane < p_.end; ++plane) {
       stat_t largest, smallest;
       scan(plane, largest, smallest);
-      const int32_t at = static_cast<int32_t>(plane - p_.begin);
       if (p_.unit_max_at[unit] < 0 || above(largest, p_.unit_max[unit])) {
         p_.unit_max[unit] = largest;
-        p_.unit_max_at[unit] = at;
+        p_.unit_max_at[unit] = group;
       }
       if (p_.unit_min_at[unit] < 0 || below(smallest, p_.unit_min[unit])) {
         p_.unit_min[unit] = smallest;
-        p_.unit_min_at[unit] = at;
+        p_.unit_min_at[unit] = group;
       }
       if (across_) {
         positions(plane, unit == 0);
@@ -48,7 +52,7 @@ class Planes {
         if (plane == first || above(largest, *point_max)) *point_max = largest;
         if (plane == first || below(smallest, *point_min)) *point_min = smallest;
       }
-      if (++unit == units_) unit = 0;
+      if (++unit == units_) unit = 0, ++group;
     }
   }
 

@@ -27,15 +27,18 @@ struct Statistics {
 template <typename stat_t>
 class Tasks {
  public:
-  Tasks(const Layout& layout, bool position_points, int64_t count, const Statistics<stat_t>& statistics) {
+  // One for each thread, or more where the places within a task would not fit into 32 bits.
+  Tasks(const Layout& layout, bool position_points, int64_t threads, const Statistics<stat_t>& statistics) {
     constexpr int64_t kRows = 16, kPadding = 16,
                       kAlignment = 64;  // whole blocks of rows, vectors, cache lines
+    constexpr int64_t kMostRows = int64_t{1} << 30;
     const int64_t rows = layout.matrix_rows();
     const bool across = layout.points_across(position_points);
     const int64_t step = across ? layout.units : layout.inner == 1 ? kRows : 1;
     const int64_t steps = (rows + step - 1) / step;
     const int64_t units = (layout.units + kPadding - 1) / kPadding * kPadding;
-    count = std::min(count, steps);
+    const int64_t needed = (rows + kMostRows - 1) / kMostRows;
+    const int64_t count = std::min(std::max(threads, needed), steps);
     partials_.resize(static_cast<size_t>(count));
     values_.reset(static_cast<stat_t*>(
         std::aligned_alloc(kAlignment, static_cast<size_t>(4 * units * count) * sizeof(stat_t))));
@@ -102,8 +105,11 @@ class Finder {
     for (const Partial<stat_t>& p : partials_) {
       const int32_t at = (maximum ? p.unit_max_at : p.unit_min_at)[unit];
       if (at < 0 || !same((maximum ? p.unit_max : p.unit_min)[unit], value)) continue;
+      if (layout_.inner > 1) {
+        const int64_t begin = ((p.begin / layout_.units + at) * layout_.units + unit) * columns;
+        return begin + first(begin, columns, value);
+      }
       int64_t row = p.begin + at;
-      if (layout_.inner > 1) return row * columns + first(row * columns, columns, value);
       while (!same(at_place(row * columns + unit), value)) ++row;
       return logical(row, unit);
     }

@@ -7,22 +7,12 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
-#include <limits>
+#include <tuple>
 
 #include "cuda/kernels.h"
 
 namespace jumpstart {
 namespace {
-
-Scalar scalar_of(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kFloat: return Scalar::float32;
-    case at::kDouble: return Scalar::float64;
-    case at::kHalf: return Scalar::float16;
-    case at::kBFloat16: return Scalar::bfloat16;
-    default: TORCH_CHECK_TYPE(false, "x must be float32, float64, float16 or bfloat16, got ", dtype);
-  }
-}
 
 int multiprocessors_of(at::Device device) {
   int count = 0;
@@ -35,21 +25,9 @@ int multiprocessors_of(at::Device device) {
 Outputs forward_into_cuda(const at::Tensor& x, const at::Tensor& target, const Layout& layout,
                           bool position_points, double margin, bool all_indices) {
   const bool apply_relu = target.defined();
-  at::Tensor mask =
-      apply_relu ? at::empty({layout.matrix_rows(), layout.mask_columns()}, x.options().dtype(at::kByte))
-                 : at::empty({0, 0}, x.options().dtype(at::kByte));
-  const auto stat = x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
-  const int64_t points = layout.samples * (position_points ? layout.rows * layout.inner : 1);
-  const int64_t count = layout.units + points;
-  at::Tensor slack_sums = at::empty({2, 5}, stat), extrema = at::empty({2, count}, stat);
-  at::Tensor indices = at::empty({2, count}, x.options().dtype(at::kLong));
-  if (x.numel() == 0) {
-    slack_sums.zero_();
-    extrema.select(0, 0).fill_(-std::numeric_limits<double>::infinity());
-    extrema.select(0, 1).fill_(std::numeric_limits<double>::infinity());
-    indices.fill_(-1);
-    return {target, mask, slack_sums, extrema, indices};
-  }
+  at::Tensor mask, slack_sums, extrema, indices;
+  std::tie(mask, slack_sums, extrema, indices) = allocate_outputs(x, layout, position_points, apply_relu);
+  if (x.numel() == 0) return {target, mask, slack_sums, extrema, indices};
   const cuda::ForwardCall call{scalar_of(x.scalar_type()),
                                x.const_data_ptr(),
                                apply_relu ? target.mutable_data_ptr() : nullptr,

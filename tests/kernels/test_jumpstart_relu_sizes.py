@@ -96,6 +96,28 @@ def test_same_bits_by_any_number_of_threads(target, name):
             assert torch.equal(first, other)
 
 
+@pytest.mark.parametrize("points", ("sample", "position"))
+@pytest.mark.parametrize("size", ((1, 64, 64, 64), (3, 41, 50, 50), (1, 2, 300, 300)), ids=str)
+def test_more_threads_than_samples(target, size, points):
+    """A thread then has planes of some units alone."""
+    backend, device = target
+    if device != "cpu" or backend == "triton":
+        pytest.skip("this backend does not run on the CPU's threads")
+    x = make_input(size, False, torch.float32, device)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(7)
+        for shift in (-9.0, 9.0):  # memory that nobody wrote, zeros as a rule, would be an extremum
+            shifted = x + shift
+            *exact, _, grad_x = run(backend, shifted, 1, points == "position")
+            *expected, _, expected_grad = run("reference", shifted, 1, points == "position")
+            for actual, reference in zip(exact, expected, strict=True):
+                assert torch.equal(actual, reference)
+            torch.testing.assert_close(grad_x, expected_grad)
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("channels_last", (False, True))
 def test_more_than_two_to_the_31_elements(target, channels_last):

@@ -27,9 +27,9 @@ def _run_python(arguments: list[str], **environment: str) -> str:
 
 @pytest.mark.parametrize(("columns", "expected"), [(2**20, "int32"), (2**30, "int64")])
 def test_offsets_within_a_tile_have_the_bits_they_need(columns, expected):
-    from jumpstart_kernels.kernels.triton import launch
+    from jumpstart_kernels.kernels.triton.launch_forward import _forward
 
-    forward = launch._forward((16, columns), 1, False, False, torch.float16, True, True, False)
+    forward = _forward((16, columns), 1, False, False, torch.float16, True, True, False)
     assert expected in [str(constant) for constant in forward.launches[0].constants]
 
 
@@ -86,15 +86,15 @@ def test_programs_of_several_tiles(
     interpreted, monkeypatch, size, unit_dim, memory_format, position_points, dtype
 ):
     """As large tensors run, which the interpreter is too slow for."""
-    from jumpstart_kernels.kernels.triton import launch, plan
+    from jumpstart_kernels.kernels.triton import launch_backward, plan
 
     _forget_plans()
     monkeypatch.setattr(plan, "_PROGRAMS", 1)
     monkeypatch.setattr(plan, "_LANES", 4)
     monkeypatch.setattr(plan, "_SMALL", 1)
     monkeypatch.setattr(plan, "STATISTICS_ELEMENTS", 64)
-    monkeypatch.setattr(launch, "BLOCK", 16)
-    monkeypatch.setattr(launch, "CHUNK", 8)
+    monkeypatch.setattr(launch_backward, "BLOCK", 16)
+    monkeypatch.setattr(launch_backward, "CHUNK", 8)
     _assert_like_reference(size, unit_dim, memory_format, position_points, dtype)
     _forget_plans()
 
@@ -140,11 +140,11 @@ def test_64_bit_offsets(interpreted, monkeypatch, size, unit_dim, memory_format,
 
 @OF_LAYOUTS
 def test_misaligned(interpreted, size, unit_dim, memory_format, position_points):
-    from jumpstart_kernels.kernels.triton import launch
+    from jumpstart_kernels.kernels.triton.launch import is_aligned
 
     x = torch.randn(size).contiguous(memory_format=memory_format or torch.contiguous_format)
     apart = torch.empty(x.numel() + 1)[1:].as_strided(x.size(), x.stride()).copy_(x)
-    assert not launch._is_aligned(apart)
+    assert not is_aligned(apart)
     options = (unit_dim, position_points, 1.0, True, True)
     for actual, expected in zip(
         triton_backend.jumpstart_relu_forward(apart, *options),
@@ -169,10 +169,10 @@ def test_reads_nothing_that_it_has_not_written(
 
 
 def _forget_plans():
-    from jumpstart_kernels.kernels.triton import launch
+    from jumpstart_kernels.kernels.triton import launch_backward, launch_forward
 
-    launch._forward.cache_clear()
-    launch._backward.cache_clear()
+    launch_forward._forward.cache_clear()
+    launch_backward._backward.cache_clear()
 
 
 def test_every_tile_of_a_plan_is_taken_once():

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-_KERNELS = "jumpstart_kernels.kernels.triton.launch"
+_HERE = "jumpstart_kernels.kernels.triton"
 
 
 @functools.cache
@@ -25,18 +25,19 @@ def _import_error() -> str | None:
 
 
 @functools.cache
-def _launch() -> ModuleType:
-    return import_module(_KERNELS)
+def _module(name: str) -> ModuleType:
+    """One of the modules that need Triton."""
+    return import_module(f"{_HERE}.{name}")
 
 
 def jumpstart_relu_forward(x: Tensor, *options) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As :func:`jumpstart_kernels.kernels.reference.jumpstart_relu_forward`, for a dense ``x``."""
-    return _launch().jumpstart_relu_forward(x, *options)
+    return _module("launch_forward").jumpstart_relu_forward(x, *options)
 
 
 def jumpstart_relu_backward(*arguments) -> Tensor:
     """As :func:`jumpstart_kernels.kernels.reference.jumpstart_relu_backward`, for a dense ``grad_output``."""
-    return _launch().jumpstart_relu_backward(*arguments)
+    return _module("launch_backward").jumpstart_relu_backward(*arguments)
 
 
 def unavailable(device_type: str = "cuda") -> str | None:
@@ -46,6 +47,6 @@ def unavailable(device_type: str = "cuda") -> str | None:
     error = _import_error()
     if error is not None:
         return f"Triton cannot be imported ({error}): on Linux, pip install 'triton>=3.6'"
-    if device_type == "cpu" and not _launch().INTERPRETED:
+    if device_type == "cpu" and not _module("launch").INTERPRETED:
         return "on the CPU Triton has an interpreter only: start the program with TRITON_INTERPRET=1"
     return None
