@@ -10,6 +10,7 @@ from jumpstart_kernels.plots.bars import penalty_bars
 from jumpstart_kernels.plots.curves import learning_curves
 from jumpstart_kernels.plots.maps import point_status_map, unit_status_map
 from jumpstart_kernels.plots.overview import overview
+from jumpstart_kernels.plots.page import usage_page
 from jumpstart_kernels.plots.strips import extrema_strips
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "penalty_bars",
     "point_status_map",
     "unit_status_map",
+    "usage_page",
 ]
