@@ -26,6 +26,9 @@ EXTRAS = {  # package to what it is for
     "scikit-learn": "the data sets of demo and usage",
     "matplotlib": "the plots, the figure of demo and the pages of usage",
     "rich": "bench and the progress bars of demo",
+    "lightning": "integrations.lightning",
+    "transformers": "integrations.transformers",
+    "tensorboard": "integrations.tensorboard",
 }
 
 
