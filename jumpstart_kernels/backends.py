@@ -32,10 +32,10 @@ def select(x: Tensor) -> str:
     """
     device_type = "cpu" if x.is_cpu else x.device.type  # asking for the device costs more than all the rest
     if torch.compiler.is_compiling():  # a guard on what is resolved already would compile twice
-        return _resolve(device_type)
+        return _resolve(device_type, _chosen)
     backend = _resolved.get(device_type)
     if backend is None:
-        backend = _resolved[device_type] = _resolve(device_type)
+        backend = _resolved[device_type] = _resolve(device_type, _chosen)
     return backend
 
 
@@ -74,16 +74,21 @@ def _check(backend: str) -> None:
         raise RuntimeError(f"backend {backend!r} is not available: {reasons[-1]}")
 
 
-def _resolve(device_type: str) -> str:
-    if _chosen is not None:
-        reason = unavailable(_chosen, device_type)
+def _resolve(device_type: str, chosen: str | None) -> str:
+    if chosen is not None:
+        reason = unavailable(chosen, device_type)
         if reason is not None:
-            asked = "" if _chosen != _from_environment() else ", which JUMPSTART_BACKEND asks for,"
-            raise RuntimeError(f"backend {_chosen!r}{asked} cannot run a {device_type} tensor: {reason}")
-        return _chosen
+            asked = "" if chosen != _from_environment() else ", which JUMPSTART_BACKEND asks for,"
+            raise RuntimeError(f"backend {chosen!r}{asked} cannot run a {device_type} tensor: {reason}")
+        return chosen
     # On the CPU Triton is an interpreter, there for tests: it runs when it is asked for only.
     usable = [name for name in BACKENDS if name != "triton" or device_type != "cpu"]
     return next(name for name in usable if unavailable(name, device_type) is None)
+
+
+# As torch.compiler.assume_constant_result marks it, which would import the compiler: torch.compile is to call
+# it, not to trace what it imports and asks.
+_resolve._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _from_environment() -> str | None:

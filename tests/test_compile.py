@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import jumpstart_kernels as jk
+from jumpstart_kernels import backends
 from jumpstart_kernels.records import unwind
 
 
@@ -176,6 +177,20 @@ def test_records_of_compiled_and_eager_forwards_add_up():
         value = jk.penalty(model)
         model(x)
         torch.testing.assert_close(value, jk.penalty(model))
+
+
+@pytest.mark.parametrize("used_before", (False, True))
+def test_compiled_by_every_backend(target, compilations, used_before):
+    model, x = make_model().to(target[1]), make_input(8, 6).to(target[1])
+    expected = gradients(train_step, model, x) if used_before else None
+    backends._resolved.clear()
+    compiled = torch.compile(model, fullgraph=True, backend=compilations)
+    for _ in range(2):
+        actual = gradients(lambda model, x: train_step(compiled, x), model, x)
+        assert_close(actual, expected or gradients(train_step, model, x))
+    with backends.use_backend("reference"):  # another choice is another graph
+        assert_close(gradients(lambda model, x: train_step(compiled, x), model, x), actual)
+    assert compilations.frame_count == (1 if target[0] == "reference" else 2)
 
 
 def test_shared_layer_in_a_compiled_model(compilations):
