@@ -48,7 +48,7 @@ def main() -> None:
     }
     for name, (sources, draw) in drawings.items():
         draw_pair(sources, draw, arguments.folder / f"instruments_{name}.png")
-    curves = plots.learning_curves(runs, y="test accuracy").figure
+    curves: Any = plots.learning_curves(runs, y="test accuracy").figure
     curves.savefig(arguments.folder / "instruments_curves.png", dpi=style.DPI)
 
 
