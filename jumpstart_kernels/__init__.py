@@ -4,9 +4,10 @@
 >>> loss = criterion(model(x), y) + lam * jumpstart_kernels.penalty(model)
 """
 
+import importlib
 from typing import Any
 
-from jumpstart_kernels import functional
+from jumpstart_kernels import functional, schedules
 from jumpstart_kernels.backends import use_backend
 from jumpstart_kernels.injection import (
     PenaltyCounts,
@@ -16,8 +17,10 @@ from jumpstart_kernels.injection import (
 )
 from jumpstart_kernels.modules import JumpstartReLU, clear_records
 from jumpstart_kernels.penalty import penalty
+from jumpstart_kernels.penalty_by_layer import penalty_by_layer
 from jumpstart_kernels.surgery import find_relu, replace_relu, restore_relu
 from jumpstart_kernels.version import __version__
+from jumpstart_kernels.watching import layer_extrema
 
 __all__ = [
     "JumpstartReLU",
@@ -30,9 +33,14 @@ __all__ = [
     "find_relu",
     "functional",
     "inject_penalty",
+    "layer_extrema",
+    "integrations",
     "penalty",
+    "penalty_by_layer",
     "replace_relu",
+    "plots",
     "restore_relu",
+    "schedules",
     "unit_usage",
     "use_backend",
 ]
@@ -43,4 +51,6 @@ def __getattr__(name: str) -> Any:
         from jumpstart_kernels import usage
 
         return getattr(usage, name)
+    if name in ("integrations", "plots"):
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

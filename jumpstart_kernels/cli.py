@@ -17,24 +17,18 @@ import torch
 import jumpstart_kernels
 from jumpstart_kernels import backends
 from jumpstart_kernels.bench.options import add_bench
-from jumpstart_kernels.cli_inputs import (
-    DATA_FILES,
-    DATASETS,
-    CommandError,
-    find_device,
-    load_data,
-    load_model,
-    load_weights,
-    positive,
-    running,
-)
+from jumpstart_kernels.cli_inputs import DATASETS, CommandError, positive
+from jumpstart_kernels.cli_usage import add_usage
 from jumpstart_kernels.kernels import native
 
 EXTRAS = {  # package to what it is for
     "torchmetrics": "usage",
     "scikit-learn": "the data sets of demo and usage",
-    "matplotlib": "the figure of demo",
+    "matplotlib": "the plots, the figure of demo and the pages of usage",
     "rich": "bench and the progress bars of demo",
+    "lightning": "integrations.lightning",
+    "transformers": "integrations.transformers",
+    "tensorboard": "integrations.tensorboard",
 }
 
 
@@ -67,61 +61,6 @@ def info(arguments: argparse.Namespace) -> int:
     """Print what is here, what is missing, and how to get it."""
     for line in _info():
         print(line)
-    return 0
-
-
-def add_usage(commands: argparse._SubParsersAction) -> None:
-    text = "which units of a model are dead, linear or nonlinear over a data set"
-    parser = commands.add_parser("usage", help=text, description=text)
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="FILE.py:FUNCTION",
-        help="a function without arguments that returns the nn.Module; also package.module:FUNCTION",
-    )
-    parser.add_argument("--weights", type=Path, metavar="FILE.pt", help="its state dict, of torch.save")
-    parser.add_argument(
-        "--data",
-        required=True,
-        help=f"{', '.join(DATASETS)} (of scikit-learn, standardized), or a file with a sample a row: "
-        f"{', '.join(DATA_FILES)}",
-    )
-    parser.add_argument("--batch-size", type=positive, default=256, metavar="N", help="default: 256")
-    parser.add_argument(
-        "--unit-dim",
-        type=int,
-        default=1,
-        metavar="D",
-        help="dimension of the units in plain ReLUs; default: 1",
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
-    parser.set_defaults(run=usage)
-
-
-def usage(arguments: argparse.Namespace) -> int:
-    """Print the usage report of a model over a data set."""
-    try:
-        from jumpstart_kernels.usage import unit_usage
-    except ImportError as error:
-        raise CommandError(error) from error
-    device = find_device(arguments.device)
-    model = load_model(arguments.model)
-    if arguments.weights is not None:
-        load_weights(model, arguments.weights)
-    data = load_data(arguments.data)
-    floating = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), None)
-    if floating is not None and data.is_floating_point():
-        data = data.to(floating)
-    report = running(
-        f"{arguments.model} on data of shape {list(data.shape)}",
-        lambda: unit_usage(
-            model.to(device),
-            data.split(arguments.batch_size),
-            unit_dim=arguments.unit_dim,
-            progress=sys.stderr.isatty(),
-        ),
-    )
-    print(report)
     return 0
 
 

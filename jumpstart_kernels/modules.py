@@ -19,6 +19,12 @@ class LayerExtrema(NamedTuple):
     point_max: Tensor
     point_min: Tensor
 
+    def per_sample(self) -> tuple[Tensor, Tensor]:
+        """Point maxima and minima ``[N]``: those of positions reduced to their sample."""
+        if self.point_max.dim() < 2:
+            return self.point_max.reshape(-1), self.point_min.reshape(-1)
+        return self.point_max.flatten(1).amax(1), self.point_min.flatten(1).amin(1)
+
 
 class JumpstartReLU(nn.ReLU):
     """``nn.ReLU`` whose units and data points :func:`~jumpstart_kernels.penalty` keeps alive and nonlinear.

@@ -4,9 +4,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from importlib.util import find_spec
-from itertools import chain
 from typing import Any
 
 import torch
@@ -19,8 +17,7 @@ try:
 except ImportError as error:
     raise ImportError("UnitUsage and unit_usage need torchmetrics: pip install torchmetrics") from error
 
-from jumpstart_kernels.functional import jumpstart_stats
-from jumpstart_kernels.modules import JumpstartReLU, LayerExtrema, check_module
+from jumpstart_kernels.modules import LayerExtrema
 from jumpstart_kernels.usage_report import (
     UNMATCHED,
     LayerUsage,
@@ -29,6 +26,7 @@ from jumpstart_kernels.usage_report import (
     status_of,
     usage_ratios,
 )
+from jumpstart_kernels.watching import LayerWatch, evaluating, uncompiled
 
 
 class UnitUsage(Metric):
@@ -100,37 +98,26 @@ class UnitUsage(Metric):
             TypeError: ``model``, ``layers`` or ``unit_dim`` is of a wrong type.
             ValueError: there is no such layer, or no layer at all.
         """
-        watched = _find_layers(model, layers)
-        if isinstance(unit_dim, bool) or not isinstance(unit_dim, int):
-            raise TypeError(f"unit_dim must be an int, got {type(unit_dim).__name__}")
-        batch: dict[str, LayerExtrema] = {}
-        calls: Counter[str] = Counter()
         depth = 0  # of forwards of the model within one another
+        watch = LayerWatch(model, layers=layers, unit_dim=unit_dim, when=lambda: depth > 0)
 
         def enter(*_: Any) -> None:
             nonlocal depth
             depth += 1
 
-        def observe(name: str, extrema: LayerExtrema) -> None:
-            if depth > 0:  # else it is checkpointing's second forward, or a layer used by itself
-                calls[name] += 1
-                batch[name if calls[name] == 1 else f"{name}#{calls[name]}"] = extrema
-
         def complete(*_: Any) -> None:
             if depth == 1:
-                self.update(batch)
+                self.update(watch.take())
 
         def leave(*_: Any) -> None:
             nonlocal depth
             depth = max(0, depth - 1)  # it is called too where another hook has failed before ours
             if depth == 0:
-                batch.clear()
-                calls.clear()
+                watch.take()  # of a forward that has failed
 
         with ExitStack() as stack:
             stack.callback(model.register_forward_pre_hook(enter).remove)
-            for name, module in watched.items():
-                stack.callback(_attach(module, name, partial(observe, name), unit_dim))
+            stack.enter_context(watch)
             stack.callback(model.register_forward_hook(complete).remove)
             stack.callback(model.register_forward_hook(leave, always_call=True).remove)
             yield
@@ -143,7 +130,7 @@ class UnitUsage(Metric):
         """
         units = self._check_layers(_units_of(extrema))
         layers = [extrema[name] for name in units]
-        points = [_per_sample(layer) for layer in layers]
+        points = [layer.per_sample() for layer in layers]
         maxima, minima = (_join(side, self.device) for side in zip(*points, strict=True))
         counts = [len(maxima) for maxima, _ in points]
         samples = Counter(counts).most_common(1)[0][0]
@@ -222,7 +209,7 @@ class UnitUsage(Metric):
         point_status = point_status.cpu()  # [points, layers]
         point_counts = count_statuses(point_status) + self.unmatched_points.cpu()  # [layers, 3]
         unit_status = status_of(self.unit_max, self.unit_min).cpu()  # [units of all layers]
-        by_layer = dict(zip(self._units, unit_status.split(list(self._units.values())), strict=True))
+        by_layer = self._by_layer(unit_status)
         layers = {}
         for (name, status), points in zip(by_layer.items(), point_counts.tolist(), strict=True):
             units = count_statuses(status[:, None])[0].tolist()
@@ -232,7 +219,15 @@ class UnitUsage(Metric):
         point_status = point_status if len(point_layers) == len(layers) else point_status[:, matched]
         nan_units = int(self.unit_max.isnan().sum())
         ratios = usage_ratios(unit_status, point_status)
-        return UsageReport(ratios, layers, by_layer, point_status, point_layers, nan_units)
+        unit_max, unit_min = (self._by_layer(side.cpu()) for side in (self.unit_max, self.unit_min))
+        return UsageReport(
+            ratios, layers, by_layer, point_status, point_layers, nan_units, unit_max, unit_min
+        )
+
+    def _by_layer(self, units: Tensor) -> dict[str, Tensor]:
+        """``[units of all layers]`` by layer."""
+        assert self._units is not None  # there was data
+        return dict(zip(self._units, units.split(list(self._units.values())), strict=True))
 
 
 def unit_usage(
@@ -260,65 +255,15 @@ def unit_usage(
         TypeError: a batch is something else.
         ValueError: the loader is empty; and the errors of :meth:`UnitUsage.watch`.
     """
-    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper: it does not see hooks of now
+    model = uncompiled(model)
     metric = UnitUsage()
-    with metric.watch(model, layers=layers, unit_dim=unit_dim):
-        tensor = next(chain(model.parameters(), model.buffers()), torch.empty(0))
-        metric.to(tensor.device)
-        training = [(module, module.training) for module in model.modules()]
-        model.eval()
-        try:
-            with torch.no_grad(), _without_fast_path():
-                for batch in _track(loader) if progress else loader:
-                    model(_input_of(batch).to(tensor.device))
-        finally:
-            for module, flag in training:
-                module.training = flag
+    with metric.watch(model, layers=layers, unit_dim=unit_dim), evaluating(model) as device:
+        metric.to(device)
+        for batch in _track(loader) if progress else loader:
+            model(_input_of(batch).to(device))
     if not metric.update_called:
         raise ValueError("loader must yield at least one batch, got none")
     return metric.report()
-
-
-def _find_layers(model: nn.Module, layers: Iterable[str] | None) -> dict[str, nn.Module]:
-    check_module(model)
-    if isinstance(layers, str):
-        raise TypeError(f"layers must be a list of names, got the str {layers!r}")
-    modules = dict(model.named_modules())
-    if layers is None:
-        watched: dict[str, nn.Module] = {
-            name: module for name, module in modules.items() if isinstance(module, nn.ReLU)
-        }
-        if not watched:
-            raise ValueError(
-                "model has no JumpstartReLU or nn.ReLU layer to watch: name other modules in layers, or make "
-                "layers of calls such as F.relu by jumpstart_kernels.replace_relu(model)"
-            )
-        return watched
-    names = list(layers)
-    unknown = [name for name in names if name not in modules]
-    if unknown or not names:
-        raise ValueError(f"layers must be names of modules of the model, got {unknown or names}")
-    return {name: modules[name] for name in names}
-
-
-def _attach(
-    module: nn.Module, name: str, observe: Callable[[LayerExtrema], None], unit_dim: int
-) -> Callable[[], None]:
-    """Have every forward of a layer observed; returns what ends it."""
-    if isinstance(module, JumpstartReLU):
-        module._watchers.append(observe)
-        return partial(module._watchers.remove, observe)
-
-    def observe_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x: Any = next(chain(args, kwargs.values()), None)
-        try:
-            with torch.no_grad():
-                statistics = jumpstart_stats(x, unit_dim=unit_dim)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"layer {name!r}: {error}") from error
-        observe(LayerExtrema(*statistics[1:]))
-
-    return module.register_forward_pre_hook(observe_input, with_kwargs=True).remove
 
 
 def _units_of(extrema: Mapping[str, LayerExtrema]) -> dict[str, int]:
@@ -330,28 +275,10 @@ def _units_of(extrema: Mapping[str, LayerExtrema]) -> dict[str, int]:
     return {name: len(layer.unit_max) for name, layer in extrema.items()}
 
 
-def _per_sample(layer: LayerExtrema) -> tuple[Tensor, Tensor]:
-    """Point maxima and minima ``[N, ...]`` to ``[N]``."""
-    if layer.point_max.dim() < 2:
-        return layer.point_max.reshape(-1), layer.point_min.reshape(-1)
-    return layer.point_max.flatten(1).amax(1), layer.point_min.flatten(1).amin(1)
-
-
 def _join(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
     """Joined where the first lies, so that ``device`` takes one transfer."""
     first, *others = tensors
     return torch.cat([first, *(tensor.to(first.device) for tensor in others)]).to(device)
-
-
-@contextmanager
-def _without_fast_path() -> Iterator[None]:
-    """In eval() without grad nn.TransformerEncoderLayer runs one kernel, its activation inside."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _input_of(batch: Any) -> Tensor:

@@ -42,6 +42,10 @@ class UsageReport(Mapping[str, float]):
     """The layers in the ratios over points: all but those whose dimension 0 does not hold the samples."""
     nan_units: int
     """How many units saw a NaN. They count as nonlinear."""
+    unit_max: dict[str, Tensor]
+    """``[C]`` of each layer: the largest pre-activation that each unit saw, on the CPU."""
+    unit_min: dict[str, Tensor]
+    """The smallest."""
 
     def __getitem__(self, name: str) -> float:
         return self.ratios[name]

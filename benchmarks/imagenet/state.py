@@ -43,7 +43,7 @@ def store(training: "Training") -> None:
             "epoch": training.epoch,
             "step": training.step,
             "learning_rate": training.learning_rate.state_dict(),
-            "penalty_weight": training.penalty_weight.state_dict(),
+            "penalty_schedule": training.penalty_schedule.state_dict(),
             "scaler": training.scaler.state_dict(),
             "sums_logged": training.means.logged,
             "logged": training.logged,
@@ -79,7 +79,7 @@ def restore(training: "Training") -> None:
     load_whole_state(training.network, training.optimizer, weights)
     training.epoch, training.step = content["epoch"], content["step"]
     training.learning_rate.load_state_dict(content["learning_rate"])
-    training.penalty_weight.load_state_dict(content["penalty_weight"])
+    training.penalty_schedule.load_state_dict(content["penalty_schedule"])
     training.scaler.load_state_dict(content["scaler"])
     training.means.logged = content["sums_logged"]
     training.logged, training.history = content["logged"], content["history"]

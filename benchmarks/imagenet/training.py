@@ -24,11 +24,11 @@ from benchmarks.imagenet.log import Log
 from benchmarks.imagenet.means import Means
 from benchmarks.imagenet.options import MODELS
 from benchmarks.imagenet.parallel import autocast, parallelize, settle, synchronizing
-from benchmarks.imagenet.penalty_schedule import PenaltyWeight
 from benchmarks.imagenet.processes import Processes, Termination, on_first
 from benchmarks.imagenet.validation import validate
 from benchmarks.models import build_resnet50
 from jumpstart_kernels.cli_inputs import CommandError
+from jumpstart_kernels.schedules import ConstantPenalty, CosinePenalty, PenaltySchedule
 from jumpstart_kernels.usage_report import UsageReport
 
 
@@ -87,7 +87,7 @@ class Training:
         self.learning_rate = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, warmup_cosine(round(options.warmup_epochs * steps), total)
         )
-        self.penalty_weight = make_penalty_weight(options, steps)
+        self.penalty_schedule = make_penalty_schedule(options, steps)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=options.precision == "fp16")
 
         self.epoch = self.step = 0  # the step is of the epoch
@@ -203,7 +203,7 @@ class Training:
                     logits = self.model(images)
                     loss = F.cross_entropy(logits, labels)
                 penalty = self._penalty(loss)
-                total = loss + self.penalty_weight.value * penalty
+                total = loss + self.penalty_schedule.weight * penalty
                 self.scaler.scale(total / options.accumulate).backward()
             self.means.add(loss.detach(), penalty.detach(), logits.detach(), labels)
         if options.max_gradient_norm:
@@ -213,7 +213,7 @@ class Training:
         self.scaler.update()
         self.optimizer.zero_grad()
         self.learning_rate.step()
-        self.penalty_weight.step()
+        self.penalty_schedule.step()
 
     def _penalty(self, loss: Tensor) -> Tensor:
         if not self.options.penalty_weight:
@@ -251,7 +251,7 @@ class Training:
         """Those of the next step."""
         return {
             "learning_rate": float(self.learning_rate.get_last_lr()[0]),
-            "penalty_weight": self.penalty_weight.value,
+            "penalty_weight": self.penalty_schedule.weight,
         }
 
     def _autocast(self) -> AbstractContextManager:
@@ -277,14 +277,12 @@ def warmup_cosine(warmup: int, total: int) -> Callable[[int], float]:
     return factor
 
 
-def make_penalty_weight(options: argparse.Namespace, steps: int) -> PenaltyWeight:
+def make_penalty_schedule(options: argparse.Namespace, steps: int) -> PenaltySchedule:
     """The schedule of λ that the options ask for, with so many steps an epoch."""
     warmup, total = round(options.penalty_warmup_epochs * steps), options.epochs * steps
     if options.penalty_schedule == "linear":
-        return PenaltyWeight(options.penalty_weight, schedule="linear", warmup_steps=max(warmup, 1))
+        return ConstantPenalty(options.penalty_weight, warmup_steps=warmup)
     if options.penalty_schedule == "cosine":
         warmup = min(warmup, total - 1)
-        return PenaltyWeight(
-            options.penalty_weight, schedule="cosine", warmup_steps=warmup, total_steps=total
-        )
-    return PenaltyWeight(options.penalty_weight)
+        return CosinePenalty(options.penalty_weight, total_steps=total, warmup_steps=warmup)
+    return ConstantPenalty(options.penalty_weight)

@@ -6,20 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from jumpstart_kernels.demo.data import Data
 from jumpstart_kernels.demo.training import BATCH_NORM, JUMPSTART, PLAIN, Run
+from jumpstart_kernels.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Of the Okabe-Ito palette: apart for every kind of colour vision, and dark, middle and light in grey.
-STATUS = {-1: ("dead", "#000000"), 0: ("linear", "#F0E442"), 1: ("nonlinear", "#009E73")}
 LINES: dict[str, dict[str, Any]] = {
-    PLAIN: {"color": "#999999", "linewidth": 3.5},
-    BATCH_NORM: {"color": "#D55E00", "linewidth": 1.5, "linestyle": (0, (4, 1.2))},
-    JUMPSTART: {"color": "#0072B2", "linewidth": 2.2},
+    PLAIN: {"color": style.LIGHT_GREY, "linewidth": 3.5},
+    BATCH_NORM: {"color": style.VERMILION, "linewidth": 1.5, "linestyle": (0, (4, 1.2))},
+    JUMPSTART: {"color": style.BLUE, "linewidth": 2.2},
 }
-CHANCE: dict[str, Any] = {"color": "#000000", "linewidth": 1.2, "linestyle": ":"}
+CHANCE: dict[str, Any] = {"color": style.BLACK, "linewidth": 1.2, "linestyle": ":"}
 FORMATS = (".png", ".svg", ".pdf")
-DPI = 200
 
 _BESIDE: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
 
@@ -53,16 +51,16 @@ def draw_figure(results: Mapping[str, tuple[Data, Sequence[Run]]], path: Path) -
         draw_curves(column[-1], data, runs)
     for axis, run in zip(axes[:-1, 0], runs, strict=True):
         axis.set_ylabel("unit", labelpad=2)
-        style = {"color": LINES[run.name]["color"], "fontweight": "bold", "fontsize": 9, "rotation": 90}
-        axis.annotate(run.name, (0, 0.5), (-38, 0), **style, **_BESIDE, ha="center", va="center")
+        text = {"color": LINES[run.name]["color"], "fontweight": "bold", "fontsize": 9, "rotation": 90}
+        axis.annotate(run.name, (0, 0.5), (-38, 0), **text, **_BESIDE, ha="center", va="center")
     axes[-1, 0].set_ylabel("test accuracy")
 
-    status = [Patch(facecolor=colour, label=f"{name} unit") for name, colour in STATUS.values()]
+    status = [Patch(facecolor=colour, label=f"{name} unit") for name, colour in style.STATUS.values()]
     lines = [Line2D([], [], label=run.name, **LINES[run.name]) for run in runs]
     lines.append(Line2D([], [], label="chance", **CHANCE))
     figure.legend(handles=status, loc="outside upper center", ncols=3, frameon=False)
     figure.legend(handles=lines, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=DPI)
+    figure.savefig(path, dpi=style.DPI)
 
 
 def draw_unit_status(axis: "Axes", run: Run) -> None:
@@ -70,7 +68,7 @@ def draw_unit_status(axis: "Axes", run: Run) -> None:
     from matplotlib.colors import ListedColormap
 
     layers, units = run.unit_status.shape
-    colours = ListedColormap([colour for _, colour in STATUS.values()])
+    colours = ListedColormap([colour for _, colour in style.STATUS.values()])
     edges = [[i + 0.5 for i in range(count + 1)] for count in (layers, units)]  # cells centred on 1, 2, ...
     status = run.unit_status.T.numpy()  # [units, layers]
     axis.pcolormesh(*edges, status, cmap=colours, vmin=-1, vmax=1, edgecolors="white", linewidth=0.6)
@@ -83,8 +81,7 @@ def draw_unit_status(axis: "Axes", run: Run) -> None:
     axis.set_xticks([1, *range(10, layers + 1, 10)])
     axis.set_yticks([1, units])
     axis.tick_params(length=0)
-    for spine in axis.spines.values():
-        spine.set_visible(False)
+    style.bare(axis)
 
 
 def draw_curves(axis: "Axes", data: Data, runs: Sequence[Run]) -> None:
@@ -96,6 +93,6 @@ def draw_curves(axis: "Axes", data: Data, runs: Sequence[Run]) -> None:
     axis.set_xlim(0, runs[0].curve[-1][0])
     axis.set_ylim(0, 1.02)
     axis.set_xlabel("epoch")
-    axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    axis.grid(axis="y", **style.GRID)
     axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
+    style.bare(axis, "top", "right")

@@ -73,7 +73,7 @@ def test_something_is_trained(whole, process, data, tmp_path):
     for epoch, record in enumerate(stored["history"], start=1):
         assert (record["epoch"], record["step"]) == (epoch, epoch * STEPS)
         assert record["train_loss"] > 0 and record["train_penalty"] > 0
-    assert stored["penalty_weight"]["last_step"] == stored["learning_rate"]["last_epoch"] == 2 * STEPS
+    assert stored["penalty_schedule"]["last_step"] == stored["learning_rate"]["last_epoch"] == 2 * STEPS
     momentum = stored["optimizer"]["state"]
     assert momentum.keys() == fresh.keys()
     assert all(state["momentum_buffer"].any() for state in momentum.values())

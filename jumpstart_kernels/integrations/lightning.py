@@ -1,0 +1,127 @@
+"""A callback for Lightning: steps and saves λ's schedule, logs λ and the usage over the validation set.
+
+The penalty itself is a term of your loss, in the open:
+
+>>> class Classifier(LightningModule):
+...     def training_step(self, batch, _):
+...         x, y = batch
+...         loss = cross_entropy(self.model(x), y)
+...         return loss + self.schedule.weight * jk.penalty(self)
+>>> schedule = jk.schedules.CosinePenalty(0.1, total_steps=10_000)
+>>> trainer = Trainer(callbacks=[JumpstartCallback(schedule)])
+>>> trainer.fit(Classifier(schedule), ...)
+"""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+try:  # the one that the program has imported, or else the one that is there
+    if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
+        from pytorch_lightning.callbacks import Callback
+    else:
+        try:
+            from lightning.pytorch.callbacks import Callback
+        except ImportError:
+            from pytorch_lightning.callbacks import Callback
+except ImportError as error:
+    raise ImportError(
+        "jumpstart_kernels.integrations.lightning needs Lightning: pip install jumpstart_kernels[lightning]"
+    ) from error
+
+from jumpstart_kernels.integrations.observer import UsageObserver, as_schedule, check_interval, observe
+from jumpstart_kernels.schedules import PenaltySchedule
+from jumpstart_kernels.usage_report import UsageReport
+
+
+class JumpstartCallback(Callback):
+    """Steps λ's schedule, saves it with the checkpoint, and logs λ and who is dead, linear, nonlinear.
+
+    It logs ``jumpstart/weight`` in training, and after each validation the ten ratios,
+    ``jumpstart/unit_dead_ratio`` and so on, from the forwards of the validation itself. A
+    :class:`~jumpstart_kernels.schedules.StopWhenHealthy` observes them.
+
+    Args:
+        weight: λ's schedule, the one whose ``weight`` the loss reads; or a number, which is only logged.
+        interval: step the schedule after every optimizer ``"step"``, or after every training ``"epoch"``.
+        usage: whether to look at the units in validation.
+        layers: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
+        unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
+        prefix: of the names in the log.
+
+    Attributes:
+        schedule: of λ.
+        report: the :class:`~jumpstart_kernels.usage_report.UsageReport` of the last validation, or None.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong kind.
+    """
+
+    def __init__(
+        self,
+        weight: float | PenaltySchedule = 0.0,
+        *,
+        interval: str = "step",
+        usage: bool = True,
+        layers: Iterable[str] | None = None,
+        unit_dim: int = 1,
+        prefix: str = "jumpstart/",
+    ) -> None:
+        super().__init__()
+        check_interval(interval)
+        self.schedule = as_schedule(weight)
+        self.interval = interval
+        self.usage = usage
+        self.prefix = prefix
+        self.report: UsageReport | None = None
+        self._observer = UsageObserver(layers, unit_dim)
+        self._optimizer_steps = 0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._optimizer_steps = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any, **__: Any) -> None:
+        if trainer.global_step == self._optimizer_steps:
+            return  # a batch of an accumulation
+        self._optimizer_steps = trainer.global_step
+        pl_module.log(f"{self.prefix}weight", self.schedule.weight, on_step=True, on_epoch=False)
+        if self.interval == "step":
+            self.schedule.step()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.interval == "epoch":
+            self.schedule.step()
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        if self.usage and not trainer.sanity_checking:
+            self._observer.start(pl_module)
+
+    def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
+        self._observer.forget_batch()
+
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+        self._observer.end_batch()
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        report = self._observer.report()
+        if report is None:
+            return
+        self.report = report
+        # The report is of all processes already.
+        pl_module.log_dict({f"{self.prefix}{name}": ratio for name, ratio in report.items()})
+        if trainer.state.fn == "fit":
+            observe(self.schedule, report)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self._observer.stop()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._observer.stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the schedule."""
+        return {"schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the schedule where the checkpoint was saved."""
+        self.schedule.load_state_dict(state_dict["schedule"])

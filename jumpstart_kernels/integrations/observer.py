@@ -1,0 +1,81 @@
+"""What the callbacks have in common: the usage over an evaluation, and the schedule that it feeds."""
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from jumpstart_kernels.schedules import ConstantPenalty, PenaltySchedule, StopWhenHealthy
+from jumpstart_kernels.usage import UnitUsage
+from jumpstart_kernels.usage_report import UsageReport
+from jumpstart_kernels.watching import LayerWatch
+
+INTERVALS = ("step", "epoch")
+
+
+class UsageObserver:
+    """The usage of a model in ``eval()``, batch by batch, whoever calls its layers.
+
+    Args:
+        layers: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
+        unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
+    """
+
+    def __init__(self, layers: Iterable[str] | None = None, unit_dim: int = 1) -> None:
+        self._layers = layers if layers is None or isinstance(layers, str) else list(layers)
+        self._unit_dim = unit_dim
+        self._metric = UnitUsage()
+        self._watch: LayerWatch | None = None
+
+    def start(self, model: nn.Module) -> None:
+        """Begin to watch a model; another one is watched no more."""
+        self.stop()
+
+        def evaluating() -> bool:
+            return not model.training
+
+        self._watch = LayerWatch(model, layers=self._layers, unit_dim=self._unit_dim, when=evaluating)
+        self._watch.start()
+
+    def stop(self) -> None:
+        """Watch no more, and forget what was seen."""
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
+        self._metric.reset()
+
+    def forget_batch(self) -> None:
+        """Drop what ran since the last batch."""
+        if self._watch is not None:
+            self._watch.take()
+
+    def end_batch(self) -> None:
+        """Add what ran since the last batch."""
+        extrema = self._watch.take() if self._watch is not None else {}
+        if extrema:
+            self._metric.to(next(iter(extrema.values())).unit_max.device)
+            self._metric.update(extrema)
+
+    def report(self) -> UsageReport | None:
+        """Over all batches since the last report, and all processes; none if there was no batch."""
+        if not self._metric.update_called:
+            return None
+        report = self._metric.report()
+        self._metric.reset()
+        return report
+
+
+def as_schedule(weight: float | PenaltySchedule) -> PenaltySchedule:
+    """A number as a constant."""
+    return weight if isinstance(weight, PenaltySchedule) else ConstantPenalty(weight)
+
+
+def observe(schedule: PenaltySchedule, report: UsageReport) -> None:
+    """Let a schedule judge the usage, if it is of the kind that does."""
+    if isinstance(schedule, StopWhenHealthy):
+        schedule.observe(report)
+
+
+def check_interval(interval: str) -> None:
+    """Raise for an interval that there is not."""
+    if interval not in INTERVALS:
+        raise ValueError(f"interval must be one of {', '.join(map(repr, INTERVALS))}, got {interval!r}")

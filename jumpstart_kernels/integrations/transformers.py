@@ -1,0 +1,205 @@
+"""The penalty in the loss of Hugging Face's ``Trainer``, λ's schedule, and the usage over its evaluations.
+
+>>> callback = JumpstartCallback(jk.schedules.CosinePenalty(0.1, total_steps=10_000))
+>>> trainer = JumpstartTrainer(model=jk.replace_relu(model), args=..., callbacks=[callback])
+
+For another trainer than ``Trainer``: ``class MyTrainer(PenaltyMixin, Seq2SeqTrainer): ...``. With a
+``compute_loss`` of your own, use the callback alone and add ``callback.schedule.weight * jk.penalty(model)``.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+try:
+    from transformers import Trainer, TrainerCallback
+except ImportError as error:
+    raise ImportError(
+        "jumpstart_kernels.integrations.transformers needs transformers and accelerate: "
+        "pip install jumpstart_kernels[transformers]"
+    ) from error
+
+import torch
+
+from jumpstart_kernels.integrations.observer import UsageObserver, as_schedule, check_interval, observe
+from jumpstart_kernels.penalty import penalty
+from jumpstart_kernels.schedules import PenaltySchedule
+from jumpstart_kernels.usage_report import UsageReport
+
+_STATE = "jumpstart_schedule"  # among what trainer_state.json has of callbacks
+
+
+class JumpstartCallback(TrainerCallback):
+    """Steps λ's schedule, saves it with the checkpoint, and looks at the units in every evaluation.
+
+    The ten ratios join the evaluation's metrics as ``eval_unit_dead_ratio`` and so on, from the forwards of
+    the evaluation itself; ``metric_for_best_model`` may name one. With :class:`JumpstartTrainer` every
+    evaluation has them, and its log; the callback alone sees those that a training does, and puts them into
+    the metrics. A :class:`~jumpstart_kernels.schedules.StopWhenHealthy` observes those of a training.
+
+    Args:
+        weight: λ's schedule, or a number.
+        interval: step the schedule after every optimizer ``"step"``, or after every ``"epoch"``.
+        usage: whether to look at the units in evaluations.
+        layers: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
+        unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
+        **penalty_options: of :func:`~jumpstart_kernels.penalty`, for the trainer's loss.
+
+    Attributes:
+        schedule: of λ.
+        report: the :class:`~jumpstart_kernels.usage_report.UsageReport` of the last evaluation, or None.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong kind.
+    """
+
+    def __init__(
+        self,
+        weight: float | PenaltySchedule,
+        *,
+        interval: str = "step",
+        usage: bool = True,
+        layers: Iterable[str] | None = None,
+        unit_dim: int = 1,
+        **penalty_options: Any,
+    ) -> None:
+        check_interval(interval)
+        self.schedule = as_schedule(weight)
+        self.interval = interval
+        self.usage = usage
+        self.penalty_options = penalty_options
+        self.report: UsageReport | None = None
+        self._observer = UsageObserver(layers, unit_dim)
+        self._training = False
+        self._observed: UsageReport | None = None
+
+    def watch(self, model: torch.nn.Module) -> None:
+        """Watch the evaluation that begins now; its end, or the next call, ends it."""
+        if self.usage:
+            self._observer.start(model)
+
+    def add_usage(self, metrics: dict[str, float]) -> None:
+        """Add the ratios of the evaluation that has ended to its metrics, with their prefix."""
+        report = self._observer.report()
+        self._observer.stop()
+        if report is None:
+            return
+        self.report = report
+        runtime = next((name for name in metrics if name.endswith("_runtime")), "eval_runtime")
+        prefix = runtime.removesuffix("runtime")
+        metrics.update({f"{prefix}{name}": ratio for name, ratio in report.items()})
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._training = True
+        stored = (state.stateful_callbacks or {}).get(_STATE)
+        if stored is not None:
+            self.schedule.load_state_dict(stored["attributes"])
+        self._store(state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._training = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._step("step", state, control, kwargs.get("model"))
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._step("epoch", state, control, kwargs.get("model"))
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._observer.end_batch()
+
+    def on_predict(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        self.add_usage({} if metrics is None else metrics)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        self.add_usage({} if metrics is None else metrics)
+        if self._training and self.report is not None and self.report is not self._observed:
+            self._observed = self.report
+            observe(self.schedule, self.report)
+            self._store(state)
+
+    def _step(self, interval: str, state: Any, control: Any, model: Any) -> None:
+        if self.interval == interval:
+            self.schedule.step()
+            self._store(state)
+        if control.should_evaluate and model is not None:  # Trainer's own callbacks have decided it by now
+            self.watch(model)
+
+    def _store(self, state: Any) -> None:
+        # What a checkpoint saves of callbacks. Trainer would make a new callback of an ExportableState.
+        if state.stateful_callbacks is None:
+            state.stateful_callbacks = {}
+        state.stateful_callbacks[_STATE] = {"args": {}, "attributes": self.schedule.state_dict()}
+
+
+class PenaltyMixin:
+    """λ times the penalty in the loss of a ``Trainer``, with the schedule of its :class:`JumpstartCallback`.
+
+    In training alone: an evaluation's loss is that of the plain model. With gradient accumulation the penalty
+    is the mean over the micro-batches, also where the model's own loss is summed over them. The log gets
+    ``jumpstart_weight``, the λ of the last step, and ``jumpstart_penalty``, the mean since the last log; its
+    ``loss`` has λ times the penalty in it.
+    """
+
+    _penalty_weight = 0.0
+    _penalty_sum: Any = 0.0
+    _penalties: int = 0
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As ``Trainer.compute_loss``, with the penalty added in training."""
+        loss, outputs = super().compute_loss(  # type: ignore[misc]
+            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch, **kwargs
+        )
+        if model.training and torch.is_grad_enabled():
+            callback = self._jumpstart_callback()
+            value = penalty(model, **callback.penalty_options)
+            self._penalty_sum = self._penalty_sum + value.detach()
+            self._penalties += 1
+            self._penalty_weight = callback.schedule.weight
+            share = self._penalty_weight / self._summed_batches(num_items_in_batch)
+            loss = loss + share * value.to(loss)
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.evaluation_loop``, with the units watched."""
+        self._jumpstart_callback().watch(self.model)  # type: ignore[attr-defined]
+        return super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As ``Trainer.log``, with λ and the penalty in training, and the usage after an evaluation."""
+        callback = self._jumpstart_callback()
+        if "loss" in logs and self._penalties:
+            logs["jumpstart_weight"] = self._penalty_weight
+            logs["jumpstart_penalty"] = float(self._penalty_sum) / self._penalties
+            self._penalty_sum, self._penalties = 0.0, 0
+        else:
+            callback.add_usage(logs)
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    def _jumpstart_callback(self) -> JumpstartCallback:
+        callbacks = self.callback_handler.callbacks  # type: ignore[attr-defined]
+        found = [callback for callback in callbacks if isinstance(callback, JumpstartCallback)]
+        if len(found) != 1:
+            raise ValueError(
+                f"callbacks must have one JumpstartCallback, which has λ and its schedule, got {len(found)}"
+            )
+        return found[0]
+
+    def _summed_batches(self, num_items_in_batch: Any) -> int:
+        """How many micro-batches' losses Trainer adds up for a step without dividing by their number."""
+        scaled = getattr(self, "loss_is_scaled_for_ga", None)
+        if scaled is None:
+            by_model = self.model_accepts_loss_kwargs and num_items_in_batch is not None  # type: ignore[attr-defined]
+            scaled = by_model or self.compute_loss_func is not None  # type: ignore[attr-defined]
+        default = self.args.gradient_accumulation_steps  # type: ignore[attr-defined]
+        return getattr(self, "current_gradient_accumulation_steps", default) if scaled else 1
+
+
+class JumpstartTrainer(PenaltyMixin, Trainer):
+    """``Trainer`` with the penalty in its loss; it needs a :class:`JumpstartCallback` among its callbacks."""

@@ -1,0 +1,24 @@
+"""Pictures of what a network's units and points do, with matplotlib, which is imported when one is drawn.
+
+>>> jk.plots.unit_status_map(jk.unit_usage(model, loader)).figure.savefig("units.png")
+
+Each draws on the axes it is given, or in a figure of its own, and returns it. None shows anything, and
+none changes matplotlib's settings.
+"""
+
+from jumpstart_kernels.plots.bars import penalty_bars
+from jumpstart_kernels.plots.curves import learning_curves
+from jumpstart_kernels.plots.maps import point_status_map, unit_status_map
+from jumpstart_kernels.plots.overview import overview
+from jumpstart_kernels.plots.page import usage_page
+from jumpstart_kernels.plots.strips import extrema_strips
+
+__all__ = [
+    "extrema_strips",
+    "learning_curves",
+    "overview",
+    "penalty_bars",
+    "point_status_map",
+    "unit_status_map",
+    "usage_page",
+]

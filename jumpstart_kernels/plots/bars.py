@@ -1,0 +1,53 @@
+"""The penalty by layer and by term."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from jumpstart_kernels.penalty_by_layer import PenaltyTerms
+from jumpstart_kernels.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def penalty_bars(
+    parts: Mapping[str, PenaltyTerms], *, ax: "Axes | None" = None, legend: bool = True
+) -> "Axes":
+    """What each layer adds to the penalty, dead and linear units and points one after the other.
+
+    Args:
+        parts: by layer, of :func:`~jumpstart_kernels.penalty_by_layer`. What is not finite is left out.
+        ax: axes to draw on; by default those of a new figure, ``.figure`` of what is returned.
+        legend: say above the bars which colour is which.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError, ValueError: ``parts`` is something else, or has no layer.
+        ImportError: matplotlib is not installed.
+    """
+    if not isinstance(parts, Mapping) or not all(isinstance(part, PenaltyTerms) for part in parts.values()):
+        raise TypeError("parts must be PenaltyTerms by layer, of jumpstart_kernels.penalty_by_layer")
+    if not parts:
+        raise ValueError("parts must have a layer, got none")
+    style.need_matplotlib()
+    if ax is None:
+        ax = style.new_axes(4.8, style.rows_height(len(parts)))
+    left = [0.0] * len(parts)
+    for term, (label, colour) in style.TERMS.items():
+        values = [getattr(part, term) for part in parts.values()]
+        values = [value if abs(value) < float("inf") else 0.0 for value in values]  # NaN too
+        ax.barh(range(len(parts)), values, 0.8, left, color=colour, label=label)
+        left = [a + b for a, b in zip(left, values, strict=True)]
+    style.name_rows(ax, list(parts))
+    style.bare(ax, "top", "right", "left")
+    ax.set_xlim(0, 1.02 * max(left) or 1.0)
+    ax.tick_params(axis="x", labelsize=7)
+    ax.grid(axis="x", **style.GRID)
+    ax.set_axisbelow(True)
+    ax.locator_params(axis="x", nbins=5)
+    ax.set_xlabel(f"penalty, {sum(left):.3g} in all", fontsize=8)
+    if legend:
+        style.legend_above(ax, ax.get_legend_handles_labels()[0], columns=2)
+    return ax

@@ -1,0 +1,73 @@
+"""Learning curves."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jumpstart_kernels.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def learning_curves(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]] | Sequence[Mapping[str, Any]],
+    *,
+    y: str | Sequence[str],
+    x: str = "epoch",
+    ax: "Axes | None" = None,
+    legend: bool = True,
+) -> "Axes":
+    """Any numbers over the training, of one run or of several.
+
+    Args:
+        runs: records in the order of time, ``[{"epoch": 0, "accuracy": 0.3}, ...]``, or several of these by
+            the run's name. A record without ``y`` (or with NaN for it) is left out.
+        y: the name of the number, or names: a line for each, of each run.
+        x: the name of the number that they are drawn over.
+        ax: axes to draw on; by default those of a new figure, ``.figure`` of what is returned.
+        legend: name the lines, if there are several.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: ``runs`` is something else.
+        ValueError: there is a name that no record has.
+        ImportError: matplotlib is not installed.
+    """
+    named = dict(runs) if isinstance(runs, Mapping) else {"": runs}
+    for records in named.values():
+        if isinstance(records, str) or not isinstance(records, Sequence):
+            raise TypeError(f"runs must be lists of records, got {type(records).__name__}")
+        for record in records:
+            if not isinstance(record, Mapping):
+                raise TypeError(f"runs must be lists of mappings, got one of {type(record).__name__}")
+    quantities = [y] if isinstance(y, str) else list(y)
+    known = {name for records in named.values() for record in records for name in record}
+    for quantity in (x, *quantities):
+        if quantity not in known:
+            raise ValueError(f"no record has {quantity!r}; they have {', '.join(sorted(known)) or 'nothing'}")
+    style.need_matplotlib()
+    if ax is None:
+        ax = style.new_axes(5.2, 3.4)
+    lines = [(run, quantity) for run in named for quantity in quantities]
+    for i, (run, quantity) in enumerate(lines):
+        points = [
+            (float(record[x]), float(record[quantity]))
+            for record in named[run]
+            if x in record and quantity in record and not math.isnan(float(record[quantity]))
+        ]
+        label = " ".join(part for part in (run, quantity if len(quantities) > 1 else "") if part)
+        across, up = zip(*points, strict=True) if points else ((), ())
+        marker = "o" if len(points) == 1 else None  # a line of one point is not to be seen
+        ax.plot(across, up, label=label, linewidth=1.8, marker=marker, **style.LINES[i % len(style.LINES)])
+    ax.set_xlabel(x)
+    if len(quantities) == 1:
+        ax.set_ylabel(quantities[0])
+    ax.grid(axis="y", **style.GRID)
+    ax.set_axisbelow(True)
+    style.bare(ax, "top", "right")
+    if legend and len(lines) > 1:
+        style.legend_above(ax, ax.get_legend_handles_labels()[0], columns=3)
+    return ax

@@ -1,0 +1,92 @@
+"""What the pictures are made of, taken from whatever the user has."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jumpstart_kernels.modules import LayerExtrema
+from jumpstart_kernels.usage_report import STATUSES, UNMATCHED, UsageReport, status_of
+
+SOURCES = "a UsageReport, a UnitUsage or extrema by layer"
+AXES_OF = ("units", "points")
+
+
+def as_report(source: object) -> object:
+    """A ``UnitUsage`` as its report, anything else as it is."""
+    report = getattr(source, "report", None)
+    return report() if callable(report) else source
+
+
+def unit_status(source: object) -> dict[str, Tensor]:
+    """int8 ``[C]`` of each layer."""
+    source = as_report(source)
+    if isinstance(source, UsageReport):
+        return source.unit_status
+    layers = _layers(source, f"usage must be {SOURCES}, or int8 status by layer")
+    if all(isinstance(layer, LayerExtrema) for layer in layers.values()):
+        return {name: status_of(layer.unit_max, layer.unit_min).cpu() for name, layer in layers.items()}
+    return {name: _checked_status(name, layer) for name, layer in layers.items()}
+
+
+def point_status(source: object) -> dict[str, Tensor]:
+    """int8 ``[points]`` of each layer, 2 where there is none of theirs."""
+    source = as_report(source)
+    if isinstance(source, UsageReport):
+        by_layer = dict(zip(source.point_layers, source.point_status.T, strict=True))
+        unmatched = torch.full((len(source.point_status),), UNMATCHED, dtype=torch.int8)
+        return {name: by_layer.get(name, unmatched) for name in source.layers}
+    layers = _layers(source, f"usage must be {SOURCES}, or int8 status by layer")
+    if all(isinstance(layer, LayerExtrema) for layer in layers.values()):
+        samples = {name: layer.per_sample() for name, layer in layers.items()}
+        counts = [len(maxima) for maxima, _ in samples.values()]
+        most = max(set(counts), key=counts.count)
+        unmatched = torch.full((most,), UNMATCHED, dtype=torch.int8)
+        return {
+            name: status_of(*sides).cpu() if len(sides[0]) == most else unmatched
+            for name, sides in samples.items()
+        }
+    return {name: _checked_status(name, layer) for name, layer in layers.items()}
+
+
+def extrema_of(source: object, of: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Maxima and minima ``[K]`` of the units or of the points of each layer, float64 on the CPU."""
+    if of not in AXES_OF:
+        raise ValueError(f"of must be one of {', '.join(map(repr, AXES_OF))}, got {of!r}")
+    source = as_report(source)
+    if isinstance(source, UsageReport):
+        if of == "points":
+            raise ValueError(
+                "of must be 'units' for a UsageReport, which has no extrema of points: take those of a "
+                "batch, jumpstart_kernels.layer_extrema(model, x)"
+            )
+        return {name: (_flat(source.unit_max[name]), _flat(source.unit_min[name])) for name in source.layers}
+    layers = _layers(source, f"source must be {SOURCES}")
+    for name, layer in layers.items():
+        if not isinstance(layer, LayerExtrema):
+            raise TypeError(f"source must be {SOURCES}, got {type(layer).__name__} for layer {name!r}")
+    if of == "units":
+        return {name: (_flat(layer.unit_max), _flat(layer.unit_min)) for name, layer in layers.items()}
+    return {name: (_flat(layer.point_max), _flat(layer.point_min)) for name, layer in layers.items()}
+
+
+def _layers(source: object, expected: str) -> Mapping[str, Any]:
+    if not isinstance(source, Mapping):
+        raise TypeError(f"{expected}, got {type(source).__name__}")
+    if not source:
+        raise ValueError(f"{expected}, got no layer")
+    return source
+
+
+def _checked_status(name: str, status: object) -> Tensor:
+    if not isinstance(status, Tensor) or status.dim() != 1 or status.is_floating_point():
+        got = f"{status.dtype} {list(status.shape)}" if isinstance(status, Tensor) else type(status).__name__
+        raise TypeError(f"status of layer {name!r} must be int8 [K], got {got}")
+    if not torch.isin(status.cpu(), torch.tensor([*STATUSES, UNMATCHED])).all():
+        raise ValueError(f"status of layer {name!r} must be −1 (dead), 0 (linear) or 1 (nonlinear)")
+    return status.cpu()
+
+
+def _flat(values: Tensor) -> Tensor:
+    return values.detach().flatten().to("cpu", torch.float64)

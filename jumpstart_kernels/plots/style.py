@@ -1,0 +1,83 @@
+"""Colours and figures, the same in every picture of the project, the demo's included."""
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Of the Okabe-Ito palette, and greys: apart for every kind of colour vision. Those of the status are dark,
+# middle and light in grey too.
+BLACK, GREY, LIGHT_GREY, ORANGE = "#000000", "#777777", "#999999", "#E69F00"
+YELLOW, GREEN, SKY, BLUE = "#F0E442", "#009E73", "#56B4E9", "#0072B2"
+VERMILION, PURPLE = "#D55E00", "#CC79A7"
+
+STATUS = {-1: ("dead", BLACK), 0: ("linear", YELLOW), 1: ("nonlinear", GREEN)}
+UNMATCHED_COLOUR = "#FFFFFF"  # a layer whose dimension 0 does not hold the points
+MAXIMUM, MINIMUM = BLUE, VERMILION
+TERMS = {  # of the penalty: dead is dark and linear light, as in STATUS
+    "unit_positive": ("dead units (s⁺)", BLACK),
+    "unit_negative": ("linear units (s⁻)", YELLOW),
+    "point_positive": ("dead points (s⁺)", GREY),
+    "point_negative": ("linear points (s⁻)", ORANGE),
+}
+# Lines differ in their dashes too.
+LINES: tuple[dict[str, Any], ...] = (
+    {"color": BLUE, "linestyle": "-"},
+    {"color": VERMILION, "linestyle": (0, (4, 1.2))},
+    {"color": GREEN, "linestyle": (0, (1, 1))},
+    {"color": PURPLE, "linestyle": (0, (6, 1.2, 1, 1.2))},
+    {"color": ORANGE, "linestyle": "-"},
+    {"color": SKY, "linestyle": (0, (4, 1.2))},
+    {"color": BLACK, "linestyle": (0, (1, 1))},
+    {"color": GREY, "linestyle": (0, (6, 1.2, 1, 1.2))},
+)
+GRID: dict[str, Any] = {"color": "#DDDDDD", "linewidth": 0.6}
+DPI = 200
+
+ROW = 0.17  # inches of a layer
+MARGINS = 1.3  # inches of title, axis and legend together
+MAX_NAMES = 60  # layers named one by one
+
+
+def need_matplotlib() -> None:
+    """Raise where matplotlib is missing, and say how to get it."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("plots need matplotlib: pip install jumpstart_kernels[plots]")
+
+
+def new_axes(width: float, height: float) -> "Axes":
+    """Axes in a figure of their own, in inches, which pyplot knows nothing of."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained").subplots()
+
+
+def rows_height(layers: int) -> float:
+    """Inches of a figure with so many layers as rows."""
+    return max(1.2, ROW * layers) + MARGINS
+
+
+def name_rows(axes: "Axes", names: list[str]) -> None:
+    """Layers as rows, the first on top, named at the left: each one, or every second, third, ..."""
+    every = every_name(len(names))
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(0, len(names), every), names[::every], fontsize=7)
+    axes.tick_params(axis="y", length=0, pad=2)
+
+
+def every_name(rows: int) -> int:
+    """How many rows share a name, so that they do not touch."""
+    return -(-rows // MAX_NAMES)
+
+
+def legend_above(axes: "Axes", handles: list[Any], columns: int = 4) -> None:
+    """Between axes and title, where it hides nothing."""
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "borderaxespad": 0.2}
+    lengths: dict[str, Any] = {"handlelength": 1.2, "columnspacing": 1.0, "handletextpad": 0.5}
+    axes.legend(handles=handles, ncols=columns, frameon=False, fontsize=7, **place, **lengths)
+
+
+def bare(axes: "Axes", *sides: str) -> None:
+    """Without the lines around, or without some of them."""
+    axes.spines[list(sides) or ["top", "right", "bottom", "left"]].set_visible(False)

@@ -1,0 +1,192 @@
+"""Watching a model's layers: the extrema of what their forwards saw, from the kernels that run anyway."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jumpstart_kernels import records
+from jumpstart_kernels.functional import jumpstart_stats
+from jumpstart_kernels.modules import JumpstartReLU, LayerExtrema, check_module
+
+
+class LayerWatch:
+    """Collects the extrema of every call of a model's layers, until they are taken.
+
+    >>> with LayerWatch(model) as watch:
+    ...     model(x)
+    ...     extrema = watch.take()
+
+    A layer that is called twice between two ``take()`` is two layers, ``"relu"`` and ``"relu#2"``.
+    Checkpointing's second forwards are left out in eager code.
+
+    Args:
+        model: any model; a compiled one is watched before its first call, or as the model inside of it.
+        layers: names in ``model.named_modules()``, of modules whose first argument is the pre-activation; by
+            default every ``JumpstartReLU`` and ``nn.ReLU``.
+        unit_dim: the dimension of the units, for modules that are not a ``JumpstartReLU``.
+        when: asked at every call whether to collect it; costs nothing but the question when it says no.
+
+    Raises:
+        TypeError: ``model``, ``layers`` or ``unit_dim`` is of a wrong type.
+        ValueError: there is no such layer, or no layer at all.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        layers: Iterable[str] | None = None,
+        unit_dim: int = 1,
+        when: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._layers = find_layers(model, layers)
+        if isinstance(unit_dim, bool) or not isinstance(unit_dim, int):
+            raise TypeError(f"unit_dim must be an int, got {type(unit_dim).__name__}")
+        self._unit_dim = unit_dim
+        self._when = when
+        self._calls: Counter[str] = Counter()
+        self._extrema: dict[str, LayerExtrema] = {}
+        self._detach: list[Callable[[], None]] = []
+
+    def __enter__(self) -> "LayerWatch":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to collect. A watch that has begun goes on."""
+        if not self._detach:
+            for name, module in self._layers.items():
+                self._detach.append(self._attach(name, module))
+
+    def stop(self) -> None:
+        """Collect no more, and drop what was not taken."""
+        while self._detach:
+            self._detach.pop()()
+        self.take()
+
+    def take(self) -> dict[str, LayerExtrema]:
+        """The extrema by layer since the last ``take()``, in the order of the calls."""
+        extrema, self._extrema = self._extrema, {}
+        self._calls.clear()
+        return extrema
+
+    def _collecting(self) -> bool:
+        return self._when() and not records.recomputing()
+
+    def _add(self, name: str, extrema: LayerExtrema) -> None:
+        self._calls[name] += 1
+        calls = self._calls[name]
+        self._extrema[name if calls == 1 else f"{name}#{calls}"] = extrema
+
+    def _attach(self, name: str, module: nn.Module) -> Callable[[], None]:
+        """Have every forward of a layer observed; returns what ends it."""
+        if isinstance(module, JumpstartReLU):
+
+            def observe(extrema: LayerExtrema) -> None:
+                if self._collecting():
+                    self._add(name, extrema)
+
+            module._watchers.append(observe)
+            return partial(module._watchers.remove, observe)
+
+        def observe_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not self._collecting():
+                return
+            x: Any = next(chain(args, kwargs.values()), None)
+            try:
+                with torch.no_grad():
+                    statistics = jumpstart_stats(x, unit_dim=self._unit_dim)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"layer {name!r}: {error}") from error
+            self._add(name, LayerExtrema(*statistics[1:]))
+
+        return module.register_forward_pre_hook(observe_input, with_kwargs=True).remove
+
+
+def layer_extrema(
+    model: nn.Module, x: Tensor, *, layers: Iterable[str] | None = None, unit_dim: int = 1
+) -> dict[str, LayerExtrema]:
+    """The extrema of every layer on one batch, by name: one forward in ``eval()`` without grad.
+
+    For :func:`jumpstart_kernels.plots.extrema_strips` and :func:`~jumpstart_kernels.penalty_by_layer`.
+
+    Args:
+        model: any model with ``JumpstartReLU`` or ``nn.ReLU`` layers; a compiled one runs uncompiled. Its
+            training flags are put back after.
+        x: its input; moved to the device of the first parameter.
+        layers: names in ``model.named_modules()``; by default every ``JumpstartReLU`` and ``nn.ReLU``.
+        unit_dim: the dimension of the units, for modules that are not a ``JumpstartReLU``.
+
+    Returns:
+        Named tuples: ``unit_max`` and ``unit_min`` ``[C]``, ``point_max`` and ``point_min`` ``[N]``, or
+        ``[N, *]`` with ``points="position"``; float32, float64 for float64, on the device of the layer. A
+        layer called twice is two, ``"relu"`` and ``"relu#2"``.
+
+    Raises:
+        TypeError: ``model``, ``x``, ``layers`` or ``unit_dim`` is of a wrong type.
+        ValueError: there is no such layer, no layer at all, or none that ran.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+    model = uncompiled(model)
+    with LayerWatch(model, layers=layers, unit_dim=unit_dim) as watch, evaluating(model) as device:
+        model(x.to(device))
+        extrema = watch.take()
+    if not extrema:
+        raise ValueError("model must run a watched layer in its forward, got none")
+    return extrema
+
+
+def find_layers(model: nn.Module, layers: Iterable[str] | None) -> dict[str, nn.Module]:
+    """The modules to watch by name: those of ``layers``, or every ``nn.ReLU``. Raises if there are none."""
+    check_module(model)
+    if isinstance(layers, str):
+        raise TypeError(f"layers must be a list of names, got the str {layers!r}")
+    modules = dict(model.named_modules())
+    if layers is None:
+        watched: dict[str, nn.Module] = {
+            name: module for name, module in modules.items() if isinstance(module, nn.ReLU)
+        }
+        if not watched:
+            raise ValueError(
+                "model has no JumpstartReLU or nn.ReLU layer to watch: name other modules in layers, or make "
+                "layers of calls such as F.relu by jumpstart_kernels.replace_relu(model)"
+            )
+        return watched
+    names = list(layers)
+    unknown = [name for name in names if name not in modules]
+    if unknown or not names:
+        raise ValueError(f"layers must be names of modules of the model, got {unknown or names}")
+    return {name: modules[name] for name in names}
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The model inside of ``torch.compile``'s wrapper, which does not see hooks of now."""
+    return getattr(model, "_orig_mod", model)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """In ``eval()`` without grad; gives the device of the first parameter. Training flags are put back."""
+    tensor = next(chain(model.parameters(), model.buffers()), torch.empty(0))
+    training = [(module, module.training) for module in model.modules()]
+    # In eval() without grad nn.TransformerEncoderLayer runs one kernel, its activation inside.
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            yield tensor.device
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for module, flag in training:
+            module.training = flag
