@@ -75,7 +75,7 @@ def test_interpreted_triton_agrees_with_the_definition():
 
 
 def test_the_definition_in_the_place_of_the_package_is_right():
-    tally = run(plan(60, FAST), Planted)
+    tally = run(plan(60, [mode for mode in FAST if not mode.injected]), Planted)
     assert not tally.failures, explain(tally)
 
 

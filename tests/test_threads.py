@@ -158,7 +158,8 @@ def test_forward_penalty_and_backward_in_three_threads(kind):
     (output,) = in_threads(lambda: model(x))
     (loss,) = in_threads(lambda: output.square().mean() + jk.penalty(model))
     in_threads(loss.backward)
-    assert_same(gradients(model), expected)
+    for actual, wanted in zip(gradients(model), expected, strict=True):  # convolutions round by their threads
+        torch.testing.assert_close(actual, wanted)
 
 
 def test_a_forward_is_recorded_while_another_thread_runs_backward():
@@ -264,15 +265,16 @@ def test_threads_that_change_the_backend_change_no_result():
     usable()
     alone = [in_threads(lambda seed=seed: train(make_model(seed), make_input(seed)))[0] for seed in (0, 1)]
 
+    models = [make_model(seed) for seed in (0, 1)]  # here: the threads share the random generator
+
     def train_by(backend, seed):
-        model, results = make_model(seed), []
+        model = models[seed]
 
         def forward(x):
             with jk.use_backend(backend):
                 return model(x)
 
-        results = train(model, make_input(seed), forward)
-        return results
+        return train(model, make_input(seed), forward)
 
     results = in_threads(lambda: train_by("native", 0), lambda: train_by("reference", 1))
     for result, expected in zip(results, alone, strict=True):
