@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h)
 
-.PHONY: help setup demo test test-gpu bench figures lint format clean
+.PHONY: help setup demo test test-gpu bench figures fuzz soak lint format clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -39,6 +39,12 @@ bench: setup  ## What the layer costs on this machine, beside its peers
 
 figures: setup  ## Redraw the docs' figures and tables from benchmarks/results
 	$(BIN)/python -m benchmarks.figures $(ARGS)
+
+fuzz: setup  ## 10,000 random cases against the definition; ARGS="--cases 500 --only autocast", say
+	cd tests && python -m fuzz --cases 10000 --output ../benchmarks/results/fuzz.json $(ARGS)
+
+soak: setup  ## 100,000 training steps: does memory grow?
+	$(BIN)/python -m benchmarks.soak --output benchmarks/results/soak.json $(ARGS)
 
 lint: setup  ## Linters, types, format
 	$(BIN)/ruff check .
