@@ -7,7 +7,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h)
 
+<<<<<<< HEAD
 .PHONY: help setup demo test test-gpu bench figures fuzz soak lint format clean
+=======
+.PHONY: help setup demo test test-gpu fuzz soak bench figures lint format clean
+>>>>>>> main
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -33,6 +37,12 @@ test: setup  ## The whole test suite
 
 test-gpu: setup  ## Only the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -q $(ARGS)
+
+fuzz: setup  ## Random networks in every mode against the definition; ARGS="--cases 10000 --output FILE.json"
+	cd tests && ../$(BIN)/python -m fuzz $(ARGS)
+
+soak: setup  ## 100,000 training steps, and the memory they keep
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 bench: setup  ## What the layer costs on this machine, beside its peers
 	$(BIN)/python -m jumpstart_kernels bench $(ARGS)

@@ -61,7 +61,9 @@ def test_eager_modes_agree_with_the_definition():
 
 
 def test_compiled_modes_agree_with_the_definition():
-    tally = run([("compiled", 1, 8), ("compiled", 2, 8), ("compiled_autocast", 0, 8), ("compiled_checkpointed", 0, 6)])
+    tally = run(
+        [("compiled", 1, 8), ("compiled", 2, 8), ("compiled_autocast", 0, 8), ("compiled_checkpointed", 0, 6)]
+    )
     assert not tally.failures, explain(tally)
     assert sum(tally.cases.values()) >= 26
 
