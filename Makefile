@@ -34,17 +34,17 @@ test: setup  ## The whole test suite
 test-gpu: setup  ## Only the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -q $(ARGS)
 
-fuzz: setup  ## Random networks in every mode against the definition; ARGS="--cases 10000 --output FILE.json"
-	cd tests && ../$(BIN)/python -m fuzz $(ARGS)
-
-soak: setup  ## 100,000 training steps, and the memory they keep
-	$(BIN)/python -m benchmarks.soak $(ARGS)
-
 bench: setup  ## What the layer costs on this machine, beside its peers
 	$(BIN)/python -m jumpstart_kernels bench $(ARGS)
 
 figures: setup  ## Redraw the docs' figures and tables from benchmarks/results
 	$(BIN)/python -m benchmarks.figures $(ARGS)
+
+fuzz: setup  ## 10,000 random cases against the definition; ARGS="--cases 500 --only autocast", say
+	cd tests && ../$(BIN)/python -m fuzz --cases 10000 --output ../benchmarks/results/fuzz.json $(ARGS)
+
+soak: setup  ## 100,000 training steps: does memory grow?
+	$(BIN)/python -m benchmarks.soak --output benchmarks/results/soak.json $(ARGS)
 
 lint: setup  ## Linters, types, format
 	$(BIN)/ruff check .

@@ -21,9 +21,9 @@ try:  # the one that the program has imported, or else the one that is there
         from pytorch_lightning.callbacks import Callback
     else:
         try:
-            from lightning.pytorch.callbacks import Callback
+            from lightning.pytorch.callbacks import Callback  # type: ignore[assignment]
         except ImportError:
-            from pytorch_lightning.callbacks import Callback
+            from pytorch_lightning.callbacks import Callback  # type: ignore[assignment]
 except ImportError as error:
     raise ImportError(
         "jumpstart_kernels.integrations.lightning needs Lightning: pip install jumpstart_kernels[lightning]"

@@ -80,7 +80,7 @@ def show_progress(
             totals[mode] = totals.get(mode, 0) + cases
         bars = {mode: progress.add_task(mode, total=total) for mode, total in totals.items()}
         for mode, tally in results:
-            progress.advance(bars[mode], tally.cases[mode] + tally.undecided)
+            progress.advance(bars[mode], tally.cases[mode] + tally.left_out)
             yield mode, tally
 
 
@@ -92,7 +92,8 @@ def summarize(tally: Tally, seed: int, words: Sequence[str]) -> dict[str, Any]:
         "seed": seed,
         "cases": sum(tally.cases.values()),
         "modes": dict(tally.cases),
-        "left_out": tally.undecided,
+        "values_only": tally.values_only,
+        "left_out": tally.left_out,
         "redrawn": tally.redrawn,
         "largest_error": tally.worst,
         "met": dict(sorted(tally.seen.items())),
@@ -114,10 +115,9 @@ def main(words: Sequence[str] | None = None) -> int:
             print(f"{again}\n  case {failure.case}: {failure.message}\n  {failure.details}", flush=True)
     for mode, count in tally.cases.items():
         print(f"{mode:16} {count:6} cases, largest error {tally.worst[mode]:.2g} of what is allowed")
-    print(
-        f"{sum(tally.cases.values())} cases, {len(tally.failures)} failures; of {tally.undecided} more "
-        "rounding decides the gradient"
-    )
+    print(f"{sum(tally.cases.values())} cases, {len(tally.failures)} failures")
+    print(f"{tally.values_only} of them without gradients, which random ties or rounding leave open")
+    print(f"{tally.left_out} more left out, for which no draw had gradients that rounding cannot change")
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(summarize(tally, arguments.seed, words), indent=1) + "\n")
     return int(bool(tally.failures))

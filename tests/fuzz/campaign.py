@@ -4,7 +4,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from random import Random
 
@@ -18,10 +18,9 @@ from fuzz.definition import Observer, PenaltyOptions
 from fuzz.draw import draw_fragment
 from fuzz.fragments import Fragment
 from fuzz.models import build
-from fuzz.modes import MODES, Implementation, Mode, Runner, autocast_context, precision
+from fuzz.modes import MODES, Implementation, Mode, Runner, autocast_context
 
-REDRAWS = 12  # of a case whose result rounding may change; then it counts as undecided
-EXACT_STYLES = ("grid",)
+REDRAWS = 12  # of a case whose gradients rounding may change; then it is left out
 MAX_ELEMENTS = 20_000  # of one input
 
 
@@ -43,16 +42,18 @@ class Tally:
 
     cases: Counter[str] = field(default_factory=Counter)  # by mode
     seen: Counter[str] = field(default_factory=Counter)  # cases that met something special
+    values_only: int = 0  # of the cases: those whose gradients are open, by random ties or by rounding
     redrawn: int = 0
-    undecided: int = 0
+    left_out: int = 0
     failures: list[Failure] = field(default_factory=list)
     worst: dict[str, float] = field(default_factory=dict)  # largest error of a mode, in tolerances
 
     def add(self, other: "Tally") -> None:
         self.cases += other.cases
         self.seen += other.seen
+        self.values_only += other.values_only
         self.redrawn += other.redrawn
-        self.undecided += other.undecided
+        self.left_out += other.left_out
         self.failures += other.failures
         for mode, error in other.worst.items():
             self.worst[mode] = max(error, self.worst.get(mode, 0.0))
@@ -132,7 +133,7 @@ def run_group(
     try:
         runner = _prepare(group, implementation())
         backend = group.mode.backend
-        with nullcontext() if backend is None else jk.use_backend(backend):
+        with nullcontext() if backend is None else jk.use_backend(backend), _compiler_settings(group.mode):
             for number in range(cases):
                 message = _run_case(group, runner, tally)
                 if message is not None:
@@ -147,7 +148,6 @@ def _prepare(group: Group, implementation: Implementation) -> Runner:
     mode = group.mode
     if mode.compiler is not None:
         torch._dynamo.reset()
-        torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint = mode.limits.checkpoints
     torch.manual_seed(0)
     model = build(group.fragment, group.dtype)
     with warnings.catch_warnings():
@@ -156,6 +156,13 @@ def _prepare(group: Group, implementation: Implementation) -> Runner:
         warnings.filterwarnings("ignore", message="replace_relu found no ReLU")
         model = implementation.prepare(model, group.fragment.options._asdict())
     return Runner(model, implementation, mode, group.autocast, group.dynamic, group.penalty_inside)
+
+
+def _compiler_settings(mode: Mode) -> AbstractContextManager:
+    """What PyTorch asks for where a layer records inside of a compiled checkpoint."""
+    if mode.compiler is None or not mode.limits.checkpoints:
+        return nullcontext()
+    return torch._dynamo.config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True)
 
 
 def _run_case(group: Group, runner: Runner, tally: Tally) -> str | None:
@@ -169,7 +176,7 @@ def _run_case(group: Group, runner: Runner, tally: Tally) -> str | None:
             break
         tally.redrawn += 1
     else:
-        tally.undecided += 1
+        tally.left_out += 1
         return None
     actual = runner.run(case, group.dtype)
     if group.mode.injected:
@@ -178,14 +185,12 @@ def _run_case(group: Group, runner: Runner, tally: Tally) -> str | None:
     same_bits = group.same_bits and all(
         torch.equal(actual[name], value) for name, value in expected.items() if name.startswith("output")
     )
-    gradients_known = not observer.unspecified
-    if group.same_bits and not same_bits and not _is_decided(group, case, observer):
-        tally.undecided += 1
-        gradients_known = False
+    known = not observer.unspecified
+    known &= same_bits or not group.same_bits or _is_decided(group, case, observer)
     bounds = _bounds(group, runner.model, case, observer, same_bits)
-    message, error = mismatch(actual, expected, bounds, gradients_known)
+    message, error = mismatch(actual, expected, bounds, known)
     tally.cases[group.mode.name] += 1
-    tally.seen["gradient left open by tie_breaking='random'"] += observer.unspecified
+    tally.values_only += not known
     tally.seen.update({name: 1 for name, count in observer.seen.items() if count})
     tally.seen.update(_features(group, case))
     tally.worst[group.mode.name] = max(error, tally.worst.get(group.mode.name, 0.0))
@@ -238,8 +243,7 @@ def _batch(group: Group) -> int:
 def _bounds(group: Group, model: nn.Module, case: Case, observer: Observer, same_bits: bool) -> Bounds:
     sizes = [parameter.numel() for parameter in model.parameters()]
     sizes += [x.numel() for window in case.windows for x in window]
-    dtype = precision(group.mode, group.dtype, group.autocast)
-    bound = tolerance(group.fragment, max(sizes), dtype, observer.slope)
+    bound = tolerance(group.fragment, max(sizes), group.autocast or group.dtype, observer.slope)
     if same_bits:  # the statistics are the same numbers, their sums alone are rounded
         return Bounds(bound, tolerance(group.fragment, max(sizes), group.dtype), bound)
     return Bounds(bound, bound, bound, observer.magnitude)
@@ -259,7 +263,7 @@ def _is_decided(group: Group, case: Case, observer: Observer) -> bool:
         return False
     if observer.coincides and not group.fragment.is_exact and group.mode.compiler != "aot_eager":
         return False
-    # Grids are of halves: their sums are exact while they are below 2 ** 23 in float32.
+    # Grids are of halves: in float32 their sums are exact below 2 ** 23, and half of that is asked for.
     return case.style != "grid" or 4 * observer.largest < 2 / info.eps
 
 

@@ -70,11 +70,6 @@ MODES = {
 }
 
 
-def precision(mode: Mode, dtype: torch.dtype, autocast: torch.dtype | None) -> torch.dtype:
-    """The dtype whose rounding the results show."""
-    return autocast or dtype
-
-
 def autocast_context(dtype: torch.dtype | None) -> Callable[[], AbstractContextManager]:
     return nullcontext if dtype is None else partial(torch.autocast, "cpu", dtype)
 
