@@ -47,6 +47,14 @@ OTHERS = (
     "jumpstart_relu_statistics_forward_kernel.unaligned",
     "jumpstart_relu_backward_kernel.unaligned",
 )
+LARGE = (  # sizes have 64 bits, and so have offsets within a tile
+    "jumpstart_relu_forward_rows_kernel.one_long_row",
+    "jumpstart_relu_forward_planes_kernel.one_long_plane",
+    "jumpstart_relu_statistics_forward_kernel.one_long_row",
+    "jumpstart_relu_statistics_forward_kernel.one_long_plane",
+    "jumpstart_relu_backward_kernel.one_long_row",
+    "jumpstart_relu_backward_kernel.one_long_plane",
+)
 
 
 @dataclasses.dataclass
@@ -113,7 +121,8 @@ def test_loops_are_bound_by_memory(machine_code, kernel, dtype, architecture):
 @pytest.mark.parametrize(
     ("kernel", "dtype", "architecture"),
     [(kernel, *target) for kernel in STREAMING for target in TARGETS]
-    + [(kernel, *target) for kernel in OTHERS for target in TARGETS[:2]],
+    + [(kernel, *target) for kernel in OTHERS for target in TARGETS[:2]]
+    + [(kernel, *TARGETS[1]) for kernel in LARGE],
 )
 def test_no_spills_and_no_local_memory(machine_code, kernel, dtype, architecture):
     code = machine_code[f"{kernel}.{dtype}.{architecture}"]
@@ -152,7 +161,9 @@ def _compile_all() -> dict[str, dict]:
             triton_backend.jumpstart_relu_backward(torch.empty_like(x), slack_sums, extrema, *saved)
             for launch, arguments in launches:
                 name = f"{launch.kernel.__name__}.{layout}"
-                if name in STREAMING or (name in OTHERS and (dtype, architecture) in TARGETS[:2]):
+                targets = TARGETS[: len(TARGETS) if name in STREAMING else 2 if name in OTHERS else 0]
+                targets += TARGETS[1:2] if name in LARGE else ()
+                if (dtype, architecture) in targets:
                     code = _compile(launch, arguments, architecture)
                     found[f"{name}.{dtype}.{architecture}"] = dataclasses.asdict(code)
     return found
@@ -169,6 +180,8 @@ def _activations(dtype: torch.dtype) -> dict[str, tuple[torch.Tensor, bool]]:
         "position_points": (images, True),
         "unaligned": (torch.empty(1000, 301, dtype=dtype), False),
         "small": (torch.empty(256, 16, dtype=dtype), False),
+        "one_long_row": (torch.empty(1, 2**31 + 9, dtype=dtype, device="meta"), False),
+        "one_long_plane": (torch.empty(1, 1, 2**32, dtype=dtype, device="meta"), False),
     }
 
 

@@ -102,7 +102,7 @@ def rewrite_elements(
         first_index = first_row * columns
         last_index = last_row * columns
     for start in range(first_line, last_line, BLOCK):
-        line = start + tl.arange(0, BLOCK)
+        line = start + tl.arange(0, BLOCK).to(tl.int64)
         position = line_position(line, segment, units, columns, rows_of_point, OF_UNITS, OF_COLUMNS)
         max_index = tl.load(indices_ptr + position, mask=line < last_line, other=-1)
         min_index = tl.load(indices_ptr + count + position, mask=line < last_line, other=-1)
@@ -111,7 +111,7 @@ def rewrite_elements(
         # As a rule there is none: most extrema have no slack, and those that have lie elsewhere.
         if tl.max(here.to(tl.int32), 0) > 0:
             for chunk in range(start, tl.minimum(start + BLOCK, last_line), CHUNK):
-                part = chunk + tl.arange(0, 2 * CHUNK) % CHUNK  # maxima, then minima
+                part = chunk + tl.arange(0, 2 * CHUNK).to(tl.int64) % CHUNK  # maxima, then minima
                 side = tl.arange(0, 2 * CHUNK) // CHUNK
                 place = line_position(part, segment, units, columns, rows_of_point, OF_UNITS, OF_COLUMNS)
                 index = tl.load(indices_ptr + side * count + place, mask=part < last_line, other=-1)
@@ -193,7 +193,7 @@ def jumpstart_relu_backward_kernel(
     Then it rewrites those of its elements that hold extrema.
     """
     program = program_index()
-    tile, region = (program % tiles).to(tl.int32), program // tiles
+    tile, region = (program % tiles).to(offset_dtype), program // tiles
     segment = region // regions
     first_row = region % regions * steps * (DEPTH * ROWS)
     last_row = tl.minimum(first_row + steps * (DEPTH * ROWS), rows)

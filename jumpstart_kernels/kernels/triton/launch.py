@@ -26,6 +26,11 @@ class Launch:
     """
 
     def __init__(self, kernel: Any, programs: int, numbers: tuple, constants: dict, **options: Any) -> None:
+        if programs > plan.MOST_PROGRAMS:
+            raise ValueError(
+                f"x takes {programs} programs of Triton, more than the {plan.MOST_PROGRAMS} of a launch: "
+                "run this shape by another backend, use_backend('native') or use_backend('reference')"
+            )
         self.kernel, self.grid, self.numbers = kernel, (programs, 1, 1), numbers
         self.constants = tuple(constants[name] for name in kernel.arg_names if name in constants)
         # A fused multiply-add would round otherwise than the reference does.

@@ -13,6 +13,7 @@ _THREAD_BYTES = 64  # of a tile: four loads under way in each thread, eight prog
 _THREAD_ELEMENTS = 16  # of a tile, where a thread loads fewer than 16 bytes at once
 _STEPS = 16  # tiles that a program takes at most: more save little of the traffic of partial extrema
 _PROGRAMS = 1024  # enough to fill a GPU; only beyond them does a program take several tiles
+MOST_PROGRAMS = 2**31 - 1  # of a launch
 _SMALL = 4096  # elements that one program can take at once
 SMALL_WARP = 256  # of them for each warp
 STATISTICS_WARPS = 16

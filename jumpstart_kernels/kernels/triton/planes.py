@@ -31,7 +31,7 @@ def jumpstart_relu_forward_planes_kernel(
     keys_ptr = workspace_ptr + 1
     if program == 0:
         tl.store(workspace_ptr, 0)  # the counter of the kernel that follows
-    chunk = (program % chunks).to(tl.int32)
+    chunk = (program % chunks).to(offset_dtype)
     first_plane = program // chunks * ROWS
     vectors = inner // VECTOR  # of a plane
     slots_of_plane: tl.constexpr = COLUMNS // VECTOR  # in each depth
@@ -46,7 +46,7 @@ def jumpstart_relu_forward_planes_kernel(
     min_keys = tl.full([slots, VECTOR], 0, key_dtype) + largest_key(key_dtype)
     max_keys = -1 - min_keys
     steps_left = tl.cdiv(inner - chunk * steps * (DEPTH * COLUMNS), DEPTH * COLUMNS)
-    for step in range(tl.minimum(steps, steps_left)):
+    for step in range(tl.minimum(steps, steps_left).to(tl.int32)):
         depth = (chunk * steps + step) * DEPTH + slot // slots  # from the planes' first elements
         vector = depth * slots_of_plane + slot % slots_of_plane
         offset = slot_offsets(plane, tl.minimum(vector, vectors - 1), vectors, VECTOR)

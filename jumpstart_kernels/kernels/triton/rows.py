@@ -38,7 +38,7 @@ def jumpstart_relu_forward_rows_kernel(
     keys_ptr = workspace_ptr + 1
     if program == 0:
         tl.store(workspace_ptr, 0)  # the counter of the kernel that follows
-    tile, region = (program % tiles).to(tl.int32), program // tiles
+    tile, region = (program % tiles).to(offset_dtype), program // tiles
     segment = region // regions
     first_row = region % regions * steps * (DEPTH * ROWS)
     vectors = columns // VECTOR  # of a row
