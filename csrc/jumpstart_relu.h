@@ -38,6 +38,7 @@ InplaceOutputs allocate_outputs(const at::Tensor& x, const Layout& layout, bool 
 // The twins of kernels/layout.py.
 bool is_dense(const at::Tensor& x, int64_t unit_dim);
 bool runs_channels_last(const at::Tensor& x, int64_t unit_dim);
+at::Tensor empty_output(const at::Tensor& x);
 Layout make_layout(at::IntArrayRef size, int64_t unit_dim, bool channels_last);
 at::MemoryFormat memory_format(size_t dim, bool channels_last);
 

@@ -23,6 +23,13 @@ bool runs_channels_last(const at::Tensor& x, int64_t unit_dim) {
   return is_channels_last(at::empty_like(x, x.options().device(at::kMeta)), unit_dim);
 }
 
+at::Tensor empty_output(const at::Tensor& x) {
+  const auto last = at::MemoryFormat::ChannelsLast;
+  if (x.is_contiguous()) return at::empty(x.sizes(), x.options());
+  if (x.is_contiguous(last)) return at::empty(x.sizes(), x.options().memory_format(last));
+  return at::empty_like(x);
+}
+
 Layout make_layout(at::IntArrayRef size, int64_t unit_dim, bool channels_last) {
   const auto product = [&](int64_t from, int64_t to) {
     int64_t total = 1;

@@ -165,8 +165,8 @@ Outputs forward_cpu(const at::Tensor& x, int64_t unit_dim, bool position_points,
                     bool apply_relu, bool all_indices) {
   const bool channels_last = runs_channels_last(x, unit_dim);
   const Layout layout = make_layout(x.sizes(), unit_dim, channels_last);
-  // Strides as F.relu has them; where the kernels do not know their order, they run a contiguous copy.
-  at::Tensor output = apply_relu ? at::empty_like(x) : at::empty({0}, x.options());
+  // Where the kernels do not know the order of F.relu's strides, they run a contiguous copy.
+  at::Tensor output = apply_relu ? empty_output(x) : at::empty({0}, x.options());
   const auto format = memory_format(static_cast<size_t>(x.dim()), channels_last);
   const at::Tensor dense = x.contiguous(format);
   const bool direct = apply_relu && output.is_contiguous(format);

@@ -55,8 +55,8 @@ Outputs forward_cuda(const at::Tensor& x, int64_t unit_dim, bool position_points
   const Layout layout = make_layout(x.sizes(), unit_dim, channels_last);
   const auto format = memory_format(static_cast<size_t>(x.dim()), channels_last);
   const at::Tensor dense = x.contiguous(format);
-  // Strides as F.relu has them. Where the kernels do not know their order, they run in place in their copy.
-  at::Tensor output = apply_relu ? at::empty_like(x) : at::empty({0}, x.options());
+  // Where the kernels do not know the order of F.relu's strides, they run in place in their copy.
+  at::Tensor output = apply_relu ? empty_output(x) : at::empty({0}, x.options());
   const bool direct = output.is_contiguous(format);
   const at::Tensor target = !apply_relu ? at::Tensor() : direct ? output : dense;
   auto outputs = forward_into_cuda(dense, target, layout, position_points, margin, all_indices);

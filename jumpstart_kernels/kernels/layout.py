@@ -52,6 +52,15 @@ def runs_channels_last(x: Tensor, unit_dim: int) -> bool:
     return is_channels_last(torch.empty_like(x, device="meta"), unit_dim)
 
 
+def empty_output(x: Tensor) -> Tensor:
+    """Memory for ``relu(x)``, with the strides that ``F.relu`` gives it, dimensions of one element included."""
+    if x.is_contiguous():
+        return torch.empty_like(x, memory_format=torch.contiguous_format)
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.empty_like(x, memory_format=torch.channels_last)
+    return torch.empty_like(x)
+
+
 def channels_last_format(dim: int) -> torch.memory_format:
     return torch.channels_last if dim == 4 else torch.channels_last_3d
 

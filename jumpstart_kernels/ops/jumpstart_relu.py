@@ -12,6 +12,7 @@ from torch.library import Library
 from jumpstart_kernels.kernels import native, reference, triton
 from jumpstart_kernels.kernels.layout import (
     channels_last_format,
+    empty_output,
     is_dense,
     make_layout,
     mask_shape,
@@ -45,7 +46,7 @@ def _fake_forward(x, unit_dim, position_points, margin, apply_relu, all_indices)
     count = layout.units + point_count(x.shape, unit_dim, position_points)
     dtype = statistics_dtype(x.dtype)
     return (
-        torch.empty_like(x) if apply_relu else x.new_empty(0),
+        empty_output(x) if apply_relu else x.new_empty(0),
         x.new_empty(mask_shape(layout) if apply_relu else (0, 0), dtype=torch.uint8),
         x.new_empty((2, 5), dtype=dtype),
         x.new_empty((2, count), dtype=dtype),
@@ -95,11 +96,14 @@ def _any_layout(forward: Callable) -> Callable:
     def forward_any_layout(x, unit_dim, *options):
         if is_dense(x, unit_dim):
             return forward(x, unit_dim, *options)
-        dense = torch.empty_like(x)  # dense, its dimensions in the order of x's strides
+        dense = empty_output(x)
         if is_dense(dense, unit_dim):
-            return forward(dense.copy_(x), unit_dim, *options)
-        output, *statistics = forward(x.contiguous(), unit_dim, *options)
-        return (dense.copy_(output) if output.dim() == x.dim() else output, *statistics)
+            output, *statistics = forward(dense.copy_(x), unit_dim, *options)
+        else:
+            output, *statistics = forward(x.contiguous(), unit_dim, *options)
+        if output.shape == x.shape and output.stride() != dense.stride():
+            output = dense.copy_(output)
+        return (output, *statistics)
 
     return forward_any_layout
 

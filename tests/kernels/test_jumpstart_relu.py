@@ -208,6 +208,18 @@ def assert_within(actual: Tensor, expected: Tensor, bound: Tensor) -> None:
     assert ((actual - expected).abs()[finite] <= bound[finite]).all(), (actual - expected, bound)
 
 
+def test_outputs_lie_as_those_of_relu(target):
+    """Dimensions of one element included: what follows may take its order from them, as dropout does."""
+    sizes = list(itertools.product((0, 1, 2), (1, 3), (1, 4), (1, 2)))
+    for size in [(0, 1, 4, 2), (2, 1, 4, 1)] if target == ("triton", "cpu") else sizes:  # interpreted is slow
+        x = torch.randn(size, device=target[1])
+        for order in itertools.permutations(range(4)):
+            permuted = x.permute(order).contiguous().permute([order.index(i) for i in range(4)])
+            for same in (permuted, permuted.narrow(-1, 0, 1).expand(size), permuted[:, :, ::2]):
+                output = OVERLOADS[target[0]](same, 1, False, 1.0, True, False)[0]
+                assert output.stride() == F.relu(same).stride(), (same.shape, same.stride())
+
+
 def test_forward_is_the_definition(target, for_all, poisoned_memory):
     overload = OVERLOADS[target[0]]
 

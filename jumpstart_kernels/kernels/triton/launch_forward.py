@@ -9,6 +9,7 @@ from torch import Tensor
 from jumpstart_kernels.kernels import reference
 from jumpstart_kernels.kernels.layout import (
     Layout,
+    empty_output,
     is_channels_last,
     make_layout,
     mask_shape,
@@ -55,7 +56,7 @@ def jumpstart_relu_forward(
         apply_relu, all_indices,
     )  # fmt: skip
     dtype = statistics_dtype(x.dtype)
-    output = torch.empty_like(x) if apply_relu else x.new_empty(0)
+    output = empty_output(x) if apply_relu else x.new_empty(0)
     mask = x.new_empty(forward.mask_shape, dtype=torch.uint8)
     slack_sums = x.new_empty((2, 5), dtype=dtype)
     extrema = x.new_empty((2, forward.extrema), dtype=dtype)
