@@ -53,7 +53,7 @@ def runs_channels_last(x: Tensor, unit_dim: int) -> bool:
 
 
 def empty_output(x: Tensor) -> Tensor:
-    """Memory for ``relu(x)``, with the strides that ``F.relu`` gives it, dimensions of one element included."""
+    """Memory for ``relu(x)``, with the strides of ``F.relu``, those of dimensions of one element included."""
     if x.is_contiguous():
         return torch.empty_like(x, memory_format=torch.contiguous_format)
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
