@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h)
 
-.PHONY: help setup demo test test-gpu fuzz soak bench figures lint format clean
+.PHONY: help setup demo test test-gpu test-large fuzz soak bench figures lint format clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -39,6 +39,9 @@ bench: setup  ## What the layer costs on this machine, beside its peers
 
 figures: setup  ## Redraw the docs' figures and tables from benchmarks/results
 	$(BIN)/python -m benchmarks.figures $(ARGS)
+
+test-large: setup  ## Activations of more than 2**31 elements; 20 GB of memory
+	$(BIN)/python -m pytest -m large -q $(ARGS)
 
 fuzz: setup  ## 10,000 random cases against the definition; ARGS="--cases 500 --only autocast", say
 	cd tests && ../$(BIN)/python -m fuzz --cases 10000 --output ../benchmarks/results/fuzz.json $(ARGS)

@@ -1,6 +1,9 @@
 """``benchmarks/soak.py``: what it counts, and that it sees what is left behind."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,20 @@ from jumpstart_kernels.demo.training import one_thread
 def threads():
     with one_thread():
         yield
+
+
+def test_nothing_is_left_behind(tmp_path):
+    """In a process of its own, since other tests' tensors come and go in theirs."""
+    file = tmp_path / "soak.json"
+    command = [sys.executable, "-m", "benchmarks.soak", "--steps", "480", "--output", str(file)]
+    root = Path(soak.__file__).parents[1]
+    subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=230, check=False)
+    phases = json.loads(file.read_text())["phases"]
+    assert [phase["phase"] for phase in phases] == ["eager", "checkpointed", "compiled"]
+    for phase in phases:
+        half = phase["samples"][soak.SAMPLES // 2 :]
+        assert all(sample["graphs"] == 0 for sample in phase["samples"]), phase
+        assert len({sample["tensors"] for sample in half}) == 1, phase
 
 
 def test_every_event_comes_up_in_that_many_steps(monkeypatch):
