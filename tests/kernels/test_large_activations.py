@@ -82,9 +82,7 @@ def test_more_than_two_to_the_31_elements(target, name):
     x[point_places[0]], x[point_places[1]] = 0.5, -0.5
 
     x.requires_grad_()
-    output, mask, slack_sums, extrema, indices = OVERLOADS[backend](
-        x, 1, position_points, 1.0, True, False
-    )
+    output, mask, slack_sums, extrema, indices = OVERLOADS[backend](x, 1, position_points, 1.0, True, False)
     assert slack_sums.tolist() == [[0.5, 0.5, 0.25, 0.25, 0.25]] * 2
     last_unit, last_point = units - 1, extrema.shape[1] - 1
     assert extrema[:, [last_unit, last_point]].tolist() == [[0.5, 0.5], [-0.5, -0.5]]
