@@ -123,6 +123,23 @@ def test_cells(tmp_path, name, ending):
     assert read(UCI[name], tmp_path) == (list(rows) * parts, classes * parts)
 
 
+def test_blanks_around_a_cell_do_not_count(write):
+    folder = write("haberman.data", ['  30 ,64\t, "1" ,"2 " ', "   "])
+    assert read(UCI["haberman"], folder) == ([(30, 64, 1)], [1])
+
+
+def test_a_missing_nominal_value_stays_the_marker(write):
+    line = '"1","1=Hepatitis",31,NA' + ",1" * 10
+    folder = write("hcvdat0.csv", [HCV_HEADER, line, line.replace("NA", '"na"')])
+    assert [row[1] for row in read(UCI["hcv"], folder)[0]] == ["NA", "na"]
+
+
+@pytest.mark.parametrize("rings", range(1, 30))
+def test_rings_of_abalone(write, rings):
+    folder = write("abalone.data", ["M" + ",1" * 7 + f",{rings}"])
+    assert read(UCI["abalone"], folder)[1] == [0 if rings <= 8 else 1 if rings <= 10 else 2]
+
+
 def test_files_are_joined_in_their_order(write):
     write("pendigits.tra", ["1," * 16 + "3", "2," * 16 + "4"])
     folder = write("pendigits.tes", ["3," * 16 + "5"])
