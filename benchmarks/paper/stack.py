@@ -84,7 +84,7 @@ class Stack(nn.Module):
             F.relu(MARGIN + sides * extrema.reshape(self.shape.depth, 2, self.count, -1))
             for extrema in (units, points)
         )
-        return sum(slack.mean((0, 1, 3)) for slack in slacks)
+        return torch.stack([slack.mean((0, 1, 3)) for slack in slacks]).sum(0)
 
     def views(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``x`` as an activation whose units are those of all networks, and as one whose points are."""
