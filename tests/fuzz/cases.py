@@ -186,6 +186,8 @@ def define(
         loss = sum(losses) + case.weight * value
         values[f"penalty {w}"] = value.detach()
         if case.gradient_penalty:
+            if case.penalty.reduction == "norm" and value > 0:
+                observer.stretches(1 / value.item())  # the second derivative of a norm divides by it
             loss = add_gradient_penalty(loss, [t for t in (*parameters, *window) if t.requires_grad])
         loss.backward()
     return collect(dict(zip(names, parameters, strict=True)), windows, values), observer

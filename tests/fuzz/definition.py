@@ -79,7 +79,7 @@ class Observer:
         self.closest = float("inf")  # distance to the nearest jump, relative to the values around it
         self.coincides = False  # whether it stood on a jump: a tie, a zero, a kink
         self.largest = 0.0  # bound of every partial sum, for exact arithmetic
-        self.slope = 1.0  # how far the norms of one forward amplify a rounding error
+        self.slope = 1.0  # how far what is divided by a norm amplifies a rounding error
         self.magnitude = 1.0  # of the pre-activations
         self.unspecified = False  # whether the definition leaves a gradient open: a random choice of the tied
 
@@ -93,7 +93,7 @@ class Observer:
             self.closest = min(self.closest, others.abs().min().item() / scale)
 
     def stretches(self, slope: float) -> None:
-        """Note the slopes of a forward's norms, multiplied."""
+        """Note the slopes of a forward's norms, multiplied; or that of a second derivative."""
         self.slope = max(self.slope, slope)
 
     def sums(self, terms: Tensor) -> None:
