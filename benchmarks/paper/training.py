@@ -85,7 +85,7 @@ def train(
     x, y, x_test, y_test = (torch.stack(parts) for parts in zip(*(part[1:] for part in data), strict=True))
     x, x_test = x.mT.contiguous(), x_test.mT.contiguous()  # [K, features, N]
     lam = torch.tensor([run.lam for run in runs])
-    optimizer = StackedAdam(stack, torch.tensor([run.learning_rate for run in runs]))
+    optimizer = StackedAdam(stack, [run.learning_rate for run in runs])
     curve: list[Tensor] = []
     batches = Batches([run.seed for run in runs], x.shape[2], schedule.batch_size)
     steps = min(schedule.steps, schedule.epochs * batches.count)
@@ -144,15 +144,16 @@ class StackedAdam:
 
     Args:
         stack: its parameters become views of the vector.
-        rates: ``[K]``.
+        rates: of each network.
     """
 
-    def __init__(self, stack: Stack, rates: Tensor) -> None:
+    def __init__(self, stack: Stack, rates: Sequence[float]) -> None:
         parameters = list(stack.parameters())
-        largest = rates.max().item()
+        largest = max(rates)
+        part = torch.tensor([rate / largest for rate in rates], dtype=torch.float64)
         by_network = [p.detach().reshape(stack.count, -1) for p in parameters]  # each [K, values]
         self.vector = torch.cat([values.flatten() for values in by_network])
-        parts = [(rates / largest)[:, None].expand_as(values).flatten() for values in by_network]
+        parts = [part[:, None].expand_as(values).flatten() for values in by_network]
         self.parts = torch.cat(parts).to(self.vector)
         self.vector.grad = torch.zeros_like(self.vector)
         self.optimizer = torch.optim.Adam([self.vector], lr=largest, fused=True)

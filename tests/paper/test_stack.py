@@ -1,0 +1,102 @@
+"""``benchmarks/paper/stack.py``: what is trained in a stack is what is trained alone."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import jumpstart_kernels as jk
+from benchmarks.paper.networks import TECHNIQUES, Rectangle, Shape
+from benchmarks.paper.stack import Stack
+from benchmarks.paper.training import StackedAdam, take_step, unit_shares
+from jumpstart_kernels.usage import unit_usage
+
+RATES, LAMS = (0.01, 0.001, 0.01), (0.0, 0.1, 1.0)
+STEPS, SAMPLES, DEPTH = 10, 17, 5
+
+
+def make(image, technique, classes=3):
+    """Three networks in float64, their stack, and inputs ``[3, SAMPLES, 2]`` or ``[3, SAMPLES, 2, 4, 4]``."""
+    torch.manual_seed(0)
+    networks = [Rectangle(Shape(DEPTH, 4, 2, classes, image), technique).double() for _ in RATES]
+    x = torch.randn(3, SAMPLES, 2, *([4, 4] if image else []), dtype=torch.float64)
+    return networks, Stack(networks), x, torch.randint(classes, (3, SAMPLES))
+
+
+def stacked(x):
+    return x.transpose(0, 1).flatten(1, 2) if x.dim() == 5 else x.mT.contiguous()
+
+
+def train_alone(network, x, y, rate, lam):
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    for _ in range(STEPS):
+        loss = F.cross_entropy(network(x), y)
+        if network.technique == "jumpstart":
+            loss = loss + lam * jk.penalty(network)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("image", (False, True), ids=("table", "image"))
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_a_stack_trains_as_its_networks_do_alone(technique, image):
+    """Ten steps of Adam, each network at its own rate and λ; in float64, to rounding."""
+    networks, stack, x, y = make(image, technique)
+    for network, *options in zip(networks, x, y, RATES, LAMS, strict=True):
+        train_alone(network, *options)
+    optimizer = StackedAdam(stack, RATES)
+    for _ in range(STEPS):
+        take_step(stack, optimizer, stacked(x), y, torch.tensor(LAMS, dtype=torch.float64))
+
+    for depth in range(DEPTH):
+        kinds = {"weight": stack.weights, "bias": stack.biases}
+        if technique == "batch_norm":
+            del kinds["bias"]  # its gradient is zero but for rounding, which Adam takes for a direction
+        for kind, parameters in kinds.items():
+            alone = torch.stack([getattr(network.layers[depth], kind) for network in networks])
+            torch.testing.assert_close(parameters[depth].view_as(alone), alone, rtol=1e-9, atol=1e-11)
+    stack.eval()
+    logits, penalty = stack(stacked(x))
+    assert penalty is None
+    alone = torch.stack([network.eval()(part).T for network, part in zip(networks, x, strict=True)])
+    torch.testing.assert_close(logits, alone, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("image", (False, True), ids=("table", "image"))
+def test_the_penalty_is_the_packages(image):
+    networks, stack, x, _ = make(image, "jumpstart")
+    logits, penalty = stack(stacked(x))
+    for k, network in enumerate(networks):
+        torch.testing.assert_close(logits[k], network(x[k]).T)
+        torch.testing.assert_close(penalty[k], jk.penalty(network))
+
+
+@pytest.mark.parametrize("image", (False, True), ids=("table", "image"))
+def test_shares_of_units_are_those_of_unit_usage(image):
+    networks, stack, x, _ = make(image, "jumpstart")
+    dead, linear = unit_shares(stack, stacked(x))
+    assert stack.training
+    for k, network in enumerate(networks):
+        report = unit_usage(network, [x[k]])
+        assert dead[k].item() == pytest.approx(report.unit_dead_ratio)
+        assert linear[k].item() == pytest.approx(report.unit_linear_ratio)
+    assert dead.sum() > 0 and linear.sum() > 0
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],
+        [Rectangle(Shape(2, 4, 2, 3), "plain"), Rectangle(Shape(2, 4, 2, 3), "gelu")],
+        [Rectangle(Shape(2, 4, 2, 3), "plain"), Rectangle(Shape(3, 4, 2, 3), "plain")],
+    ],
+    ids=("none", "techniques", "shapes"),
+)
+def test_networks_of_a_stack_are_alike(others):
+    with pytest.raises(ValueError, match="one shape and one technique"):
+        Stack(others)
+
+
+def test_unknown_techniques_are_refused():
+    with pytest.raises(ValueError, match="technique must be of 'plain', .* got 'dropout'"):
+        Rectangle(Shape(2, 4, 2, 3), "dropout")

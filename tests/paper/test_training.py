@@ -1,0 +1,84 @@
+"""``benchmarks/paper/training.py``: batches, seeds, what is reported of a run."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from benchmarks.paper.training import EVALUATIONS, Batches, Run, Schedule, make_network, train
+from jumpstart_kernels.demo.data import Data
+
+
+def make_data(seed=0, rows=40, features=3):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows + 20, features, generator=generator)
+    y = (x[:, 0] > 0).long()
+    return Data("Half-spaces", x[:rows], y[:rows], x[rows:], y[rows:])
+
+
+def test_an_epoch_has_every_row_once_and_seeds_have_their_order():
+    batches = Batches([0, 1, 0], rows=10, size=4)
+    x, y = torch.arange(30.0).view(3, 1, 10), torch.arange(10).expand(3, 10)
+    epochs = []
+    for _ in range(2):
+        taken = [batches.take(x, y) for _ in range(batches.count)]
+        assert sorted(part.shape[1] for _, part in taken) == [3, 3, 4]
+        labels = torch.cat([part for _, part in taken], dim=1)
+        assert all(sorted(row) == list(range(10)) for row in labels.tolist())
+        rows = torch.cat([part for part, _ in taken], dim=2)
+        assert torch.equal(rows[:, 0], labels + torch.tensor([[0.0], [10.0], [20.0]]))
+        epochs.append(labels)
+    assert torch.equal(epochs[0][0], epochs[0][2]) and not torch.equal(epochs[0][0], epochs[0][1])
+    assert not torch.equal(*epochs)
+
+
+def test_techniques_begin_with_the_same_parameters():
+    from benchmarks.paper.networks import Shape
+
+    shape = Shape(4, 3, 2, 2)
+    plain, other = (make_network(shape, Run(name, 5, 0.01)) for name in ("plain", "jumpstart"))
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(plain.layers, other.layers, strict=True))
+    assert torch.equal(plain.classifier.weight, other.classifier.weight)
+    again = make_network(shape, Run("plain", 6, 0.01))
+    assert not torch.equal(plain.layers[0].weight, again.layers[0].weight)
+
+
+def test_a_run_does_not_depend_on_those_beside_it():
+    data = [make_data(seed) for seed in (0, 1)]
+    runs = [Run("jumpstart", seed, rate, lam) for seed, rate, lam in ((0, 0.01, 0.1), (1, 0.001, 1.0))]
+    schedule = Schedule(epochs=30, batch_size=16)
+    together = train(runs, data, 5, 4, schedule)
+    for run, part, outcome in zip(runs, data, together, strict=True):
+        (alone,) = train([run], [part], 5, 4, schedule)
+        numbers, others = (dataclasses.astuple(one)[:-1] for one in (alone, outcome))
+        assert numbers == pytest.approx(others, abs=0.051)  # a row of the test part
+
+
+def test_outcomes_say_what_a_run_came_to():
+    reports = []
+    runs = [Run("plain", 0, 0.01), Run("plain", 0, 0.001)]
+    schedule = Schedule(epochs=200, steps=150, batch_size=64)
+    outcomes = train(runs, [make_data()] * 2, 1, 8, schedule, lambda: reports.append(None))
+    assert len(reports) == EVALUATIONS
+    fast, slow = outcomes
+    assert len(fast.curve) == EVALUATIONS and fast.accuracy == fast.curve[-1]
+    assert fast.best_accuracy == max(fast.curve) >= 0.9 and fast.train_accuracy >= 0.95
+    assert slow.train_accuracy <= fast.train_accuracy
+    assert 0 <= fast.dead + fast.linear <= 1 and fast.train_dead <= fast.dead
+
+
+@pytest.mark.parametrize(
+    ("runs", "data", "text"),
+    [
+        ([Run("plain", 0, 0.1), Run("gelu", 0, 0.1)], [make_data()] * 2, "one technique"),
+        ([Run("plain", 0, 0.1)], [make_data()] * 2, "data for each"),
+        (
+            [Run("plain", 0, 0.1)] * 2,
+            [make_data(), make_data(features=4)],
+            "same numbers of rows and features",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_as_one_is_refused(runs, data, text):
+    with pytest.raises(ValueError, match=text):
+        train(runs, data, 2, 2, Schedule())
