@@ -20,6 +20,7 @@ import jumpstart_kernels as jk
 from jumpstart_kernels.modules import LayerExtrema
 from jumpstart_kernels.penalty_by_layer import PenaltyTerms
 from jumpstart_kernels.plots import style
+from jumpstart_kernels.usage_report import usage_ratios
 
 DEAD, LINEAR, NONLINEAR, WHITE = -1, 0, 1, 2
 
@@ -120,6 +121,22 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     for draw in drawings().values():
         with pytest.raises(ImportError, match=r"pip install jumpstart_kernels\[plots\]"):
             draw()
+
+
+def test_the_default_device_is_not_where_pictures_are_made():
+    """As under ``torch.set_default_device("cuda")``; the meta device says whether anything was put there."""
+    model = jk.replace_relu(make_model())
+    model(X)
+    jk.penalty(model).backward()
+    report, own = jk.unit_usage(model, [X]), status(-1, 0, 1)
+    with torch.device("meta"):
+        batch = jk.layer_extrema(model, X)
+        assert usage_ratios(torch.cat(list(report.unit_status.values())), report.point_status) == dict(report)
+        figures = [jk.plots.overview(report, batch), jk.plots.unit_status_map({"a": own}).figure]
+        model(X)
+        recorded, watched = jk.penalty_by_layer(model), jk.penalty_by_layer(batch)
+    assert sum(map(sum, recorded.values())) == pytest.approx(sum(map(sum, watched.values())))
+    assert all(map(save, figures))
 
 
 def test_unit_map_has_a_cell_a_unit():

@@ -17,6 +17,7 @@ MAX_OUTLINED = 64
 COLUMNS = 1000  # of the picture, where rows differ in their number of cells or have too many
 
 
+@sources.on_cpu
 def unit_status_map(
     usage: Any, *, ax: "Axes | None" = None, sort: bool | None = None, legend: bool = True
 ) -> "Axes":
@@ -48,6 +49,7 @@ def unit_status_map(
     return _draw(rows, ax, "units", legend, ordered="by status" if sort else None)
 
 
+@sources.on_cpu
 def point_status_map(
     usage: Any, *, ax: "Axes | None" = None, sort: bool | None = None, legend: bool = True
 ) -> "Axes":

@@ -1,7 +1,8 @@
 """What the pictures are made of, taken from whatever the user has."""
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,20 @@ from jumpstart_kernels.usage_report import STATUSES, UNMATCHED, UsageReport, sta
 
 SOURCES = "a UsageReport, a UnitUsage or extrema by layer"
 AXES_OF = ("units", "points")
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def on_cpu(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A plot that makes its tensors on the CPU, whatever ``torch.set_default_device`` says."""
+
+    @functools.wraps(draw)
+    def draw_on_cpu(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with torch.device("cpu"):
+            return draw(*args, **kwargs)
+
+    return draw_on_cpu
 
 
 def as_report(source: object) -> object:
@@ -83,7 +98,7 @@ def _checked_status(name: str, status: object) -> Tensor:
     if not isinstance(status, Tensor) or status.dim() != 1 or status.is_floating_point():
         got = f"{status.dtype} {list(status.shape)}" if isinstance(status, Tensor) else type(status).__name__
         raise TypeError(f"status of layer {name!r} must be int8 [K], got {got}")
-    if not torch.isin(status.cpu(), torch.tensor([*STATUSES, UNMATCHED])).all():
+    if not torch.isin(status.cpu(), torch.tensor([*STATUSES, UNMATCHED], device="cpu")).all():
         raise ValueError(f"status of layer {name!r} must be −1 (dead), 0 (linear) or 1 (nonlinear)")
     return status.cpu()
 

@@ -18,6 +18,7 @@ HALF = 0.44  # of a row, that the highest of a distribution fills
 LINEAR_UP_TO = 12  # margins; what reaches further is drawn on a scale that is linear up to the margin only
 
 
+@sources.on_cpu
 def extrema_strips(
     source: Any, *, of: str = "units", margin: float = 1.0, ax: "Axes | None" = None, legend: bool = True
 ) -> "Axes":
