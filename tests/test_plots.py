@@ -196,6 +196,33 @@ def test_a_layer_with_other_points_is_left_white():
     assert texts(ax)[1:4] == ["50 %", "0", "–"]
 
 
+def test_a_batch_of_nothing_is_left_white():
+    """Its extrema are infinite: no unit is dead of it."""
+    batch = {"a": extrema([-math.inf] * 2, [math.inf] * 2, [], [])}
+    for draw in (jk.plots.unit_status_map, jk.plots.point_status_map):
+        ax = draw(batch)
+        assert (cells_of(ax) == WHITE).all() and texts(ax)[1::2] == ["–", "–"]
+        assert save(ax.figure)
+    assert save(jk.plots.overview(batch, batch))
+    assert save(jk.plots.unit_status_map({"a": status()}).figure)
+
+
+def test_points_are_those_of_most_layers_as_in_the_report():
+    """The first number of them among those as frequent, as a UnitUsage has it."""
+    batch = {name: extrema([1.0], [-1.0], [-1.0] * n, [-2.0] * n) for name, n in {"a": 17, "b": 8}.items()}
+    metric = jk.UnitUsage()
+    metric.update(batch)
+    for source in (metric, batch):
+        cells = cells_of(jk.plots.point_status_map(source))
+        assert (cells[0] == DEAD).all() and (cells[1] == WHITE).all()
+
+
+def test_nearly_all_are_not_all():
+    wide = torch.full((4096,), -1, dtype=torch.int8)
+    wide[7] = 1
+    assert texts(jk.plots.unit_status_map({"a": wide}))[:2] == ["dead", ">99.9 %"]
+
+
 def test_positions_count_as_their_sample():
     batch = {"a": extrema([1.0], [-1.0], [[-1.0, 2.0], [-1.0, -1.0]], [[-2.0, -2.0], [-2.0, -2.0]])}
     assert cells_of(jk.plots.point_status_map(batch)).tolist() == [[NONLINEAR, DEAD]]
@@ -316,6 +343,12 @@ MISTAKES = [
     (TypeError, "usage must be a UsageReport", lambda: jk.plots.unit_status_map(3)),
     (ValueError, "got no layer", lambda: jk.plots.point_status_map({})),
     (TypeError, "'a' must be int8", lambda: jk.plots.unit_status_map({"a": torch.zeros(3)})),
+    (TypeError, "'a' must be int8", lambda: jk.plots.unit_status_map({"a": torch.ones(3) > 0})),
+    (
+        ValueError,
+        "the same points in every layer, got {'a': 2, 'b': 1}",
+        lambda: jk.plots.point_status_map({"a": status(1, 1), "b": status(1)}),
+    ),
     (ValueError, "status of layer 'a' must be −1", lambda: jk.plots.unit_status_map({"a": status(5)})),
     (ValueError, "of must be one of 'units', 'points'", lambda: jk.plots.extrema_strips({}, of="layers")),
     (TypeError, "source must be .*, got Tensor for layer", lambda: jk.plots.extrema_strips({"a": status(1)})),

@@ -1,6 +1,7 @@
 """What the pictures are made of, taken from whatever the user has."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
@@ -12,6 +13,7 @@ from jumpstart_kernels.usage_report import STATUSES, UNMATCHED, UsageReport, sta
 
 SOURCES = "a UsageReport, a UnitUsage or extrema by layer"
 AXES_OF = ("units", "points")
+INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -41,7 +43,7 @@ def unit_status(source: object) -> dict[str, Tensor]:
         return source.unit_status
     layers = _layers(source, f"usage must be {SOURCES}, or int8 status by layer")
     if all(isinstance(layer, LayerExtrema) for layer in layers.values()):
-        return {name: status_of(layer.unit_max, layer.unit_min).cpu() for name, layer in layers.items()}
+        return {name: _unit_status_of(layer) for name, layer in layers.items()}
     return {name: _checked_status(name, layer) for name, layer in layers.items()}
 
 
@@ -56,13 +58,17 @@ def point_status(source: object) -> dict[str, Tensor]:
     if all(isinstance(layer, LayerExtrema) for layer in layers.values()):
         samples = {name: layer.per_sample() for name, layer in layers.items()}
         counts = [len(maxima) for maxima, _ in samples.values()]
-        most = max(set(counts), key=counts.count)
+        most = Counter(counts).most_common(1)[0][0]  # as in UnitUsage
         unmatched = torch.full((most,), UNMATCHED, dtype=torch.int8)
         return {
             name: status_of(*sides).cpu() if len(sides[0]) == most else unmatched
             for name, sides in samples.items()
         }
-    return {name: _checked_status(name, layer) for name, layer in layers.items()}
+    status = {name: _checked_status(name, layer) for name, layer in layers.items()}
+    points = {name: len(layer) for name, layer in status.items()}
+    if len(set(points.values())) > 1:
+        raise ValueError(f"usage must have a status of the same points in every layer, got {points}")
+    return status
 
 
 def extrema_of(source: object, of: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -86,6 +92,11 @@ def extrema_of(source: object, of: str) -> dict[str, tuple[Tensor, Tensor]]:
     return {name: (_flat(layer.point_max), _flat(layer.point_min)) for name, layer in layers.items()}
 
 
+def _unit_status_of(layer: LayerExtrema) -> Tensor:
+    status = status_of(layer.unit_max, layer.unit_min).cpu()
+    return status if layer.point_max.numel() else torch.full_like(status, UNMATCHED)  # units that saw nothing
+
+
 def _layers(source: object, expected: str) -> Mapping[str, Any]:
     if not isinstance(source, Mapping):
         raise TypeError(f"{expected}, got {type(source).__name__}")
@@ -95,7 +106,7 @@ def _layers(source: object, expected: str) -> Mapping[str, Any]:
 
 
 def _checked_status(name: str, status: object) -> Tensor:
-    if not isinstance(status, Tensor) or status.dim() != 1 or status.is_floating_point():
+    if not isinstance(status, Tensor) or status.dim() != 1 or status.dtype not in INTEGERS:
         got = f"{status.dtype} {list(status.shape)}" if isinstance(status, Tensor) else type(status).__name__
         raise TypeError(f"status of layer {name!r} must be int8 [K], got {got}")
     if not torch.isin(status.cpu(), torch.tensor([*STATUSES, UNMATCHED], device="cpu")).all():
