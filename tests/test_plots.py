@@ -223,6 +223,67 @@ def test_nearly_all_are_not_all():
     assert texts(jk.plots.unit_status_map({"a": wide}))[:2] == ["dead", ">99.9 %"]
 
 
+def test_nan_is_told():
+    """A unit that saw one counts as nonlinear, and the penalty of a layer with one is not zero."""
+    model = jk.replace_relu(make_model(2))
+    x = X.clone()
+    x[0] = math.nan
+    report, batch = jk.unit_usage(model, [x]), jk.layer_extrema(model, x)
+    for source in (report, batch):
+        assert jk.plots.unit_status_map(source).get_xlabel() == "units; 8 saw a NaN, shown as nonlinear"
+    assert "NaN" not in jk.plots.unit_status_map(jk.layer_extrema(model, X)).get_xlabel()
+    assert jk.plots.penalty_bars(jk.penalty_by_layer(batch)).get_xlabel().endswith("in all without NaN and ∞")
+    whole = jk.plots.penalty_bars(jk.penalty_by_layer(jk.layer_extrema(model, X)))
+    assert whole.get_xlabel().endswith("in all")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["unit_status_map", "extrema_strips", "penalty_bars"])
+def test_long_names_leave_room(name):
+    batch = {"encoder.layers.0.blocks.0.bottleneck.convolution.activation" * 2: extrema([1.0], [-1.0])}
+    source = jk.penalty_by_layer(batch) if name == "penalty_bars" else batch
+    ax = getattr(jk.plots, name)(source)
+    save(ax.figure)
+    short = getattr(jk.plots, name)(dict(zip("a", source.values(), strict=True)))
+    save(short.figure)
+    inches = [one.get_window_extent().width / one.figure.dpi for one in (ax, short)]
+    assert inches[0] > 0.8 * inches[1]
+
+
+def test_the_numbers_of_a_huge_range_keep_apart():
+    ax = jk.plots.extrema_strips({"a": extrema([1e30], [-1e30])})
+    save(ax.figure)
+    labels = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in zip(labels, labels[1:], strict=False))
+
+
+def test_many_curves_are_all_different():
+    runs = {f"run {i}": [{"epoch": 0, "loss": i}, {"epoch": 1, "loss": i}] for i in range(30)}
+    lines = jk.plots.learning_curves(runs, y="loss").lines
+    looks = {(line.get_color(), str(line._unscaled_dash_pattern), line.get_marker()) for line in lines}
+    assert len(looks) == 30
+
+
+def test_overview_names_the_rows_of_other_layers():
+    model = jk.replace_relu(make_model())
+    report, batch = jk.unit_usage(model, [X]), jk.layer_extrema(model, X, layers=["3", "5"])
+    named = [ax.yaxis.get_tick_params()["labelleft"] for ax in jk.plots.overview(report, batch).axes]
+    assert named == [True, False, True, True, True]
+    batch = jk.layer_extrema(model, X)
+    named = [ax.yaxis.get_tick_params()["labelleft"] for ax in jk.plots.overview(report, batch).axes]
+    assert named == [True, False, False, False, False]
+
+
+def test_a_page_says_how_large_the_batch_is():
+    """Not how many tokens the one layer has that takes them for points."""
+    batch = {
+        name: extrema([1.0], [-1.0], [1.0] * n, [-1.0] * n) for name, n in {"a": 4, "b": 4, "c": 28}.items()
+    }
+    metric = jk.UnitUsage()
+    metric.update(batch)
+    assert "In a batch of 4<" in jk.plots.usage_page(metric.report(), batch)
+
+
 def test_positions_count_as_their_sample():
     batch = {"a": extrema([1.0], [-1.0], [[-1.0, 2.0], [-1.0, -1.0]], [[-2.0, -2.0], [-2.0, -2.0]])}
     assert cells_of(jk.plots.point_status_map(batch)).tolist() == [[NONLINEAR, DEAD]]
@@ -356,6 +417,9 @@ MISTAKES = [
     (ValueError, "of must be 'units' for a Usage", lambda: jk.plots.extrema_strips(REPORT, of="points")),
     (TypeError, "parts must be PenaltyTerms by layer", lambda: jk.plots.penalty_bars({"a": 1.0})),
     (ValueError, "parts must have a layer", lambda: jk.plots.penalty_bars({})),
+    (ValueError, "extrema must have a layer, got none", lambda: jk.plots.overview(REPORT, {})),
+    (ValueError, "extrema must have a layer, got none", lambda: jk.plots.usage_page(REPORT, {})),
+    (TypeError, "extrema must be extrema by layer, got int", lambda: jk.plots.usage_page(REPORT, 3)),
     (
         ValueError,
         "no record has 'b'; they have a",

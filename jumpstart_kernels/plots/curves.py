@@ -60,8 +60,11 @@ def learning_curves(
         ]
         label = " ".join(part for part in (run, quantity if len(quantities) > 1 else "") if part)
         across, up = zip(*points, strict=True) if points else ((), ())
-        marker = "o" if len(points) == 1 else None  # a line of one point is not to be seen
-        ax.plot(across, up, label=label, linewidth=1.8, marker=marker, **style.LINES[i % len(style.LINES)])
+        again, number = divmod(i, len(style.LINES))
+        marker = style.MARKERS[again % len(style.MARKERS)]
+        look = {"linewidth": 1.8, "markersize": 4, "markevery": 1 + len(points) // 10, **style.LINES[number]}
+        look["marker"] = marker or ("o" if len(points) == 1 else "")  # a line of one point is not to be seen
+        ax.plot(across, up, label=label, **look)
     ax.set_xlabel(x)
     if len(quantities) == 1:
         ax.set_ylabel(quantities[0])

@@ -43,11 +43,16 @@ def unit_status_map(
         TypeError, ValueError: ``usage`` is something else, or has no layer.
         ImportError: matplotlib is not installed.
     """
+    usage = sources.as_report(usage)
     status = sources.unit_status(usage)
     if sort is None:
         sort = max(map(len, status.values())) > MAX_CELLS
     rows = {name: row.sort().values if sort else row for name, row in status.items()}
-    return _draw(rows, ax, "units", legend, ordered="by status" if sort else None)
+    ax = _draw(rows, ax, "units", legend, ordered="by status" if sort else None)
+    nan_units = sources.nan_units(usage)
+    if nan_units:
+        ax.set_xlabel(f"{ax.get_xlabel()}; {nan_units:,} saw a NaN, shown as nonlinear")
+    return ax
 
 
 @sources.on_cpu
@@ -93,7 +98,7 @@ def _draw(
 
     names, counts = list(rows), [len(row) for row in rows.values()]
     if ax is None:
-        ax = style.new_axes(4.8, style.rows_height(len(names)))
+        ax = style.new_axes(4.8, style.rows_height(len(names)), names)
     width = counts[0] if len(set(counts)) == 1 and 0 < counts[0] <= COLUMNS else COLUMNS
     columns = torch.stack([_stretched(row, width) for row in rows.values()])  # [layers, width]
     colours = {value: colour for value, (_, colour) in style.STATUS.items()}

@@ -52,14 +52,14 @@ def point_status(source: object) -> dict[str, Tensor]:
     source = as_report(source)
     if isinstance(source, UsageReport):
         by_layer = dict(zip(source.point_layers, source.point_status.T, strict=True))
-        unmatched = torch.full((len(source.point_status),), UNMATCHED, dtype=torch.int8)
+        unmatched = torch.full((len(source.point_status),), UNMATCHED, dtype=torch.int8, device="cpu")
         return {name: by_layer.get(name, unmatched) for name in source.layers}
     layers = _layers(source, f"usage must be {SOURCES}, or int8 status by layer")
     if all(isinstance(layer, LayerExtrema) for layer in layers.values()):
         samples = {name: layer.per_sample() for name, layer in layers.items()}
         counts = [len(maxima) for maxima, _ in samples.values()]
         most = Counter(counts).most_common(1)[0][0]  # as in UnitUsage
-        unmatched = torch.full((most,), UNMATCHED, dtype=torch.int8)
+        unmatched = torch.full((most,), UNMATCHED, dtype=torch.int8, device="cpu")
         return {
             name: status_of(*sides).cpu() if len(sides[0]) == most else unmatched
             for name, sides in samples.items()
@@ -69,6 +69,22 @@ def point_status(source: object) -> dict[str, Tensor]:
     if len(set(points.values())) > 1:
         raise ValueError(f"usage must have a status of the same points in every layer, got {points}")
     return status
+
+
+def nan_units(source: object) -> int:
+    """How many units saw a NaN, where the source says so."""
+    if isinstance(source, UsageReport):
+        return source.nan_units
+    layers = source.values() if isinstance(source, Mapping) else ()
+    return sum(int(layer.unit_max.isnan().sum()) for layer in layers if isinstance(layer, LayerExtrema))
+
+
+def check_extrema(extrema: object) -> None:
+    """Raise for what is not the extrema of a layer at least."""
+    if not isinstance(extrema, Mapping):
+        raise TypeError(f"extrema must be extrema by layer, got {type(extrema).__name__}")
+    if not extrema:
+        raise ValueError("extrema must have a layer, got none")
 
 
 def extrema_of(source: object, of: str) -> dict[str, tuple[Tensor, Tensor]]:
