@@ -230,7 +230,7 @@ def test_nan_is_told():
     x[0] = math.nan
     report, batch = jk.unit_usage(model, [x]), jk.layer_extrema(model, x)
     for source in (report, batch):
-        assert jk.plots.unit_status_map(source).get_xlabel() == "units; 8 saw a NaN, shown as nonlinear"
+        assert jk.plots.unit_status_map(source).get_xlabel() == "units\n8 saw a NaN, shown as nonlinear"
     assert "NaN" not in jk.plots.unit_status_map(jk.layer_extrema(model, X)).get_xlabel()
     assert jk.plots.penalty_bars(jk.penalty_by_layer(batch)).get_xlabel().endswith("in all without NaN and ∞")
     whole = jk.plots.penalty_bars(jk.penalty_by_layer(jk.layer_extrema(model, X)))

@@ -51,7 +51,7 @@ def unit_status_map(
     ax = _draw(rows, ax, "units", legend, ordered="by status" if sort else None)
     nan_units = sources.nan_units(usage)
     if nan_units:
-        ax.set_xlabel(f"{ax.get_xlabel()}; {nan_units:,} saw a NaN, shown as nonlinear")
+        ax.set_xlabel(f"{ax.get_xlabel()}\n{nan_units:,} saw a NaN, shown as nonlinear")
     return ax
 
 
