@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import nn
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from jumpstart_kernels.schedules import ConstantPenalty, PenaltySchedule, StopWhenHealthy
 from jumpstart_kernels.usage import UnitUsage
@@ -35,6 +37,9 @@ class UsageObserver:
 
         self._watch = LayerWatch(model, layers=self._layers, unit_dim=self._unit_dim, when=evaluating)
         self._watch.start()
+        parameter = next(model.parameters(), None)
+        if parameter is not None:
+            self._metric.to(parameter.device)  # from where a process that sees no batch says so
 
     def stop(self) -> None:
         """Watch no more, and forget what was seen."""
@@ -56,9 +61,28 @@ class UsageObserver:
             self._metric.update(extrema)
 
     def report(self) -> UsageReport | None:
-        """Over all batches since the last report, and all processes; none if there was no batch."""
-        if not self._metric.update_called:
+        """Over all batches since the last report, and all processes; none if there was no batch.
+
+        Raises:
+            RuntimeError: some of the processes have seen a batch and others have not, or other layers.
+        """
+        seen = [self._metric.update_called]
+        if (
+            self._watch is not None
+            and torch.distributed.is_available()
+            and torch.distributed.is_initialized()
+        ):
+            # A process without a batch must not leave the others waiting for what it has seen.
+            gathered = gather_all_tensors(torch.tensor(seen, dtype=torch.int32, device=self._metric.device))
+            seen = [bool(count) for count in gathered]
+        if not any(seen):
             return None
+        if not all(seen):
+            without = ", ".join(str(rank) for rank, saw in enumerate(seen) if not saw)
+            raise RuntimeError(
+                f"every process must have seen a batch of the evaluation, and {without} has not: evaluate as "
+                "many batches in each, or turn the usage off by usage=False"
+            )
         report = self._metric.report()
         self._metric.reset()
         return report
