@@ -11,8 +11,8 @@ import argparse
 import ctypes
 import gc
 import json
-import os
 import platform
+import re
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -156,14 +156,18 @@ def sample(step: int, trainer: Trainer) -> dict[str, int | None]:
 
 
 def resident_bytes() -> int | None:
-    """Memory of this process, what its allocator holds back given away first; None where it is not told."""
+    """Memory of this process, what its allocator holds back given away first; None where it is not told.
+
+    Without the pages of files: the system drops those of code when it likes, and reads them anew.
+    """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        status = Path("/proc/self/status").read_text()
     except OSError:  # not Linux
         return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    kibibytes = re.search(r"^RssAnon:\s*(\d+) kB$", status, re.MULTILINE)
+    return None if kibibytes is None else int(kibibytes[1]) * 1024
 
 
 def run_phase(

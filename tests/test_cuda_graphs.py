@@ -135,9 +135,7 @@ def test_replay_after_another_graph_is_destroyed():
 
 def test_graphs_on_two_streams_at_once():
     models, inputs = [make_model(seed) for seed in (0, 1)], [make_input(seed) for seed in (0, 1)]
-    expected = [
-        [value.clone() for value in step(model, x)] for model, x in zip(models, inputs, strict=True)
-    ]
+    expected = [[value.clone() for value in step(model, x)] for model, x in zip(models, inputs, strict=True)]
     graphs = [capture(lambda m=model, x=x: step(m, x)) for model, x in zip(models, inputs, strict=True)]
     streams = [torch.cuda.Stream() for _ in graphs]
     torch.cuda.synchronize()
@@ -216,9 +214,7 @@ def test_reduce_overhead_is_graphs(penalty_inside):
     torch._dynamo.reset()
     counters.clear()
     model, twin = make_model(), make_model()
-    compiled = torch.compile(
-        loss_of if penalty_inside else model, fullgraph=True, mode="reduce-overhead"
-    )
+    compiled = torch.compile(loss_of if penalty_inside else model, fullgraph=True, mode="reduce-overhead")
     for seed in range(6):
         torch.compiler.cudagraph_mark_step_begin()
         model.zero_grad()

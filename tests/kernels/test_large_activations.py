@@ -42,24 +42,17 @@ def available_memory():
 
 
 def make_activation(size, channels_last, device):
-    """±1.5 to ±3 in halves, both signs in each unit and point, but for the planted ones."""
+    """1.5 to 3 in halves, signs by turns along samples and units."""
     generator = torch.Generator().manual_seed(0)
-    samples = 8
-    small = torch.randint(3, 7, (samples, *size[1:]), generator=generator) / 2
-    small *= torch.randint(0, 2, small.shape, generator=generator) * 2 - 1
-    signs = torch.tensor([1.0, -1.0]).repeat(samples // 2).view(-1, *[1] * (len(size) - 1))
-    small[:, :1] = small[:, :1].abs() * signs
-    small[:, 1:2] = small[:, 1:2].abs() * -signs
+    samples, units = 8, size[1]
+    part = torch.randint(3, 7, (samples, *size[1:]), generator=generator) / 2
+    turns = torch.arange(samples)[:, None] + torch.arange(units)  # [samples, units]
+    part *= (1 - 2 * (turns % 2)).view(samples, units, *[1] * (len(size) - 2))
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.empty(size, dtype=torch.bfloat16, device=device, memory_format=memory_format)
     whole = size[0] // samples * samples
-    parts = x[:whole].view(whole // samples, samples, *size[1:]) if not channels_last else None
-    if parts is not None:
-        parts.copy_(small.to(x))
-    else:
-        for start in range(0, whole, samples):
-            x[start : start + samples] = small.to(x)
-    x[whole:] = small[: size[0] - whole].to(x)
+    x[:whole].unflatten(0, (-1, samples)).copy_(part.to(x))
+    x[whole:] = part[: size[0] - whole].to(x)
     return x
 
 
@@ -82,9 +75,7 @@ def test_more_than_two_to_the_31_elements(target, name):
     x[point_places[0]], x[point_places[1]] = 0.5, -0.5
 
     x.requires_grad_()
-    output, mask, slack_sums, extrema, indices = OVERLOADS[backend](
-        x, 1, position_points, 1.0, True, False
-    )
+    output, mask, slack_sums, extrema, indices = OVERLOADS[backend](x, 1, position_points, 1.0, True, False)
     assert slack_sums.tolist() == [[0.5, 0.5, 0.25, 0.25, 0.25]] * 2
     last_unit, last_point = units - 1, extrema.shape[1] - 1
     assert extrema[:, [last_unit, last_point]].tolist() == [[0.5, 0.5], [-0.5, -0.5]]

@@ -1,0 +1,87 @@
+"""The papers' networks, one at a time: rectangles of equal layers, with what makes deep ones train or not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+import jumpstart_kernels as jk
+
+TECHNIQUES = {
+    "plain": "ReLU alone",
+    "batch_norm": "BatchNorm before each ReLU",
+    "skips": "a skip connection over every two layers",
+    "gelu": "GELU in the place of ReLU",
+    "jumpstart": "ReLU with the penalty",
+}
+SKIPPED = 2  # layers under a skip connection
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a rectangle: ``depth`` layers of ``width`` units under a linear classifier.
+
+    ``image`` is whether the layers are 3×3 convolutions; the classifier then sees the mean and the maximum of
+    each channel.
+    """
+
+    depth: int
+    width: int
+    features: int
+    """Inputs, or channels of an image."""
+    classes: int
+    image: bool = False
+
+
+class Rectangle(nn.Module):
+    """One network, initialized as PyTorch does.
+
+    Args:
+        shape: of the network.
+        technique: a name in :data:`TECHNIQUES`.
+
+    Raises:
+        ValueError: unknown technique.
+    """
+
+    def __init__(self, shape: Shape, technique: str) -> None:
+        check_technique(technique)
+        super().__init__()
+        self.shape, self.technique = shape, technique
+        sizes = [shape.features] + [shape.width] * shape.depth
+        self.layers = nn.ModuleList(
+            nn.Conv2d(inputs, shape.width, 3, padding=1) if shape.image else nn.Linear(inputs, shape.width)
+            for inputs in sizes[:-1]
+        )
+        norm: Any = nn.BatchNorm2d if shape.image else nn.BatchNorm1d
+        count = shape.depth if technique == "batch_norm" else 0
+        self.norms = nn.ModuleList(norm(shape.width) for _ in range(count))
+        activation: Any = {"jumpstart": jk.JumpstartReLU, "gelu": nn.GELU}.get(technique, nn.ReLU)
+        self.activations = nn.ModuleList(activation() for _ in range(shape.depth))
+        self.classifier = nn.Linear(shape.width * (2 if shape.image else 1), shape.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, features]`` or ``[N, features, H, W]`` to logits ``[N, classes]``."""
+        skipped = None
+        for depth, (layer, activation) in enumerate(zip(self.layers, self.activations, strict=True)):
+            x = layer(x)
+            if self.norms:
+                x = self.norms[depth](x)
+            x = activation(x)
+            if self.technique == "skips" and depth % SKIPPED == 0:
+                skipped = x = x if skipped is None else x + skipped
+        if self.shape.image:
+            x = torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
+        return self.classifier(x)
+
+
+def check_technique(technique: str) -> None:
+    if technique not in TECHNIQUES:
+        raise ValueError(f"technique must be of {', '.join(map(repr, TECHNIQUES))}, got {technique!r}")
+
+
+def activate(x: Tensor, technique: str) -> Tensor:
+    """What the units of a technique do, but for Jumpstart's statistics."""
+    return gelu(x) if technique == "gelu" else torch.relu(x)

@@ -1,0 +1,128 @@
+"""Many networks of one shape trained at once, as one: what a thin network costs is the number of calls.
+
+Activations are ``[K, width, N]``, of images ``[N, K · width, H, W]``, for K networks. Nothing passes from one
+network to another, so that each trains as it would alone; the tests compare them.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.paper.networks import SKIPPED, Rectangle, activate
+from jumpstart_kernels.functional import run_layer
+
+MARGIN = 1.0
+
+
+class Stack(nn.Module):
+    """The networks, which begin with the same parameters as those given.
+
+    Args:
+        networks: of one shape and one technique.
+
+    Raises:
+        ValueError: none, or of different shapes or techniques.
+    """
+
+    def __init__(self, networks: Sequence[Rectangle]) -> None:
+        super().__init__()
+        if len({(network.shape, network.technique) for network in networks}) != 1:
+            raise ValueError("networks must be one or more of one shape and one technique")
+        first = networks[0]
+        self.count, self.shape, self.technique = len(networks), first.shape, first.technique
+        self.points = "sample" if self.shape.image else "position"
+        join = torch.cat if self.shape.image else torch.stack
+        layers = list(zip(*(network.layers for network in networks), strict=True))
+        self.weights = nn.ParameterList(join([layer.weight.detach() for layer in same]) for same in layers)
+        self.biases = nn.ParameterList(join([layer.bias.detach() for layer in same]) for same in layers)
+        norm = nn.BatchNorm2d if self.shape.image else nn.BatchNorm1d
+        self.norms = nn.ModuleList(norm(self.count * self.shape.width) for _ in first.norms)
+        self.norms.to(first.classifier.weight.dtype)
+        heads = [network.classifier for network in networks]
+        self.head_weight = nn.Parameter(torch.stack([head.weight.detach() for head in heads]))
+        self.head_bias = nn.Parameter(torch.stack([head.bias.detach() for head in heads]))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits and penalties.
+
+        Args:
+            x: ``[K, features, N]``, or images ``[N, K · channels, H, W]``.
+
+        Returns:
+            Logits ``[K, classes, N]``; the penalty of each network ``[K]``, balanced as
+            :func:`jumpstart_kernels.penalty` does it, of Jumpstart in training, else None.
+        """
+        of_units: list[Tensor] = []  # of each layer: extrema of units [2, K · width + 1]
+        of_points: list[Tensor] = []  # and of points [2, width + K · N]
+
+        def regularized_relu(x: Tensor) -> Tensor:
+            by_unit, by_point = self.views(x)
+            output, _, extrema, _, _ = run_layer(by_unit, 1, "sample", MARGIN, "single", False)
+            of_units.append(extrema)
+            _, _, extrema, _, _ = run_layer(by_point, 1, self.points, MARGIN, "single", False)
+            of_points.append(extrema)
+            return output.view_as(x)
+
+        regularized = self.technique == "jumpstart" and self.training
+        x = self.run(x, regularized_relu if regularized else self.activate)
+        if self.shape.image:
+            pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))])  # [2, N, K · width]
+            x = pooled.unflatten(2, (self.count, -1)).permute(2, 0, 3, 1).flatten(1, 2)  # [K, 2 · width, N]
+        logits = torch.baddbmm(self.head_bias[:, :, None], self.head_weight, x)
+        return logits, self.penalty(of_units, of_points) if regularized else None
+
+    def penalty(self, of_units: list[Tensor], of_points: list[Tensor]) -> Tensor:
+        """The mean slack of units, both sides of each, plus that of points, of each network ``[K]``."""
+        width = self.shape.width
+        units = torch.stack(of_units)[:, :, : self.count * width]
+        points = torch.stack(of_points)[:, :, width:]
+        points = points.unflatten(2, (-1, self.count)).mT if self.shape.image else points
+        sides = units.new_tensor([-1.0, 1.0])[:, None, None]  # of maxima and minima
+        slacks = (
+            F.relu(MARGIN + sides * extrema.reshape(self.shape.depth, 2, self.count, -1))
+            for extrema in (units, points)
+        )
+        return torch.stack([slack.mean((0, 1, 3)) for slack in slacks]).sum(0)
+
+    def views(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``x`` as an activation whose units are those of all networks, and as one whose points are."""
+        if self.shape.image:
+            return x, x.unflatten(1, (self.count, -1)).flatten(0, 1)
+        return x.flatten(0, 1)[None], x
+
+    def run(self, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        """The last layer's activations."""
+        skipped = None
+        for depth in range(self.shape.depth):
+            x = activation(self.pre_activation(x, depth))
+            if self.technique == "skips" and depth % SKIPPED == 0:
+                skipped = x = x if skipped is None else x + skipped
+        return x
+
+    def activate(self, x: Tensor) -> Tensor:
+        return activate(x, self.technique)
+
+    def pre_activation(self, x: Tensor, depth: int) -> Tensor:
+        weight, bias = self.weights[depth], self.biases[depth]
+        if self.shape.image:
+            x = F.conv2d(x, weight, bias, padding=1, groups=self.count)
+            return self.norms[depth](x) if self.norms else x
+        x = torch.baddbmm(bias[:, :, None], weight, x)
+        return self.norms[depth](x.flatten(0, 1)[None]).view_as(x) if self.norms else x
+
+    @torch.no_grad()
+    def unit_extrema(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Largest and smallest pre-activation of every unit over the data, each ``[K, depth, width]``."""
+        extrema: list[Tensor] = []
+
+        def watch(x: Tensor) -> Tensor:
+            by_unit, _ = self.views(x)
+            of_units = by_unit.movedim(1, 0).flatten(1).aminmax(dim=1)
+            extrema.append(torch.stack([of_units.max, of_units.min]).view(2, self.count, -1))
+            return self.activate(x)
+
+        self.run(x, watch)
+        largest, smallest = torch.stack(extrema, dim=2)  # [2, K, depth, width]
+        return largest, smallest

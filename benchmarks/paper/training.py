@@ -1,0 +1,167 @@
+"""Training of stacks on tables: a run is one network, with its own split, initialization, rate and λ."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.paper.networks import Rectangle, Shape
+from benchmarks.paper.stack import Stack
+from jumpstart_kernels.demo.data import Data
+
+EVALUATIONS = 20  # of a training
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is trained. Networks of one seed have the same split, the same first parameters and batches."""
+
+    technique: str
+    seed: int
+    learning_rate: float
+    lam: float = 0.0
+    """Weight of the penalty."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long: ``epochs``, or ``steps`` if that is less, by Adam in batches of ``batch_size``."""
+
+    epochs: int = 4000
+    steps: int = 4000
+    batch_size: int = 256
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run."""
+
+    accuracy: float
+    """On the test part behind the last step."""
+    best_accuracy: float
+    """On the test part, the best of the evaluations on the way, the last one included."""
+    train_accuracy: float
+    """On the training part behind the last step."""
+    dead: float
+    """Fraction of the units that are dead on the test part behind the last step."""
+    linear: float
+    """Likewise, of linear ones."""
+    train_dead: float
+    train_linear: float
+    curve: tuple[float, ...]
+    """Test accuracy at each evaluation."""
+
+
+def train(
+    runs: Sequence[Run],
+    data: Sequence[Data],
+    depth: int,
+    width: int,
+    schedule: Schedule,
+    report: Callable[[], object] = lambda: None,
+) -> list[Outcome]:
+    """Train networks of one technique and learning rate at once.
+
+    Args:
+        runs: of one technique and one learning rate.
+        data: of each run; with the same numbers of rows, features and classes.
+        depth: layers.
+        width: units of each.
+        schedule: how long.
+        report: called at each of ``EVALUATIONS`` evaluations.
+
+    Raises:
+        ValueError: runs or data that cannot be trained as one.
+    """
+    if len({(run.technique, run.learning_rate) for run in runs}) != 1 or len(runs) != len(data):
+        raise ValueError("runs must be of one technique and one learning rate, with data for each")
+    if len({(part.x_train.shape, part.x_test.shape) for part in data}) != 1:
+        raise ValueError("data must have the same numbers of rows and features for all runs")
+    first = runs[0]
+    classes = max(part.classes for part in data)
+    shape = Shape(depth, width, data[0].features, classes)
+    stack = Stack([make_network(shape, run) for run in runs])
+    x, y, x_test, y_test = (torch.stack(parts) for parts in zip(*(part[1:] for part in data), strict=True))
+    x, x_test = x.mT.contiguous(), x_test.mT.contiguous()  # [K, features, N]
+    lam = torch.tensor([run.lam for run in runs])
+    optimizer = torch.optim.Adam(stack.parameters(), lr=first.learning_rate, fused=True)
+    curve: list[Tensor] = []
+    batches = Batches([run.seed for run in runs], x.shape[2], schedule.batch_size)
+    steps = min(schedule.steps, schedule.epochs * batches.count)
+    due = {round(steps * i / EVALUATIONS) for i in range(1, EVALUATIONS + 1)}
+    for step in range(1, steps + 1):
+        take_step(stack, optimizer, *batches.take(x, y), lam)
+        if step in due:
+            curve.append(accuracy(stack, x_test, y_test))
+            report()
+    accuracies = torch.stack(curve)  # [evaluations, K]
+    shares, train_shares = unit_shares(stack, x_test), unit_shares(stack, x)
+    columns = (accuracies[-1], accuracies.amax(0), accuracy(stack, x, y), *shares, *train_shares)
+    curves = map(tuple, accuracies.T.tolist())
+    return [Outcome(*row) for row in zip(*(column.tolist() for column in columns), curves, strict=True)]
+
+
+def make_network(shape: Shape, run: Run) -> Rectangle:
+    """Its parameters depend on the seed and the shape alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(run.seed)
+        return Rectangle(shape, run.technique)
+
+
+class Batches:
+    """The rows of the training part in batches of almost equal size, shuffled anew for each epoch.
+
+    Args:
+        seeds: of each network; those of one seed see the same batches.
+        rows: of the training part.
+        size: the most rows of a batch.
+    """
+
+    def __init__(self, seeds: Sequence[int], rows: int, size: int) -> None:
+        self.count = -(-rows // size)
+        self.rows = rows
+        self.generators = {seed: torch.Generator().manual_seed(seed) for seed in seeds}
+        self.seeds = seeds
+        self.left: list[Tensor] = []  # [K, rows of a batch] each
+
+    def take(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The next of ``[K, features, N]`` and of ``[K, N]``."""
+        if self.count == 1:
+            return x, y
+        if not self.left:
+            orders = {seed: torch.randperm(self.rows, generator=g) for seed, g in self.generators.items()}
+            order = torch.stack([orders[seed] for seed in self.seeds])
+            self.left = list(order.tensor_split(self.count, dim=1))
+        chosen = self.left.pop()
+        return x.gather(2, chosen[:, None].expand(-1, x.shape[1], -1)), y.gather(1, chosen)
+
+
+def take_step(stack: Stack, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, lam: Tensor) -> None:
+    """One step of every network on its own loss: no gradient of the sum passes from one to another."""
+    logits, penalty = stack(x)
+    loss = F.cross_entropy(logits, y, reduction="none").mean(1)  # [K]
+    if penalty is not None:
+        loss = loss + lam * penalty
+    optimizer.zero_grad()
+    loss.sum().backward()
+    optimizer.step()
+
+
+@torch.no_grad()
+def accuracy(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
+    """Of each network, ``[K]``."""
+    stack.eval()
+    logits, _ = stack(x)
+    stack.train()
+    return (logits.argmax(1) == y).float().mean(1)
+
+
+def unit_shares(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Fraction of the units of each network that are dead and that are linear over the data, ``[K]`` each."""
+    stack.eval()
+    largest, smallest = stack.unit_extrema(x)
+    stack.train()
+    dead, linear = largest <= 0, smallest > 0
+    return dead.float().mean((1, 2)), linear.float().mean((1, 2))

@@ -1,0 +1,133 @@
+"""The UCI tables of the paper: 50 layers of 4 units on every data set, with each technique, at their best.
+
+    python -m benchmarks.paper.uci --data FOLDER --output benchmarks/results/paper_uci.json
+
+Without ``--data`` on scikit-learn's data sets alone. A sweep that was stopped goes on where it was.
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper.datasets import describe, load_split, names
+from benchmarks.paper.networks import TECHNIQUES
+from benchmarks.paper.sweep import Record, seconds_of, sweep
+from benchmarks.paper.training import Run, Schedule, train
+from jumpstart_kernels.cli_inputs import CommandError, positive
+
+DEPTH, WIDTH = 50, 4
+LEARNING_RATES = (0.01, 0.001)
+LAMS = (0.001, 0.01, 0.1, 1.0)
+DIGITS = 4  # of a stored fraction
+
+
+@dataclass(frozen=True)
+class Task:
+    """Networks of one data set, technique and learning rate, trained at once."""
+
+    data_set: str
+    folder: Path | None
+    technique: str
+    learning_rate: float
+    seeds: int
+    depth: int
+    width: int
+    schedule: Schedule
+
+    @property
+    def name(self) -> str:
+        return f"{self.data_set}/{self.technique}/{self.learning_rate}"
+
+    def runs(self) -> list[Run]:
+        lams = LAMS if self.technique == "jumpstart" else (0.0,)
+        return [
+            Run(self.technique, seed, self.learning_rate, lam) for seed in range(self.seeds) for lam in lams
+        ]
+
+
+def work(task: Task) -> list[Record]:
+    """Train a task's networks. Splits of different numbers of features, or rows, are trained apart."""
+    splits = [load_split(task.data_set, seed, task.folder) for seed in range(task.seeds)]
+    alike: dict[Any, list[Run]] = defaultdict(list)
+    for run in task.runs():
+        alike[splits[run.seed].x_train.shape].append(run)
+    records = []
+    for runs in alike.values():
+        data = [splits[run.seed] for run in runs]
+        outcomes = train(runs, data, task.depth, task.width, task.schedule)
+        for run, outcome, split in zip(runs, outcomes, data, strict=True):
+            fractions = {
+                key: [round(v, DIGITS) for v in value] if isinstance(value, tuple) else round(value, DIGITS)
+                for key, value in asdict(outcome).items()
+            }
+            chance = round(split.chance, DIGITS)
+            records.append({"data_set": task.data_set, **asdict(run), **fractions, "chance": chance})
+    return records
+
+
+def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper.uci", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="of files in UCI's own format")
+    parser.add_argument("--only", action="append", metavar="NAME", help="a data set; may be repeated")
+    parser.add_argument("--seeds", type=positive, default=5, metavar="N", help="default: 5")
+    parser.add_argument("--steps", type=positive, default=4000, metavar="N", help="at most; default: 4000")
+    parser.add_argument("--epochs", type=positive, default=4000, metavar="N", help="at most; default: 4000")
+    parser.add_argument("--depth", type=positive, default=DEPTH, metavar="N", help=f"default: {DEPTH}")
+    parser.add_argument("--width", type=positive, default=WIDTH, metavar="N", help=f"default: {WIDTH}")
+    parser.add_argument("--jobs", type=positive, default=2, metavar="N", help="processes; default: 2")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="the results")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if words is None else words
+    arguments = parse_arguments(words)
+    try:
+        record = run(arguments, ["python", "-m", "benchmarks.paper.uci", *words])
+    except (CommandError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(record['tasks'])} tasks, {seconds_of(record):.0f} s of one process")
+    return 0
+
+
+def run(arguments: argparse.Namespace, command: list[str]) -> Record:
+    there = names(arguments.data)
+    unknown = [name for name in arguments.only or () if name not in there]
+    if unknown:
+        raise CommandError(f"--only {unknown[0]}: must be of {', '.join(there)}")
+    chosen = [name for name in there if name in (arguments.only or there)]
+    summaries = {name: asdict(describe(name, arguments.data)) for name in chosen}
+    schedule = Schedule(arguments.epochs, arguments.steps)
+    tasks = [
+        Task(
+            name, arguments.data, technique, rate, arguments.seeds, arguments.depth, arguments.width, schedule
+        )
+        for technique in sorted(
+            TECHNIQUES, key=lambda technique: technique != "jumpstart"
+        )  # the longest first
+        for name in sorted(chosen, key=lambda name: -summaries[name]["rows"])
+        for rate in LEARNING_RATES
+    ]
+    settings = {
+        "depth": arguments.depth,
+        "width": arguments.width,
+        "seeds": arguments.seeds,
+        "learning_rates": LEARNING_RATES,
+        "lams": LAMS,
+        **asdict(schedule),
+        "data_sets": summaries,
+    }
+    return sweep(
+        work, {task.name: task for task in tasks}, arguments.output, settings, arguments.jobs, command
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
