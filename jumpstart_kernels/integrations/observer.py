@@ -1,5 +1,6 @@
 """What the callbacks have in common: the usage over an evaluation, and the schedule that it feeds."""
 
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -27,10 +28,12 @@ class UsageObserver:
         self._unit_dim = unit_dim
         self._metric = UnitUsage()
         self._watch: LayerWatch | None = None
+        self._batches = 0  # that ended while it watched
 
     def start(self, model: nn.Module) -> None:
         """Begin to watch a model; another one is watched no more."""
         self.stop()
+        self._batches = 0
 
         def evaluating() -> bool:
             return not model.training
@@ -55,13 +58,18 @@ class UsageObserver:
 
     def end_batch(self) -> None:
         """Add what ran since the last batch."""
-        extrema = self._watch.take() if self._watch is not None else {}
+        if self._watch is None:
+            return
+        self._batches += 1
+        extrema = self._watch.take()
         if extrema:
             self._metric.to(next(iter(extrema.values())).unit_max.device)
             self._metric.update(extrema)
 
     def report(self) -> UsageReport | None:
         """Over all batches since the last report, and all processes; none if there was no batch.
+
+        Warns if there were batches in which no layer was seen.
 
         Raises:
             RuntimeError: some of the processes have seen a batch and others have not, or other layers.
@@ -76,6 +84,14 @@ class UsageObserver:
             gathered = gather_all_tensors(torch.tensor(seen, dtype=torch.int32, device=self._metric.device))
             seen = [bool(count) for count in gathered]
         if not any(seen):
+            if self._batches:
+                warnings.warn(
+                    f"no watched layer was seen in {self._batches} batches of the evaluation, so there is "
+                    "no usage to report: either none ran, or compiled code ran that does not see the hooks "
+                    "on an nn.ReLU. Those of a JumpstartReLU it sees: replace_relu(model)",
+                    stacklevel=2,
+                )
+                self._batches = 0
             return None
         if not all(seen):
             without = ", ".join(str(rank) for rank, saw in enumerate(seen) if not saw)

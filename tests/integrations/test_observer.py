@@ -35,6 +35,33 @@ def observe(batches: list[int]) -> dict[str, float] | str | None:
     return None if report is None else dict(report)
 
 
+@pytest.mark.parametrize("replaced", [True, False])
+def test_compiled_code_is_seen_or_told_of(replaced):
+    """That has run before: of a JumpstartReLU it sees a watch, of an nn.ReLU not."""
+    model = make_model() if replaced else jk.restore_relu(make_model())
+    compiled = nn.Sequential(torch.compile(model, backend="eager")).eval()
+    observer = UsageObserver()
+    with torch.no_grad():
+        compiled(X)
+        observer.start(compiled)
+        compiled(X)
+        observer.end_batch()
+    if replaced:
+        assert dict(observer.report()) == dict(jk.unit_usage(model, [X]))
+    else:
+        with pytest.warns(UserWarning, match="no watched layer was seen in 1 batches of the evaluation"):
+            assert observer.report() is None
+    observer.stop()
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_evaluation_without_a_batch_has_no_report():
+    observer = UsageObserver()
+    observer.start(make_model())
+    assert observer.report() is None
+    observer.stop()
+
+
 @pytest.fixture(scope="module")
 def ranks():
     ranks = Ranks(2)
