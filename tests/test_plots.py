@@ -362,6 +362,12 @@ def test_curves_of_runs_and_numbers():
     assert single.get_ylabel() == "loss" and single.get_legend() is None
 
 
+def test_none_is_left_out_as_nan_is():
+    records = [{"epoch": 0, "loss": None}, {"epoch": 1, "loss": 2.0}, {"epoch": None, "loss": 1.0}]
+    (line,) = jk.plots.learning_curves(records, y="loss").lines
+    assert line.get_xydata().tolist() == [[1, 2]]
+
+
 def test_overview_has_all_of_it():
     model = jk.replace_relu(make_model())
     report, batch = jk.unit_usage(model, [X]), jk.layer_extrema(model, X)
@@ -426,6 +432,7 @@ MISTAKES = [
         lambda: jk.plots.learning_curves([{"a": 1}], x="a", y="b"),
     ),
     (TypeError, "runs must be lists of mappings", lambda: jk.plots.learning_curves([1.0], y="loss")),
+    (ValueError, "y must be the name of a number", lambda: jk.plots.learning_curves([{"epoch": 1}], y=[])),
     (TypeError, "runs must be lists of records", lambda: jk.plots.learning_curves({"a": 1.0}, y="loss")),
 ]
 
