@@ -62,10 +62,10 @@ def train(
     schedule: Schedule,
     report: Callable[[], object] = lambda: None,
 ) -> list[Outcome]:
-    """Train networks of one technique and learning rate at once.
+    """Train networks of one technique at once.
 
     Args:
-        runs: of one technique and one learning rate.
+        runs: of one technique.
         data: of each run; with the same numbers of rows, features and classes.
         depth: layers.
         width: units of each.
@@ -75,18 +75,17 @@ def train(
     Raises:
         ValueError: runs or data that cannot be trained as one.
     """
-    if len({(run.technique, run.learning_rate) for run in runs}) != 1 or len(runs) != len(data):
-        raise ValueError("runs must be of one technique and one learning rate, with data for each")
+    if len({run.technique for run in runs}) != 1 or len(runs) != len(data):
+        raise ValueError("runs must be of one technique, with data for each")
     if len({(part.x_train.shape, part.x_test.shape) for part in data}) != 1:
         raise ValueError("data must have the same numbers of rows and features for all runs")
-    first = runs[0]
     classes = max(part.classes for part in data)
     shape = Shape(depth, width, data[0].features, classes)
     stack = Stack([make_network(shape, run) for run in runs])
     x, y, x_test, y_test = (torch.stack(parts) for parts in zip(*(part[1:] for part in data), strict=True))
     x, x_test = x.mT.contiguous(), x_test.mT.contiguous()  # [K, features, N]
     lam = torch.tensor([run.lam for run in runs])
-    optimizer = torch.optim.Adam(stack.parameters(), lr=first.learning_rate, fused=True)
+    optimizer = StackedAdam(stack, torch.tensor([run.learning_rate for run in runs]))
     curve: list[Tensor] = []
     batches = Batches([run.seed for run in runs], x.shape[2], schedule.batch_size)
     steps = min(schedule.steps, schedule.epochs * batches.count)
@@ -138,13 +137,45 @@ class Batches:
         return x.gather(2, chosen[:, None].expand(-1, x.shape[1], -1)), y.gather(1, chosen)
 
 
-def take_step(stack: Stack, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, lam: Tensor) -> None:
+class StackedAdam:
+    """PyTorch's Adam on all parameters of a stack as one vector, each network at its own learning rate.
+
+    A step of Adam is linear in the rate: it is taken at the largest, and of it the others keep their part.
+
+    Args:
+        stack: its parameters become views of the vector.
+        rates: ``[K]``.
+    """
+
+    def __init__(self, stack: Stack, rates: Tensor) -> None:
+        parameters = list(stack.parameters())
+        largest = rates.max().item()
+        by_network = [p.detach().reshape(stack.count, -1) for p in parameters]  # each [K, values]
+        self.vector = torch.cat([values.flatten() for values in by_network])
+        parts = [(rates / largest)[:, None].expand_as(values).flatten() for values in by_network]
+        self.parts = torch.cat(parts).to(self.vector)
+        self.vector.grad = torch.zeros_like(self.vector)
+        self.optimizer = torch.optim.Adam([self.vector], lr=largest, fused=True)
+        sizes = [p.numel() for p in parameters]
+        views = zip(parameters, self.vector.split(sizes), self.vector.grad.split(sizes), strict=True)
+        for parameter, values, gradients in views:
+            parameter.data = values.view_as(parameter)
+            parameter.grad = gradients.view_as(parameter)
+
+    def step(self) -> None:
+        """A step by the gradients, which then are zero."""
+        before = self.vector.clone()
+        self.optimizer.step()
+        torch.lerp(before, self.vector, self.parts, out=self.vector)
+        self.optimizer.zero_grad(set_to_none=False)
+
+
+def take_step(stack: Stack, optimizer: StackedAdam, x: Tensor, y: Tensor, lam: Tensor) -> None:
     """One step of every network on its own loss: no gradient of the sum passes from one to another."""
     logits, penalty = stack(x)
     loss = F.cross_entropy(logits, y, reduction="none").mean(1)  # [K]
     if penalty is not None:
         loss = loss + lam * penalty
-    optimizer.zero_grad()
     loss.sum().backward()
     optimizer.step()
 

@@ -6,6 +6,7 @@ Without ``--data`` on scikit-learn's data sets alone. A sweep that was stopped g
 """
 
 import argparse
+import itertools
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -27,12 +28,11 @@ DIGITS = 4  # of a stored fraction
 
 @dataclass(frozen=True)
 class Task:
-    """Networks of one data set, technique and learning rate, trained at once."""
+    """Networks of one data set and technique, trained at once."""
 
     data_set: str
     folder: Path | None
     technique: str
-    learning_rate: float
     seeds: int
     depth: int
     width: int
@@ -40,13 +40,12 @@ class Task:
 
     @property
     def name(self) -> str:
-        return f"{self.data_set}/{self.technique}/{self.learning_rate}"
+        return f"{self.data_set}/{self.technique}"
 
     def runs(self) -> list[Run]:
         lams = LAMS if self.technique == "jumpstart" else (0.0,)
-        return [
-            Run(self.technique, seed, self.learning_rate, lam) for seed in range(self.seeds) for lam in lams
-        ]
+        grid = itertools.product(range(self.seeds), LEARNING_RATES, lams)
+        return [Run(self.technique, seed, rate, lam) for seed, rate, lam in grid]
 
 
 def work(task: Task) -> list[Record]:
@@ -106,14 +105,11 @@ def run(arguments: argparse.Namespace, command: list[str]) -> Record:
     summaries = {name: asdict(describe(name, arguments.data)) for name in chosen}
     schedule = Schedule(arguments.epochs, arguments.steps)
     tasks = [
-        Task(
-            name, arguments.data, technique, rate, arguments.seeds, arguments.depth, arguments.width, schedule
-        )
+        Task(name, arguments.data, technique, arguments.seeds, arguments.depth, arguments.width, schedule)
         for technique in sorted(
             TECHNIQUES, key=lambda technique: technique != "jumpstart"
         )  # the longest first
         for name in sorted(chosen, key=lambda name: -summaries[name]["rows"])
-        for rate in LEARNING_RATES
     ]
     settings = {
         "depth": arguments.depth,
