@@ -122,6 +122,11 @@ def _write(arguments: argparse.Namespace, model: nn.Module, data: Tensor, report
     )
     margins = {layer.margin for layer in model.modules() if isinstance(layer, JumpstartReLU)}
     margin = margins.pop() if len(margins) == 1 else 1.0
+    note = ""
+    if margins:  # of several, none of which is the one to show
+        known = ", ".join(f"{other:g}" for other in sorted(margins))
+        note = f"the layers' margins are {known}: their extrema and penalty are shown for {margin:g}"
+        print(f"\n{note}")
     path: Path = arguments.output
     try:
         if path.suffix.lower() == ".html":
@@ -131,7 +136,8 @@ def _write(arguments: argparse.Namespace, model: nn.Module, data: Tensor, report
                 extrema,
                 title=f"Unit usage of {arguments.model}",
                 subtitle=f"{arguments.data}, {' × '.join(map(str, data.shape))}{weights}; "
-                f"jumpstart_kernels {jumpstart_kernels.__version__}, torch {torch.__version__}",
+                f"jumpstart_kernels {jumpstart_kernels.__version__}, torch {torch.__version__}"
+                + (f"; {note}" if note else ""),
                 margin=margin,
             )
             path.write_text(page, encoding="utf-8")

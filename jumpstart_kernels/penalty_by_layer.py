@@ -68,8 +68,10 @@ def penalty_by_layer(
             "source must have a layer with records, or extrema: run the model in training mode with grad "
             "enabled, and call penalty_by_layer before penalty takes the records"
         )
-    weights = penalty_weights(reduction, sign_balance, "full", units, points)
-    linear = torch.tensor(weights).view(2, 5)[:, :2].flatten()  # of unit s⁺, s⁻, point s⁺, s⁻
+    weights = torch.tensor(
+        penalty_weights(reduction, sign_balance, "full", units, points), dtype=torch.float64, device="cpu"
+    )
+    linear = weights.view(2, 5)[:, :2].flatten()  # of unit s⁺, s⁻, point s⁺, s⁻
     device = next(iter(sums.values())).device
     stacked = torch.stack([total[:, :2].flatten().to(device, torch.float64) for total in sums.values()])
     parts = stacked.cpu() * linear  # [layers, 4]

@@ -85,8 +85,11 @@ class PenaltySchedule:
         """Go on from where :meth:`state_dict` was taken, with the settings of this schedule.
 
         Raises:
-            ValueError: it is the state of something else.
+            TypeError: it is no mapping.
+            ValueError: it is the state of something else, or has a negative count.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict must be a mapping, got {type(state_dict).__name__}")
         own = self.state_dict()
         if state_dict.keys() != own.keys():
             got = ", ".join(map(str, state_dict)) or "none"
@@ -96,6 +99,8 @@ class PenaltySchedule:
                 raise ValueError(
                     f"state_dict[{name!r}] must be {value!r} or the like, got {state_dict[name]!r}"
                 )
+            if type(value) is int and state_dict[name] < 0:
+                raise ValueError(f"state_dict[{name!r}] must be at least 0, got {state_dict[name]!r}")
         self.__dict__.update(state_dict)
         self._drive()
 
@@ -221,6 +226,9 @@ class SequentialPenalty(PenaltySchedule):
 
     def __init__(self, schedules: Sequence[PenaltySchedule], milestones: Sequence[int]) -> None:
         super().__init__()
+        for name, given in (("schedules", schedules), ("milestones", milestones)):
+            if isinstance(given, str) or not isinstance(given, Sequence):
+                raise TypeError(f"{name} must be a list, got {type(given).__name__}")
         self.schedules = [_closed_form("schedules", schedule) for schedule in schedules]
         self.milestones = [_count("milestones", milestone) for milestone in milestones]
         if len(self.schedules) != len(self.milestones) + 1:
@@ -281,6 +289,8 @@ class StopWhenHealthy(PenaltySchedule):
         self.max_linear_ratio = _ratio("max_linear_ratio", max_linear_ratio)
         self.patience = _count("patience", patience, least=1)
         self.floor = _nonnegative("floor", floor)
+        if not isinstance(restart, bool):
+            raise TypeError(f"restart must be a bool, got {type(restart).__name__}")
         self.restart = restart
         self.healthy = 0
         self.stopped = False

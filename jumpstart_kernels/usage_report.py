@@ -102,7 +102,7 @@ def usage_ratios(unit_status: Tensor, point_status: Tensor) -> dict[str, float]:
     if not layers:
         point_status = point_status[:0]  # of nothing at all the fractions are NaN
     dead, linear, nonlinear = (point_status == value for value in STATUSES)
-    lost = dead * torch.arange(1, layers + 1, dtype=torch.int32)
+    lost = dead * torch.arange(1, layers + 1, dtype=torch.int32, device=dead.device)
     if layers:
         lost = lost.amax(1)  # the layers up to each point's last dead one
     return {

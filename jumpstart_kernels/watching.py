@@ -1,5 +1,6 @@
 """Watching a model's layers: the extrema of what their forwards saw, from the kernels that run anyway."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -184,9 +185,19 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _uncompiled_parts():
             yield tensor.device
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for module, flag in training:
             module.training = flag
+
+
+@contextmanager
+def _uncompiled_parts() -> Iterator[None]:
+    """Compiled code, of a part of the model too, runs as it was written: it does not see hooks of now."""
+    if "torch._dynamo" not in sys.modules:  # then nothing is compiled, and its import takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield

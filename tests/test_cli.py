@@ -1,6 +1,7 @@
 """The command line, in this process and as a program of its own."""
 
 import base64
+import html
 import importlib.util
 import os
 import re
@@ -23,6 +24,7 @@ MODELS = """
 from __future__ import annotations
 
 import dataclasses
+from jumpstart_kernels import JumpstartReLU
 from neighbour import WIDTH
 from torch import nn
 
@@ -36,6 +38,9 @@ def plain():
 
 def double():
     return plain().double()
+
+def margins():
+    return nn.Sequential(JumpstartReLU(margin=0.5), JumpstartReLU(margin=2.0))
 
 def number():
     return 3
@@ -316,6 +321,18 @@ def test_usage_writes_a_picture(models, capsys, name, start):
     arguments = ["usage", "--model", f"{models}:double", "--data", "x.pt", "--output", name]
     assert run(capsys, *arguments)[0] == 0
     assert Path(name).read_bytes().startswith(start)
+
+
+def test_usage_says_that_margins_differ(models, capsys):
+    pytest.importorskip("matplotlib", reason="the pictures are drawn with matplotlib")
+    torch.save(torch.randn(5, 13), "x.pt")
+    note = "the layers' margins are 0.5, 2: their extrema and penalty are shown for 1"
+    for function, said in (("margins", True), ("plain", False)):
+        arguments = ["usage", "--model", f"{models}:{function}", "--data", "x.pt", "--output", "page.html"]
+        status, out, err = run(capsys, *arguments)
+        assert (status, err) == (0, "")
+        page = Path("page.html").read_text(encoding="utf-8")
+        assert (note in out) is said and (html.escape(note) in page) is said
 
 
 @pytest.mark.parametrize(

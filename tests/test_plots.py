@@ -1,70 +1,36 @@
 """The pictures: what they show of the numbers, on whose axes, and that they leave matplotlib as it was."""
 
 import importlib
-import io
 import math
 import subprocess
 import sys
 
 import pytest
 import torch
-from torch import nn
 
 pytest.importorskip("matplotlib", reason="the plots are drawn with matplotlib")
 
 import matplotlib
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from pictures import (
+    DEAD,
+    LINEAR,
+    NONLINEAR,
+    WHITE,
+    X,
+    cells_of,
+    extrema,
+    make_model,
+    row_names,
+    save,
+    status,
+    texts,
+)
 
 import jumpstart_kernels as jk
-from jumpstart_kernels.modules import LayerExtrema
 from jumpstart_kernels.penalty_by_layer import PenaltyTerms
 from jumpstart_kernels.plots import style
-
-DEAD, LINEAR, NONLINEAR, WHITE = -1, 0, 1, 2
-
-
-def status(*values: int) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.int8)
-
-
-def extrema(unit_max, unit_min, point_max=(1.0,), point_min=(-1.0,)) -> LayerExtrema:
-    return LayerExtrema(*(torch.tensor(values) for values in (unit_max, unit_min, point_max, point_min)))
-
-
-def make_model(depth: int = 3, width: int = 4) -> nn.Module:
-    torch.manual_seed(0)
-    layers = [nn.Linear(5, width), nn.ReLU()]
-    for _ in range(depth - 1):
-        layers += [nn.Linear(width, width), nn.ReLU()]
-    return nn.Sequential(*layers)
-
-
-X = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
-
-
-def save(figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=50)
-    return file.getvalue()
-
-
-def cells_of(ax) -> torch.Tensor:
-    """What each cell of a map shows: −1 dead, 0 linear, 1 nonlinear, 2 white; [layers, columns]."""
-    image = torch.from_numpy(ax.images[0].get_array().data[..., :3])
-    cells = torch.full(image.shape[:2], 7)
-    colours = {value: colour for value, (_, colour) in style.STATUS.items()} | {WHITE: "#FFFFFF"}
-    for value, colour in colours.items():
-        cells[((image - torch.tensor(to_rgb(colour))).abs() < 1e-3).all(-1)] = value
-    return cells
-
-
-def texts(ax) -> list[str]:
-    return [text.get_text() for text in ax.texts]
-
-
-def row_names(ax) -> list[str]:
-    return [label.get_text() for label in ax.get_yticklabels()]
 
 
 def drawings():
@@ -184,13 +150,6 @@ def test_positions_count_as_their_sample():
     assert cells_of(jk.plots.point_status_map(batch)).tolist() == [[NONLINEAR, DEAD]]
 
 
-@pytest.mark.parametrize("layers, shown", [(50, 50), (60, 60), (61, 31), (200, 50)])
-def test_as_many_names_as_there_is_room_for(layers, shown):
-    ax = jk.plots.unit_status_map({f"layer{i}": status(1) for i in range(layers)})
-    assert len(row_names(ax)) == shown
-    assert len(texts(ax)) == 2 * shown + 2
-
-
 def test_strips_mark_every_extremum():
     ax = jk.plots.extrema_strips({"a": extrema([2.0, 0.5], [-3.0, math.nan]), "b": extrema([0.0], [-1.0])})
     marks = {}
@@ -212,20 +171,6 @@ def test_distributions_peak_where_the_values_are():
     peak = upper[upper[:, 1].argmin()].tolist()
     assert peak[0] == pytest.approx(3, abs=0.1) and peak[1] == pytest.approx(-0.44, abs=0.01)
     assert upper[:, 0].min() >= -5.5 and upper[:, 0].max() <= 4.5
-
-
-def test_far_values_are_on_a_logarithmic_scale():
-    ax = jk.plots.extrema_strips({"a": extrema([1e4, 0.5, math.inf], [-1.0, -0.5, -math.inf])})
-    found = sorted(float(path.vertices[0][0]) for path in ax.collections[0].get_paths())
-    assert found == pytest.approx([0.5, 5, 5])  # four decades beyond the margin; infinity at the edge
-    assert "10000" in [label.get_text() for label in ax.get_xticklabels()]
-    assert ax.get_xlim()[1] < 6
-
-
-def test_extrema_that_are_nothing_draw_nothing():
-    for values in ([math.nan], [], [math.inf]):
-        ax = jk.plots.extrema_strips({"a": extrema(values, values)}, margin=0.0)
-        assert save(ax.figure)
 
 
 def test_bars_are_the_penalty():
@@ -267,38 +212,17 @@ def test_overview_has_all_of_it():
     assert save(figure)
 
 
-@pytest.mark.parametrize("layers, units", [(50, 4), (49, 2048)])
-def test_nothing_overlaps(layers, units):
-    """Names, counts, legends and titles of the thinnest and of the widest network keep apart."""
-    generator = torch.Generator().manual_seed(0)
-    batch = {}
-    for i in range(layers):
-        sides = [torch.randn(n, generator=generator) for n in (units, units, 128, 128)]
-        name = f"layer{i // 12}.{i % 12}.relu"
-        batch[name] = LayerExtrema(*(side + shift for side, shift in zip(sides, (3, -3, 3, -3), strict=True)))
-    figure = jk.plots.overview(batch, batch)
-    figure.set_dpi(100)
-    figure.draw_without_rendering()
-    boxes = []
-    for ax in figure.axes:
-        shown = [text for text in ax.texts if text.get_text()]
-        shown += [label for label in ax.get_yticklabels() if label.get_visible() and ax is figure.axes[0]]
-        shown += [ax.get_legend(), ax._left_title, ax.xaxis.label]
-        boxes += [(artist, artist.get_window_extent()) for artist in shown]
-    page = figure.bbox
-    for i, (artist, box) in enumerate(boxes):
-        assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, artist
-        for other, rival in boxes[:i]:
-            apart = min(box.x1, rival.x1) - max(box.x0, rival.x0) < 1
-            apart = apart or min(box.y1, rival.y1) - max(box.y0, rival.y0) < 1
-            assert apart, (artist, other)
-
-
 REPORT = jk.unit_usage(make_model(), [X])
 MISTAKES = [
     (TypeError, "usage must be a UsageReport", lambda: jk.plots.unit_status_map(3)),
     (ValueError, "got no layer", lambda: jk.plots.point_status_map({})),
     (TypeError, "'a' must be int8", lambda: jk.plots.unit_status_map({"a": torch.zeros(3)})),
+    (TypeError, "'a' must be int8", lambda: jk.plots.unit_status_map({"a": torch.ones(3) > 0})),
+    (
+        ValueError,
+        "the same points in every layer, got {'a': 2, 'b': 1}",
+        lambda: jk.plots.point_status_map({"a": status(1, 1), "b": status(1)}),
+    ),
     (ValueError, "status of layer 'a' must be −1", lambda: jk.plots.unit_status_map({"a": status(5)})),
     (ValueError, "of must be one of 'units', 'points'", lambda: jk.plots.extrema_strips({}, of="layers")),
     (TypeError, "source must be .*, got Tensor for layer", lambda: jk.plots.extrema_strips({"a": status(1)})),
@@ -306,12 +230,16 @@ MISTAKES = [
     (ValueError, "of must be 'units' for a Usage", lambda: jk.plots.extrema_strips(REPORT, of="points")),
     (TypeError, "parts must be PenaltyTerms by layer", lambda: jk.plots.penalty_bars({"a": 1.0})),
     (ValueError, "parts must have a layer", lambda: jk.plots.penalty_bars({})),
+    (ValueError, "extrema must have a layer, got none", lambda: jk.plots.overview(REPORT, {})),
+    (ValueError, "extrema must have a layer, got none", lambda: jk.plots.usage_page(REPORT, {})),
+    (TypeError, "extrema must be extrema by layer, got int", lambda: jk.plots.usage_page(REPORT, 3)),
     (
         ValueError,
         "no record has 'b'; they have a",
         lambda: jk.plots.learning_curves([{"a": 1}], x="a", y="b"),
     ),
     (TypeError, "runs must be lists of mappings", lambda: jk.plots.learning_curves([1.0], y="loss")),
+    (ValueError, "y must be the name of a number", lambda: jk.plots.learning_curves([{"epoch": 1}], y=[])),
     (TypeError, "runs must be lists of records", lambda: jk.plots.learning_curves({"a": 1.0}, y="loss")),
 ]
 

@@ -144,6 +144,7 @@ def test_settings_are_those_of_the_constructor():
     [
         ({"last_epoch": 3}, "state_dict must have the keys last_step, got last_epoch"),
         ({}, "got none"),
+        ({"last_step": -3}, r"state_dict\['last_step'\] must be at least 0, got -3"),
         ({"last_step": "3"}, r"state_dict\['last_step'\] must be 0 or the like, got '3'"),
     ],
 )
@@ -296,6 +297,26 @@ def test_a_bound_injection_follows_a_loaded_state_by_its_factor():
             ValueError,
             "milestones must be positive and rising",
             lambda: SequentialPenalty([ConstantPenalty(1)] * 2, [0]),
+        ),
+        (
+            TypeError,
+            "schedules must be a list, got ConstantPenalty",
+            lambda: SequentialPenalty(ConstantPenalty(1), []),
+        ),
+        (
+            TypeError,
+            "milestones must be a list, got int",
+            lambda: SequentialPenalty([ConstantPenalty(1)] * 2, 5),
+        ),
+        (
+            TypeError,
+            "restart must be a bool, got str",
+            lambda: StopWhenHealthy(ConstantPenalty(1), restart="no"),
+        ),
+        (
+            TypeError,
+            "state_dict must be a mapping, got int",
+            lambda: ConstantPenalty(1).load_state_dict(3),
         ),
         (ValueError, "patience must be at least 1", lambda: StopWhenHealthy(ConstantPenalty(1), patience=0)),
         (

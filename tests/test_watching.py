@@ -1,5 +1,6 @@
 """Extrema of the layers of a model, and what each layer adds to the penalty."""
 
+import contextlib
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import jumpstart_kernels as jk
+from jumpstart_kernels import backends
 from jumpstart_kernels.modules import LayerExtrema
 from jumpstart_kernels.watching import LayerWatch
 
@@ -56,6 +58,48 @@ def test_extrema_are_those_of_the_pre_activations(replaced):
     if replaced:
         with pytest.raises(RuntimeError, match="has recorded"):
             jk.penalty(model)  # it left no record
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_extrema_of_a_model_with_a_compiled_part_that_has_run(replaced):
+    """Compiled code does not see a hook that comes later."""
+    inner = make_model()
+    inner = jk.replace_relu(inner) if replaced else inner
+    expected = jk.layer_extrema(inner, X)
+    model = nn.Sequential(torch.compile(inner, backend="eager")).eval()
+    with torch.no_grad():
+        model(X)
+    found = jk.layer_extrema(model, X)
+    assert list(found) == [f"0._orig_mod.{name}" for name in expected]
+    for own, other in zip(found.values(), expected.values(), strict=True):
+        assert all(map(torch.equal, own, other))
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_watching_changes_nothing(backend, autocast):
+    """Output, penalty and gradients bit for bit, with a watch that collects and the parts looked at."""
+    reason = backends.unavailable(backend, "cpu")
+    if reason is not None:
+        pytest.skip(reason)
+
+    def results(watched):
+        model = jk.replace_relu(make_model())
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(jk.use_backend(backend))
+            stack.enter_context(torch.autocast("cpu", enabled=autocast))
+            if watched:
+                stack.enter_context(LayerWatch(model))
+                stack.enter_context(jk.UnitUsage().watch(model))
+            output = model(X)
+            if watched:
+                jk.penalty_by_layer(model)
+            value = jk.penalty(model)
+            (output.float().square().sum() + value).backward()
+        assert all(layer._watchers == [] and layer._records is None for layer in (model.relu, model.last))
+        return [output, value, *(parameter.grad for parameter in model.parameters())]
+
+    assert all(map(torch.equal, results(False), results(True)))
 
 
 def test_report_has_the_extrema_of_the_units():

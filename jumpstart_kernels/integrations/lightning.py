@@ -42,15 +42,17 @@ class JumpstartCallback(Callback):
     :class:`~jumpstart_kernels.schedules.StopWhenHealthy` observes them.
 
     Args:
-        weight: λ's schedule, the one whose ``weight`` the loss reads; or a number, which is only logged.
-        interval: step the schedule after every optimizer ``"step"``, or after every training ``"epoch"``.
+        weight: λ's schedule, the one whose ``weight`` the loss reads; or a number, which is only logged; by
+            default none is.
+        interval: step the schedule after every optimizer ``"step"``, or after the last batch of every
+            training ``"epoch"``, before checkpoints are saved.
         usage: whether to look at the units in validation.
         layers: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
         unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
         prefix: of the names in the log.
 
     Attributes:
-        schedule: of λ.
+        schedule: of λ, or None.
         report: the :class:`~jumpstart_kernels.usage_report.UsageReport` of the last validation, or None.
 
     Raises:
@@ -59,7 +61,7 @@ class JumpstartCallback(Callback):
 
     def __init__(
         self,
-        weight: float | PenaltySchedule = 0.0,
+        weight: float | PenaltySchedule | None = None,
         *,
         interval: str = "step",
         usage: bool = True,
@@ -69,28 +71,40 @@ class JumpstartCallback(Callback):
     ) -> None:
         super().__init__()
         check_interval(interval)
-        self.schedule = as_schedule(weight)
+        self.schedule = None if weight is None else as_schedule(weight)
         self.interval = interval
         self.usage = usage
         self.prefix = prefix
         self.report: UsageReport | None = None
         self._observer = UsageObserver(layers, unit_dim)
         self._optimizer_steps = 0
+        self._stepped_epoch = -1
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self._stepped_epoch = -1  # of a training before; a checkpoint is loaded after this
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._optimizer_steps = trainer.global_step
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any, **__: Any) -> None:
-        if trainer.global_step == self._optimizer_steps:
-            return  # a batch of an accumulation
-        self._optimizer_steps = trainer.global_step
-        pl_module.log(f"{self.prefix}weight", self.schedule.weight, on_step=True, on_epoch=False)
-        if self.interval == "step":
-            self.schedule.step()
+        if self.schedule is None:
+            return
+        if trainer.global_step != self._optimizer_steps:  # else a batch of an accumulation
+            self._optimizer_steps = trainer.global_step
+            pl_module.log(f"{self.prefix}weight", self.schedule.weight, on_step=True, on_epoch=False)
+            if self.interval == "step":
+                self.schedule.step()
+        if trainer.is_last_batch:
+            self._end_epoch(trainer)  # a checkpoint of the last batch is resumed at the next epoch
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.interval == "epoch":
-            self.schedule.step()
+        self._end_epoch(trainer)  # one that was cut short
+
+    def _end_epoch(self, trainer: Any) -> None:
+        if self.schedule is not None and self.interval == "epoch":
+            if self._stepped_epoch != trainer.current_epoch:
+                self.schedule.step()
+            self._stepped_epoch = trainer.current_epoch
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         if self.usage and not trainer.sanity_checking:
@@ -109,7 +123,7 @@ class JumpstartCallback(Callback):
         self.report = report
         # The report is of all processes already.
         pl_module.log_dict({f"{self.prefix}{name}": ratio for name, ratio in report.items()})
-        if trainer.state.fn == "fit":
+        if trainer.state.fn == "fit" and self.schedule is not None:
             observe(self.schedule, report)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
@@ -119,9 +133,13 @@ class JumpstartCallback(Callback):
         self._observer.stop()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the schedule."""
-        return {"schedule": self.schedule.state_dict()}
+        """The state of the schedule, and the epoch after which it was stepped."""
+        if self.schedule is None:
+            return {}
+        return {"schedule": self.schedule.state_dict(), "stepped_epoch": self._stepped_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the schedule where the checkpoint was saved."""
-        self.schedule.load_state_dict(state_dict["schedule"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state_dict["schedule"])
+            self._stepped_epoch = state_dict["stepped_epoch"]

@@ -1,8 +1,11 @@
 """What the callbacks have in common: the usage over an evaluation, and the schedule that it feeds."""
 
+import warnings
 from collections.abc import Iterable
 
+import torch
 from torch import nn
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from jumpstart_kernels.schedules import ConstantPenalty, PenaltySchedule, StopWhenHealthy
 from jumpstart_kernels.usage import UnitUsage
@@ -25,16 +28,21 @@ class UsageObserver:
         self._unit_dim = unit_dim
         self._metric = UnitUsage()
         self._watch: LayerWatch | None = None
+        self._batches = 0  # that ended while it watched
 
     def start(self, model: nn.Module) -> None:
         """Begin to watch a model; another one is watched no more."""
         self.stop()
+        self._batches = 0
 
         def evaluating() -> bool:
             return not model.training
 
         self._watch = LayerWatch(model, layers=self._layers, unit_dim=self._unit_dim, when=evaluating)
         self._watch.start()
+        parameter = next(model.parameters(), None)
+        if parameter is not None:
+            self._metric.to(parameter.device)  # from where a process that sees no batch says so
 
     def stop(self) -> None:
         """Watch no more, and forget what was seen."""
@@ -50,15 +58,47 @@ class UsageObserver:
 
     def end_batch(self) -> None:
         """Add what ran since the last batch."""
-        extrema = self._watch.take() if self._watch is not None else {}
+        if self._watch is None:
+            return
+        self._batches += 1
+        extrema = self._watch.take()
         if extrema:
             self._metric.to(next(iter(extrema.values())).unit_max.device)
             self._metric.update(extrema)
 
     def report(self) -> UsageReport | None:
-        """Over all batches since the last report, and all processes; none if there was no batch."""
-        if not self._metric.update_called:
+        """Over all batches since the last report, and all processes; none if there was no batch.
+
+        Warns if there were batches in which no layer was seen.
+
+        Raises:
+            RuntimeError: some of the processes have seen a batch and others have not, or other layers.
+        """
+        seen = [self._metric.update_called]
+        if (
+            self._watch is not None
+            and torch.distributed.is_available()
+            and torch.distributed.is_initialized()
+        ):
+            # A process without a batch must not leave the others waiting for what it has seen.
+            gathered = gather_all_tensors(torch.tensor(seen, dtype=torch.int32, device=self._metric.device))
+            seen = [bool(count) for count in gathered]
+        if not any(seen):
+            if self._batches:
+                warnings.warn(
+                    f"no watched layer was seen in {self._batches} batches of the evaluation, so there is "
+                    "no usage to report: either none ran, or compiled code ran that does not see the hooks "
+                    "on an nn.ReLU. Those of a JumpstartReLU it sees: replace_relu(model)",
+                    stacklevel=2,
+                )
+                self._batches = 0
             return None
+        if not all(seen):
+            without = ", ".join(str(rank) for rank, saw in enumerate(seen) if not saw)
+            raise RuntimeError(
+                f"every process must have seen a batch of the evaluation, and {without} has not: evaluate as "
+                "many batches in each, or turn the usage off by usage=False"
+            )
         report = self._metric.report()
         self._metric.reset()
         return report

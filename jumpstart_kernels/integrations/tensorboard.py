@@ -58,6 +58,9 @@ class UsageWriter:
             step: of the training.
             by_layer: each layer's share of dead and of linear units, too.
             figures: the maps of units and points, too, which take matplotlib.
+
+        Raises:
+            TypeError: ``usage`` is no ``UsageReport``.
         """
         if not isinstance(usage, UsageReport):
             raise TypeError(f"usage must be a UsageReport, got {type(usage).__name__}")
@@ -65,6 +68,8 @@ class UsageWriter:
             self._scalar(name, ratio, step)
         if by_layer:
             for name, layer in usage.layers.items():
+                if not layer.units:
+                    continue
                 self._scalar(f"unit_dead_ratio/{name}", layer.dead / layer.units, step)
                 self._scalar(f"unit_linear_ratio/{name}", layer.linear / layer.units, step)
         if figures:
@@ -76,7 +81,15 @@ class UsageWriter:
         """Histograms of the units' and points' maxima and minima, of each layer.
 
         Values that are not finite are left out.
+
+        Args:
+            extrema: of :func:`~jumpstart_kernels.layer_extrema`.
+            step: of the training.
+
+        Raises:
+            TypeError: ``extrema`` is something else.
         """
+        _check_layers("extrema", extrema, LayerExtrema)
         for name, layer in extrema.items():
             for side, values in zip(layer._fields, layer, strict=True):
                 finite = values[values.isfinite()]
@@ -92,7 +105,11 @@ class UsageWriter:
             parts: of :func:`~jumpstart_kernels.penalty_by_layer`.
             step: of the training.
             weight: λ.
+
+        Raises:
+            TypeError: ``parts`` is something else.
         """
+        _check_layers("parts", parts, PenaltyTerms)
         self._scalar("penalty", sum(map(sum, parts.values())), step)
         for term in PenaltyTerms._fields:
             self._scalar(f"penalty_by_term/{term}", sum(getattr(part, term) for part in parts.values()), step)
@@ -113,3 +130,11 @@ class UsageWriter:
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         self.writer.add_scalar(f"{self.prefix}/{name}", value, step)
+
+
+def _check_layers(name: str, layers: object, kind: type) -> None:
+    if not isinstance(layers, Mapping):
+        raise TypeError(f"{name} must be {kind.__name__} by layer, got {type(layers).__name__}")
+    for layer in layers.values():
+        if not isinstance(layer, kind):
+            raise TypeError(f"{name} must be {kind.__name__} by layer, got {type(layer).__name__}")

@@ -7,6 +7,7 @@ For another trainer than ``Trainer``: ``class MyTrainer(PenaltyMixin, Seq2SeqTra
 ``compute_loss`` of your own, use the callback alone and add ``callback.schedule.weight * jk.penalty(model)``.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,8 +39,10 @@ class JumpstartCallback(TrainerCallback):
 
     Args:
         weight: λ's schedule, or a number.
-        interval: step the schedule after every optimizer ``"step"``, or after every ``"epoch"``.
-        usage: whether to look at the units in evaluations.
+        interval: step the schedule after every optimizer ``"step"``, or after every ``"epoch"``: with its
+            last step, before checkpoints are saved.
+        usage: whether to look at the units in evaluations. Not for generation, whose forwards differ in
+            number from batch to batch (``predict_with_generate``).
         layers: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
         unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
         **penalty_options: of :func:`~jumpstart_kernels.penalty`, for the trainer's loss.
@@ -70,12 +73,17 @@ class JumpstartCallback(TrainerCallback):
         self.report: UsageReport | None = None
         self._observer = UsageObserver(layers, unit_dim)
         self._training = False
+        self._stepped_epoch = -1
         self._observed: UsageReport | None = None
 
     def watch(self, model: torch.nn.Module) -> None:
         """Watch the evaluation that begins now; its end, or the next call, ends it."""
         if self.usage:
             self._observer.start(model)
+
+    def forget(self) -> None:
+        """Watch no more, after an evaluation that failed, say."""
+        self._observer.stop()
 
     def add_usage(self, metrics: dict[str, float]) -> None:
         """Add the ratios of the evaluation that has ended to its metrics, with their prefix."""
@@ -90,6 +98,7 @@ class JumpstartCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._training = True
+        self._stepped_epoch = -1
         stored = (state.stateful_callbacks or {}).get(_STATE)
         if stored is not None:
             self.schedule.load_state_dict(stored["attributes"])
@@ -97,6 +106,7 @@ class JumpstartCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._training = False
+        self.forget()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._step("step", state, control, kwargs.get("model"))
@@ -118,7 +128,15 @@ class JumpstartCallback(TrainerCallback):
             self._store(state)
 
     def _step(self, interval: str, state: Any, control: Any, model: Any) -> None:
-        if self.interval == interval:
+        # A checkpoint of an epoch's last step is resumed at the next epoch: on_epoch_end is too late for it.
+        epoch = math.ceil(state.epoch or 0.0)
+        ends = interval == "epoch" or state.epoch == epoch
+        if self.interval == "step":
+            due = interval == "step"
+        else:
+            due = ends and self._stepped_epoch != epoch
+            self._stepped_epoch = epoch if ends else self._stepped_epoch
+        if due:
             self.schedule.step()
             self._store(state)
         if control.should_evaluate and model is not None:  # Trainer's own callbacks have decided it by now
@@ -169,7 +187,11 @@ class PenaltyMixin:
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As ``Trainer.evaluation_loop``, with the units watched."""
         self._jumpstart_callback().watch(self.model)  # type: ignore[attr-defined]
-        return super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
+        try:
+            return super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
+        except BaseException:
+            self._jumpstart_callback().forget()
+            raise
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As ``Trainer.log``, with λ and the penalty in training, and the usage after an evaluation."""

@@ -1,5 +1,6 @@
 """The penalty by layer and by term."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ def penalty_bars(
     """What each layer adds to the penalty, dead and linear units and points one after the other.
 
     Args:
-        parts: by layer, of :func:`~jumpstart_kernels.penalty_by_layer`. What is not finite is left out.
+        parts: by layer, of :func:`~jumpstart_kernels.penalty_by_layer`. What is not finite is left out,
+            which the label of the axis says.
         ax: axes to draw on; by default those of a new figure, ``.figure`` of what is returned.
         legend: say above the bars which colour is which.
 
@@ -33,11 +35,12 @@ def penalty_bars(
         raise ValueError("parts must have a layer, got none")
     style.need_matplotlib()
     if ax is None:
-        ax = style.new_axes(4.8, style.rows_height(len(parts)))
+        ax = style.new_axes(4.8, style.rows_height(len(parts)), parts)
     left = [0.0] * len(parts)
+    left_out = any(not math.isfinite(value) for part in parts.values() for value in part)
     for term, (label, colour) in style.TERMS.items():
         values = [getattr(part, term) for part in parts.values()]
-        values = [value if abs(value) < float("inf") else 0.0 for value in values]  # NaN too
+        values = [value if math.isfinite(value) else 0.0 for value in values]
         ax.barh(range(len(parts)), values, 0.8, left, color=colour, label=label)
         left = [a + b for a, b in zip(left, values, strict=True)]
     style.name_rows(ax, list(parts))
@@ -47,7 +50,8 @@ def penalty_bars(
     ax.grid(axis="x", **style.GRID)
     ax.set_axisbelow(True)
     ax.locator_params(axis="x", nbins=5)
-    ax.set_xlabel(f"penalty, {sum(left):.3g} in all", fontsize=8)
+    how = " without NaN and ∞" if left_out else ""
+    ax.set_xlabel(f"penalty, {sum(left):.3g} in all{how}", fontsize=8)
     if legend:
         style.legend_above(ax, ax.get_legend_handles_labels()[0], columns=2)
     return ax

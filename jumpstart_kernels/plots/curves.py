@@ -22,7 +22,8 @@ def learning_curves(
 
     Args:
         runs: records in the order of time, ``[{"epoch": 0, "accuracy": 0.3}, ...]``, or several of these by
-            the run's name. A record without ``y`` (or with NaN for it) is left out.
+            the run's name. A record without ``x`` or ``y`` (or with None or NaN
+            for it) is left out.
         y: the name of the number, or names: a line for each, of each run.
         x: the name of the number that they are drawn over.
         ax: axes to draw on; by default those of a new figure, ``.figure`` of what is returned.
@@ -33,7 +34,7 @@ def learning_curves(
 
     Raises:
         TypeError: ``runs`` is something else.
-        ValueError: there is a name that no record has.
+        ValueError: there is no name in ``y``, or one that no record has.
         ImportError: matplotlib is not installed.
     """
     named = dict(runs) if isinstance(runs, Mapping) else {"": runs}
@@ -44,6 +45,8 @@ def learning_curves(
             if not isinstance(record, Mapping):
                 raise TypeError(f"runs must be lists of mappings, got one of {type(record).__name__}")
     quantities = [y] if isinstance(y, str) else list(y)
+    if not quantities:
+        raise ValueError("y must be the name of a number, or names, got none")
     known = {name for records in named.values() for record in records for name in record}
     for quantity in (x, *quantities):
         if quantity not in known:
@@ -53,15 +56,16 @@ def learning_curves(
         ax = style.new_axes(5.2, 3.4)
     lines = [(run, quantity) for run in named for quantity in quantities]
     for i, (run, quantity) in enumerate(lines):
-        points = [
-            (float(record[x]), float(record[quantity]))
-            for record in named[run]
-            if x in record and quantity in record and not math.isnan(float(record[quantity]))
-        ]
+        pairs = [(record.get(x), record.get(quantity)) for record in named[run]]
+        points = [(float(a), float(b)) for a, b in pairs if a is not None and b is not None]
+        points = [point for point in points if not any(map(math.isnan, point))]
         label = " ".join(part for part in (run, quantity if len(quantities) > 1 else "") if part)
         across, up = zip(*points, strict=True) if points else ((), ())
-        marker = "o" if len(points) == 1 else None  # a line of one point is not to be seen
-        ax.plot(across, up, label=label, linewidth=1.8, marker=marker, **style.LINES[i % len(style.LINES)])
+        again, number = divmod(i, len(style.LINES))
+        marker = style.MARKERS[again % len(style.MARKERS)]
+        look = {"linewidth": 1.8, "markersize": 4, "markevery": 1 + len(points) // 10, **style.LINES[number]}
+        look["marker"] = marker or ("o" if len(points) == 1 else "")  # a line of one point is not to be seen
+        ax.plot(across, up, label=label, **look)
     ax.set_xlabel(x)
     if len(quantities) == 1:
         ax.set_ylabel(quantities[0])

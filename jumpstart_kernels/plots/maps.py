@@ -17,13 +17,15 @@ MAX_OUTLINED = 64
 COLUMNS = 1000  # of the picture, where rows differ in their number of cells or have too many
 
 
+@sources.on_cpu
 def unit_status_map(
     usage: Any, *, ax: "Axes | None" = None, sort: bool | None = None, legend: bool = True
 ) -> "Axes":
     """Which units of each layer are dead, linear, nonlinear: layers as rows, the first on top.
 
     Every row has the full width, however many units it has. At its right: how many of them are dead and
-    linear, which shows the one among thousands that no cell can show.
+    linear, which shows the one among thousands that no cell can show. White: a layer
+    that saw no data.
 
     Args:
         usage: a :class:`~jumpstart_kernels.usage_report.UsageReport`, a ``UnitUsage``, extrema by layer of
@@ -41,20 +43,26 @@ def unit_status_map(
         TypeError, ValueError: ``usage`` is something else, or has no layer.
         ImportError: matplotlib is not installed.
     """
+    usage = sources.as_report(usage)
     status = sources.unit_status(usage)
     if sort is None:
         sort = max(map(len, status.values())) > MAX_CELLS
     rows = {name: row.sort().values if sort else row for name, row in status.items()}
-    return _draw(rows, ax, "units", legend, ordered="by status" if sort else None)
+    ax = _draw(rows, ax, "units", legend, ordered="by status" if sort else None)
+    nan_units = sources.nan_units(usage)
+    if nan_units:
+        ax.set_xlabel(f"{ax.get_xlabel()}\n{nan_units:,} saw a NaN, shown as nonlinear")
+    return ax
 
 
+@sources.on_cpu
 def point_status_map(
     usage: Any, *, ax: "Axes | None" = None, sort: bool | None = None, legend: bool = True
 ) -> "Axes":
     """For which data points each layer is dead, linear, nonlinear: layers as rows, the first on top.
 
     At the right of a row: of how many points. White: the layer's dimension 0 does not hold the points of the
-    others.
+    others, or there is none.
 
     Args:
         usage: as in :func:`unit_status_map`; int8 ``[points]`` by layer.
@@ -90,8 +98,8 @@ def _draw(
 
     names, counts = list(rows), [len(row) for row in rows.values()]
     if ax is None:
-        ax = style.new_axes(4.8, style.rows_height(len(names)))
-    width = counts[0] if len(set(counts)) == 1 and counts[0] <= COLUMNS else COLUMNS
+        ax = style.new_axes(4.8, style.rows_height(len(names)), names)
+    width = counts[0] if len(set(counts)) == 1 and 0 < counts[0] <= COLUMNS else COLUMNS
     columns = torch.stack([_stretched(row, width) for row in rows.values()])  # [layers, width]
     colours = {value: colour for value, (_, colour) in style.STATUS.items()}
     colours[UNMATCHED] = style.UNMATCHED_COLOUR
@@ -107,6 +115,7 @@ def _draw(
     if len(set(counts)) == 1:
         count = counts[0]
         shown = sorted({0, *range(9, count, 10), count - 1}) if count <= 40 else [0, count - 1]
+        shown = shown if count else []
         if ordered:
             ax.set_xticks([0, 1], ["0", f"{count:,}"])
         else:
@@ -147,7 +156,7 @@ def _number(ax: "Axes", rows: Mapping[str, Tensor]) -> None:
     for right, (value, (name, _)) in zip((30, 60), list(style.STATUS.items())[:2], strict=True):
         ax.annotate(name, (1, 1), (right, 3), xycoords="axes fraction", va="bottom", **place)
         for i, row in list(enumerate(rows.values()))[::every]:
-            share = float((row == value).float().mean()) if len(row) and UNMATCHED not in row else None
+            share = float((row == value).double().mean()) if len(row) and UNMATCHED not in row else None
             xycoords = ("axes fraction", "data")
             ax.annotate(_percent(share), (1, i), (right, 0), xycoords=xycoords, va="center_baseline", **place)
 
@@ -157,4 +166,6 @@ def _percent(share: float | None) -> str:
         return "–" if share is None else "0"
     if share < 0.001:
         return "<0.1 %"
+    if 0.9995 <= share < 1:
+        return ">99.9 %"
     return f"{share:.1%}".removesuffix("%").removesuffix(".0") + " %"

@@ -27,7 +27,8 @@ def overview(
 
     Args:
         usage: a :class:`~jumpstart_kernels.usage_report.UsageReport` or a ``UnitUsage``.
-        extrema: of a batch such as training takes, :func:`~jumpstart_kernels.layer_extrema`.
+        extrema: of a batch such as training takes, :func:`~jumpstart_kernels.layer_extrema`. Layers that are
+            not those of ``usage`` are named again.
         margin: of the layers.
         figure: an empty figure to draw on; by default a new one, which pyplot knows nothing of.
 
@@ -39,6 +40,8 @@ def overview(
         ImportError: matplotlib is not installed.
     """
     usage = sources.as_report(usage)
+    if extrema is not None:
+        sources.check_extrema(extrema)
     parts = None if extrema is None else penalty_by_layer(extrema, margin=margin)
     status = sources.unit_status(usage)
     style.need_matplotlib()
@@ -60,6 +63,7 @@ def overview(
         titles += ["Extrema of units in a batch", "Extrema of points in a batch", "Penalty of the batch"]
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=9.5, fontweight="bold", loc="left", pad=28)
-    for axis in axes[1:]:
+    same = extrema is None or list(extrema) == list(status)
+    for axis in axes[1:] if same else axes[1:2]:
         axis.tick_params(axis="y", labelleft=False)  # the rows are those of the first
     return figure

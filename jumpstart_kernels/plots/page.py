@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jumpstart_kernels.modules import LayerExtrema
 from jumpstart_kernels.penalty_by_layer import PenaltyTerms, penalty_by_layer
-from jumpstart_kernels.plots import style
+from jumpstart_kernels.plots import sources, style
 from jumpstart_kernels.plots.bars import penalty_bars
 from jumpstart_kernels.plots.maps import point_status_map, unit_status_map
 from jumpstart_kernels.plots.strips import extrema_strips
@@ -64,11 +64,13 @@ def usage_page(
         margin: of the layers.
 
     Raises:
-        TypeError: ``usage`` is no ``UsageReport``.
+        TypeError, ValueError: ``usage`` is no ``UsageReport``, ``extrema`` something else or of no layer.
         ImportError: matplotlib is not installed.
     """
     if not isinstance(usage, UsageReport):
         raise TypeError(f"usage must be a UsageReport, got {type(usage).__name__}")
+    if extrema is not None:
+        sources.check_extrema(extrema)
     parts = None if extrema is None else penalty_by_layer(extrema, margin=margin)
     style.need_matplotlib()
     return "\n".join(_lines(usage, extrema, parts, title, subtitle, margin)) + "\n"
@@ -103,7 +105,7 @@ def _lines(
     yield _picture(point_status_map(usage), "Data points by their status in each layer.")
     yield "</div>"
     if extrema is not None and parts is not None:
-        points = max(layer.per_sample()[0].numel() for layer in extrema.values())
+        points = len(next(iter(sources.point_status(extrema).values())))
         yield f'<h2>In a batch of {points:,}</h2>\n<div class="pictures">'
         caption = "Largest and smallest pre-activation of each {}; the penalty pushes them beyond the margin."
         for of in ("units", "points"):

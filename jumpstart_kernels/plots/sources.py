@@ -1,7 +1,9 @@
 """What the pictures are made of, taken from whatever the user has."""
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +13,21 @@ from jumpstart_kernels.usage_report import STATUSES, UNMATCHED, UsageReport, sta
 
 SOURCES = "a UsageReport, a UnitUsage or extrema by layer"
 AXES_OF = ("units", "points")
+INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def on_cpu(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A plot that makes its tensors on the CPU, whatever ``torch.set_default_device`` says."""
+
+    @functools.wraps(draw)
+    def draw_on_cpu(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with torch.device("cpu"):
+            return draw(*args, **kwargs)
+
+    return draw_on_cpu
 
 
 def as_report(source: object) -> object:
@@ -26,7 +43,7 @@ def unit_status(source: object) -> dict[str, Tensor]:
         return source.unit_status
     layers = _layers(source, f"usage must be {SOURCES}, or int8 status by layer")
     if all(isinstance(layer, LayerExtrema) for layer in layers.values()):
-        return {name: status_of(layer.unit_max, layer.unit_min).cpu() for name, layer in layers.items()}
+        return {name: _unit_status_of(layer) for name, layer in layers.items()}
     return {name: _checked_status(name, layer) for name, layer in layers.items()}
 
 
@@ -35,19 +52,39 @@ def point_status(source: object) -> dict[str, Tensor]:
     source = as_report(source)
     if isinstance(source, UsageReport):
         by_layer = dict(zip(source.point_layers, source.point_status.T, strict=True))
-        unmatched = torch.full((len(source.point_status),), UNMATCHED, dtype=torch.int8)
+        unmatched = torch.full((len(source.point_status),), UNMATCHED, dtype=torch.int8, device="cpu")
         return {name: by_layer.get(name, unmatched) for name in source.layers}
     layers = _layers(source, f"usage must be {SOURCES}, or int8 status by layer")
     if all(isinstance(layer, LayerExtrema) for layer in layers.values()):
         samples = {name: layer.per_sample() for name, layer in layers.items()}
         counts = [len(maxima) for maxima, _ in samples.values()]
-        most = max(set(counts), key=counts.count)
-        unmatched = torch.full((most,), UNMATCHED, dtype=torch.int8)
+        most = Counter(counts).most_common(1)[0][0]  # as in UnitUsage
+        unmatched = torch.full((most,), UNMATCHED, dtype=torch.int8, device="cpu")
         return {
             name: status_of(*sides).cpu() if len(sides[0]) == most else unmatched
             for name, sides in samples.items()
         }
-    return {name: _checked_status(name, layer) for name, layer in layers.items()}
+    status = {name: _checked_status(name, layer) for name, layer in layers.items()}
+    points = {name: len(layer) for name, layer in status.items()}
+    if len(set(points.values())) > 1:
+        raise ValueError(f"usage must have a status of the same points in every layer, got {points}")
+    return status
+
+
+def nan_units(source: object) -> int:
+    """How many units saw a NaN, where the source says so."""
+    if isinstance(source, UsageReport):
+        return source.nan_units
+    layers = source.values() if isinstance(source, Mapping) else ()
+    return sum(int(layer.unit_max.isnan().sum()) for layer in layers if isinstance(layer, LayerExtrema))
+
+
+def check_extrema(extrema: object) -> None:
+    """Raise for what is not the extrema of a layer at least."""
+    if not isinstance(extrema, Mapping):
+        raise TypeError(f"extrema must be extrema by layer, got {type(extrema).__name__}")
+    if not extrema:
+        raise ValueError("extrema must have a layer, got none")
 
 
 def extrema_of(source: object, of: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -71,6 +108,11 @@ def extrema_of(source: object, of: str) -> dict[str, tuple[Tensor, Tensor]]:
     return {name: (_flat(layer.point_max), _flat(layer.point_min)) for name, layer in layers.items()}
 
 
+def _unit_status_of(layer: LayerExtrema) -> Tensor:
+    status = status_of(layer.unit_max, layer.unit_min).cpu()
+    return status if layer.point_max.numel() else torch.full_like(status, UNMATCHED)  # units that saw nothing
+
+
 def _layers(source: object, expected: str) -> Mapping[str, Any]:
     if not isinstance(source, Mapping):
         raise TypeError(f"{expected}, got {type(source).__name__}")
@@ -80,10 +122,10 @@ def _layers(source: object, expected: str) -> Mapping[str, Any]:
 
 
 def _checked_status(name: str, status: object) -> Tensor:
-    if not isinstance(status, Tensor) or status.dim() != 1 or status.is_floating_point():
+    if not isinstance(status, Tensor) or status.dim() != 1 or status.dtype not in INTEGERS:
         got = f"{status.dtype} {list(status.shape)}" if isinstance(status, Tensor) else type(status).__name__
         raise TypeError(f"status of layer {name!r} must be int8 [K], got {got}")
-    if not torch.isin(status.cpu(), torch.tensor([*STATUSES, UNMATCHED])).all():
+    if not torch.isin(status.cpu(), torch.tensor([*STATUSES, UNMATCHED], device="cpu")).all():
         raise ValueError(f"status of layer {name!r} must be −1 (dead), 0 (linear) or 1 (nonlinear)")
     return status.cpu()
 

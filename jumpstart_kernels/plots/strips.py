@@ -18,6 +18,7 @@ HALF = 0.44  # of a row, that the highest of a distribution fills
 LINEAR_UP_TO = 12  # margins; what reaches further is drawn on a scale that is linear up to the margin only
 
 
+@sources.on_cpu
 def extrema_strips(
     source: Any, *, of: str = "units", margin: float = 1.0, ax: "Axes | None" = None, legend: bool = True
 ) -> "Axes":
@@ -50,7 +51,7 @@ def extrema_strips(
     from matplotlib.patches import Patch
 
     if ax is None:
-        ax = style.new_axes(4.8, style.rows_height(len(layers)))
+        ax = style.new_axes(4.8, style.rows_height(len(layers)), layers)
     finite = torch.cat([side[side.isfinite()] for pair in layers.values() for side in pair])
     low = min(-1.5 * margin, float(finite.min()) if len(finite) else 0.0)
     high = max(1.5 * margin, float(finite.max()) if len(finite) else 0.0)
@@ -120,5 +121,6 @@ def _ticks(low: float, high: float, margin: float, scale: float) -> list[float]:
     for end, sign in ((high, 1), (-low, -1)):
         decades = max(0, math.floor(math.log10(max(end, margin) / margin)))
         every = 1 + decades // 5
-        ticks += [sign * margin * 10**decade for decade in range(0, decades + 1, every)]
+        first = 0 if decades < 8 else every  # where the margins are too close to 0 for a number of their own
+        ticks += [sign * margin * 10**decade for decade in range(first, decades + 1, every)]
     return sorted(ticks)

@@ -1,6 +1,7 @@
 """Colours and figures, the same in every picture of the project, the demo's included."""
 
 import importlib.util
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,10 +33,12 @@ LINES: tuple[dict[str, Any], ...] = (
     {"color": BLACK, "linestyle": (0, (1, 1))},
     {"color": GREY, "linestyle": (0, (6, 1.2, 1, 1.2))},
 )
+MARKERS = ("", "s", "^", "D", "v")  # of the lines in each further round of LINES
 GRID: dict[str, Any] = {"color": "#DDDDDD", "linewidth": 0.6}
 DPI = 200
 
 ROW = 0.17  # inches of a layer
+NAME, SHORT_NAME = 0.058, 12  # inches of a letter of a layer's name, and up to how many take no room
 MARGINS = 1.3  # inches of title, axis and legend together
 MAX_NAMES = 60  # layers named one by one
 
@@ -46,10 +49,11 @@ def need_matplotlib() -> None:
         raise ImportError("plots need matplotlib: pip install jumpstart_kernels[plots]")
 
 
-def new_axes(width: float, height: float) -> "Axes":
-    """Axes in a figure of their own, in inches, which pyplot knows nothing of."""
+def new_axes(width: float, height: float, names: Iterable[str] = ()) -> "Axes":
+    """Axes in a figure of their own, in inches, which pyplot knows nothing of; wider for long names."""
     from matplotlib.figure import Figure
 
+    width += NAME * max(0, max(map(len, names), default=0) - SHORT_NAME)
     return Figure(figsize=(width, height), layout="constrained").subplots()
 
 

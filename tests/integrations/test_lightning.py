@@ -130,6 +130,59 @@ def test_it_goes_on_from_a_checkpoint(tmp_path):
     assert module.weights == pytest.approx([0.3, 0.25, 0.2, 0, 0, 0])
 
 
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+@pytest.mark.parametrize(
+    "saved", [{"every_n_train_steps": 1}, {"monitor": "loss"}, {"save_on_train_epoch_end": False}], ids=str
+)
+def test_it_goes_on_from_every_checkpoint(tmp_path, interval, saved):
+    """Of the last batch of an epoch too, which is before the end of the epoch."""
+
+    def train(schedule, checkpoint=None):
+        module = Classifier(schedule)
+        saver = lightning.callbacks.ModelCheckpoint(
+            tmp_path / ("first" if checkpoint is None else "second"), "{step}", save_top_k=-1, **saved
+        )
+        options = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+        trainer = lightning.Trainer(
+            max_epochs=3,
+            limit_train_batches=2,
+            accelerator="cpu",
+            callbacks=[JumpstartCallback(schedule, interval=interval), saver],
+            **options,
+        )
+        trainer.fit(module, DataLoader(DATA, 8), DataLoader(DATA, 8), ckpt_path=checkpoint)
+        return module.weights
+
+    schedule = LinearPenalty(0.6, total_steps=6)
+    whole = train(schedule)
+    assert schedule.last_step == (6 if interval == "step" else 3)
+    checkpoints = sorted((tmp_path / "first").glob("*.ckpt"))
+    assert len(checkpoints) >= 3
+    for checkpoint in checkpoints:
+        resumed = LinearPenalty(0.6, total_steps=6)
+        weights = train(resumed, checkpoint)
+        assert weights == whole[len(whole) - len(weights) :]
+        assert resumed.last_step == schedule.last_step
+
+
+def test_a_second_training_steps_its_epochs_too(tmp_path):
+    schedule = LinearPenalty(0.6, total_steps=6)
+    callback = JumpstartCallback(schedule, interval="epoch", usage=False)
+    for steps in (1, 2):
+        fit(Classifier(schedule), callback, tmp_path, max_epochs=1)
+        assert schedule.last_step == steps
+
+
+def test_without_a_weight_none_is_logged(tmp_path):
+    module = Classifier(ConstantPenalty(0.5))
+    callback = JumpstartCallback()
+    trainer = fit(module, callback, tmp_path)
+    assert "jumpstart/weight" not in trainer.callback_metrics
+    assert "jumpstart/unit_dead_ratio" in trainer.callback_metrics
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    fit(module, callback, tmp_path, tmp_path / "saved.ckpt", max_epochs=3)
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="interval must be one of 'step', 'epoch', got 'batch'"):
         JumpstartCallback(0.1, interval="batch")

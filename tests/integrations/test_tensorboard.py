@@ -95,6 +95,23 @@ def test_wrong_arguments(tmp_path):
         UsageWriter(3)
     with UsageWriter(tmp_path) as writer, pytest.raises(TypeError, match="usage must be a UsageReport"):
         writer.add_usage({}, 0)
+    extrema = jk.layer_extrema(make_model(), X)
+    with UsageWriter(tmp_path) as writer:
+        with pytest.raises(TypeError, match="extrema must be LayerExtrema by layer, got Sequential"):
+            writer.add_extrema(make_model(), 0)
+        with pytest.raises(TypeError, match="extrema must be LayerExtrema by layer, got PenaltyTerms"):
+            writer.add_extrema(jk.penalty_by_layer(extrema), 0)
+        with pytest.raises(TypeError, match="parts must be PenaltyTerms by layer, got LayerExtrema"):
+            writer.add_penalty(extrema, 0)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_a_layer_without_units_has_no_shares(tmp_path):
+    model = nn.Sequential(nn.Linear(5, 0), nn.ReLU(), nn.Linear(0, 3), nn.ReLU())
+    with UsageWriter(tmp_path) as writer:
+        writer.add_usage(jk.unit_usage(model, [X]), 0)
+    found = scalars(read(tmp_path))
+    assert "jumpstart/unit_dead_ratio/3" in found and "jumpstart/unit_dead_ratio/1" not in found
 
 
 def test_without_tensorboard_it_says_what_to_install():

@@ -186,6 +186,30 @@ def test_it_goes_on_from_a_checkpoint(tmp_path, restore):
     assert resumed.last_step == 12 and resumed.stopped
 
 
+def test_a_checkpoint_of_the_last_step_has_the_step_of_the_epoch(tmp_path):
+    options = {"interval": "epoch", "usage": False}
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    first = make_trainer(tmp_path, JumpstartCallback(LinearPenalty(0.6, total_steps=6), **options), **saving)
+    first.train()
+    assert logged(first, "jumpstart_weight") == pytest.approx([0.6] * 3 + [0.5] * 3)
+    for steps in range(1, 6):
+        schedule = LinearPenalty(0.6, total_steps=6)
+        trainer = make_trainer(tmp_path, JumpstartCallback(schedule, **options), **saving)
+        trainer.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{steps}"))
+        expected = ([0.6] * 3 + [0.5] * 3)[steps:]
+        assert logged(trainer, "jumpstart_weight")[-len(expected) :] == pytest.approx(expected)
+        assert schedule.last_step == 2
+
+
+def test_an_evaluation_that_fails_leaves_no_watch(tmp_path):
+    trainer = make_trainer(tmp_path, JumpstartCallback(0.5))
+    trainer.prediction_step = lambda *_, **__: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        trainer.evaluate()
+    layers = [layer for layer in trainer.model.modules() if isinstance(layer, jk.JumpstartReLU)]
+    assert layers and not any(layer._watchers for layer in layers)
+
+
 def test_a_trainer_needs_its_callback(tmp_path):
     trainer = make_trainer(tmp_path, JumpstartCallback(ConstantPenalty(0.1)))
     trainer.remove_callback(JumpstartCallback)
