@@ -59,7 +59,7 @@ def test_a_stack_trains_as_its_networks_do_alone(technique, image):
     logits, penalty = stack(stacked(x))
     assert penalty is None
     alone = torch.stack([network.eval()(part).T for network, part in zip(networks, x, strict=True)])
-    torch.testing.assert_close(logits, alone, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(logits, alone, rtol=1e-6, atol=1e-8)  # BatchNorm divides by small deviations
 
 
 @pytest.mark.parametrize("image", (False, True), ids=("table", "image"))
@@ -78,8 +78,8 @@ def test_shares_of_units_are_those_of_unit_usage(image):
     assert stack.training
     for k, network in enumerate(networks):
         report = unit_usage(network, [x[k]])
-        assert dead[k].item() == pytest.approx(report.unit_dead_ratio)
-        assert linear[k].item() == pytest.approx(report.unit_linear_ratio)
+        assert dead[k].item() == pytest.approx(report.ratios["unit_dead_ratio"])
+        assert linear[k].item() == pytest.approx(report.ratios["unit_linear_ratio"])
     assert dead.sum() > 0 and linear.sum() > 0
 
 
