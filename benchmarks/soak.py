@@ -10,9 +10,11 @@ flat if memory grows by less than 1 MiB in the second half of each phase, and no
 import argparse
 import ctypes
 import gc
+import itertools
 import json
 import platform
 import re
+import statistics
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -191,24 +193,26 @@ def run_phase(
 
 
 def judge(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Growth over the second half, by a straight line through its samples, and whether all is flat."""
+    """Growth over the second half, and whether all is flat.
+
+    By the median of the slopes between samples (Theil and Sen), so that what grows once, as a table of the
+    interpreter does, is no trend; it is in the range between the least and the most.
+    """
     half = samples[len(samples) // 2 :]
-    growth = None
+    growth = span = None
     if all(entry["resident_bytes"] is not None for entry in half):
-        growth = round(
-            slope([(entry["step"], entry["resident_bytes"]) for entry in half]) * half[-1]["step"] / 2
-        )
+        memory = [(entry["step"], entry["resident_bytes"]) for entry in half]
+        growth = round(median_slope(memory) * half[-1]["step"] / 2)
+        span = max(value for _, value in memory) - min(value for _, value in memory)
     tensors = {entry["tensors"] for entry in half}
     left = max(entry["graphs"] for entry in samples)
     flat = (growth is None or growth < MAX_GROWTH) and len(tensors) == 1 and left == 0
-    return {"second_half_growth_bytes": growth, "flat": flat}
+    return {"second_half_growth_bytes": growth, "second_half_range_bytes": span, "flat": flat}
 
 
-def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Of the straight line of least squares."""
-    mean_x, mean_y = (sum(values) / len(points) for values in zip(*points, strict=True))
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+def median_slope(points: Sequence[tuple[int, int]]) -> float:
+    """Of all pairs of points."""
+    return statistics.median((d - b) / (c - a) for (a, b), (c, d) in itertools.combinations(points, 2))
 
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:

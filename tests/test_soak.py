@@ -85,11 +85,16 @@ def test_growth_is_the_slope_of_the_second_half():
             for i, value in enumerate(memory)
         ]
 
-    rising = [soak.MAX_GROWTH * i // 5 for i in range(11)]
-    assert soak.judge(samples(rising)) == {"second_half_growth_bytes": soak.MAX_GROWTH, "flat": False}
-    settled = [min(value, soak.MAX_GROWTH) for value in rising]
-    assert soak.judge(samples(settled)) == {"second_half_growth_bytes": 0, "flat": True}
-    assert soak.judge(samples([None] * 11)) == {"second_half_growth_bytes": None, "flat": True}
+    most = soak.MAX_GROWTH
+    rising = [most // 4 * i for i in range(11)]
+    assert tuple(soak.judge(samples(rising)).values()) == (5 * most // 4, 5 * most // 4, False)
+    settled = [min(value, most) for value in rising]
+    assert tuple(soak.judge(samples(settled)).values()) == (0, 0, True)
+    once = [most * (i == 10) for i in range(11)]
+    assert tuple(soak.judge(samples(once)).values()) == (0, most, True)
+    in_steps = [most * (i // 2) for i in range(11)]
+    assert not soak.judge(samples(in_steps))["flat"]
+    assert tuple(soak.judge(samples([None] * 11)).values()) == (None, None, True)
 
 
 def test_the_command(tmp_path, capsys):

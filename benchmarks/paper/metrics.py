@@ -1,0 +1,98 @@
+"""How techniques compare over a set of data sets, each by its best run: the paper's four global metrics, ranks."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+Record = dict[str, Any]
+Best = Mapping[str, Mapping[str, Record]]  # by data set and technique
+
+
+class Global(NamedTuple):
+    """The four metrics of one technique."""
+
+    dead: float
+    """Area under the curve: fraction of the data sets whose dead unit ratio exceeds t, for t from 0 to 1."""
+    linear: float
+    """Likewise for linear units."""
+    trainability: float
+    """Fraction of the data sets on which the technique beats the worst accuracy of all techniques."""
+    convergence: float
+    """Mean of its accuracy minus the best accuracy of all techniques."""
+
+
+class Pair(NamedTuple):
+    """One technique against another over the data sets, by their mean accuracies over the seeds."""
+
+    wins: int
+    draws: int
+    losses: int
+    p_value: float
+    """Of Wilcoxon's signed-rank test, two-sided; 1 where all are draws."""
+
+
+def best_runs(runs: Sequence[Record], seed: int) -> dict[str, dict[str, Record]]:
+    """Of each data set and technique the run of the best test accuracy, as the paper chooses it.
+
+    Of equal ones that with the fewest dead and linear units, then the first.
+    """
+    best: dict[str, dict[str, Record]] = {}
+    for run in runs:
+        if run["seed"] == seed:
+            of_set = best.setdefault(run["data_set"], {})
+            other = of_set.get(run["technique"])
+            if other is None or _merit(run) > _merit(other):
+                of_set[run["technique"]] = run
+    return best
+
+
+def _merit(run: Record) -> tuple[float, float]:
+    return run["accuracy"], -(run["dead"] + run["linear"])
+
+
+def global_metrics(best: Best) -> dict[str, Global]:
+    """Of each technique.
+
+    The area under the fraction of values that exceed t, over t from 0 to 1, is their mean.
+    """
+    techniques = list(next(iter(best.values())))
+    found = {}
+    for technique in techniques:
+        own = [of_set[technique] for of_set in best.values()]
+        accuracies = [[run["accuracy"] for run in of_set.values()] for of_set in best.values()]
+        pairs = list(zip([run["accuracy"] for run in own], accuracies, strict=True))
+        found[technique] = Global(
+            fmean(run["dead"] for run in own),
+            fmean(run["linear"] for run in own),
+            fmean(mine > min(all_) for mine, all_ in pairs),
+            fmean(mine - max(all_) for mine, all_ in pairs),
+        )
+    return found
+
+
+def mean_accuracies(bests: Sequence[Best]) -> dict[str, dict[str, float]]:
+    """By technique and data set, over the seeds."""
+    techniques = list(next(iter(bests[0].values())))
+    return {
+        technique: {name: fmean(best[name][technique]["accuracy"] for best in bests) for name in bests[0]}
+        for technique in techniques
+    }
+
+
+def mean_ranks(accuracies: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Of each technique over the data sets; 1 is the best, equals share their ranks."""
+    from scipy.stats import rankdata
+
+    techniques, names = list(accuracies), list(next(iter(accuracies.values())))
+    ranks = [rankdata([-accuracies[technique][name] for technique in techniques]) for name in names]
+    return {technique: fmean(rank[i] for rank in ranks) for i, technique in enumerate(techniques)}
+
+
+def compare(one: Mapping[str, float], other: Mapping[str, float]) -> Pair:
+    """Accuracies of two techniques by data set."""
+    from scipy.stats import wilcoxon
+
+    differences = [one[name] - other[name] for name in one]
+    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    p_value = float(wilcoxon(differences).pvalue) if wins + losses else 1.0
+    return Pair(wins, len(differences) - wins - losses, losses, p_value)

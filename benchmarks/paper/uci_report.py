@@ -1,0 +1,185 @@
+"""The UCI results as tables and figures."""
+
+from collections.abc import Mapping
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.paper.metrics import (
+    Best,
+    Global,
+    best_runs,
+    compare,
+    global_metrics,
+    mean_accuracies,
+    mean_ranks,
+)
+from benchmarks.paper.sweep import Record, runs_of, seconds_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMES = {
+    "plain": "ReLU",
+    "batch_norm": "BatchNorm",
+    "skips": "skip connections",
+    "gelu": "GELU",
+    "jumpstart": "Jumpstart",
+}
+PUBLISHED = Global(dead=0.07, linear=0.12, trainability=1.0, convergence=-0.03)
+# Of the Okabe-Ito palette; markers and lines tell them apart without colour.
+STYLES: dict[str, dict[str, Any]] = {
+    "plain": {"color": "#000000", "marker": "o", "linestyle": ":"},
+    "batch_norm": {"color": "#009E73", "marker": "P", "linestyle": "-."},
+    "skips": {"color": "#E69F00", "marker": "D", "linestyle": "--"},
+    "gelu": {"color": "#CC79A7", "marker": "X", "linestyle": (0, (1, 1))},
+    "jumpstart": {"color": "#0072B2", "marker": "s", "linestyle": "-", "linewidth": 2.4},
+}
+HEADINGS = ("Dead Units", "Linear Units", "Trainability", "Convergence")
+
+
+def bests_of(record: Record, runs: list[Record] | None = None) -> list[dict[str, dict[str, Record]]]:
+    """The best runs of each seed."""
+    runs = runs_of(record) if runs is None else runs
+    return [best_runs(runs, seed) for seed in range(record["settings"]["seeds"])]
+
+
+def conditions(record: Record) -> str:
+    settings, machine = record["settings"], record["machine"]
+    minutes = seconds_of(record) / 60
+    return (
+        f"{len(settings['data_sets'])} data sets, {settings['seeds']} seeds, {len(runs_of(record)):,} networks "
+        f"of {settings['depth']} layers of {settings['width']} units, Adam at "
+        f"{_listed(settings['learning_rates'])}, λ of {_listed(settings['lams'])}, batches of "
+        f"{settings['batch_size']} rows, {settings['epochs']:,} epochs but at most {settings['steps']:,} steps. "
+        f"{machine['cpu']}, {machine['jobs']} processes of one thread: {minutes:.0f} minutes of one process. "
+        f"`{machine['command']}`"
+    )
+
+
+def global_table(record: Record) -> str:
+    """The four metrics, mean ± standard deviation over the seeds, beside what is published of Jumpstart."""
+    by_seed = [global_metrics(best) for best in bests_of(record)]
+    lines = ["| | " + " | ".join(HEADINGS) + " | mean rank |", "|---|" + "---:|" * 5]
+    ranks = mean_ranks(mean_accuracies(bests_of(record)))
+    for technique, name in NAMES.items():
+        cells = [_spread([found[technique][i] for found in by_seed]) for i in range(4)]
+        lines.append(f"| {name} | {' | '.join(cells)} | {ranks[technique]:.2f} |")
+    for rate, lam, found in fixed_metrics(record):
+        cells = [_spread([metrics[i] for metrics in found]) for i in range(4)]
+        lines.append(f"| Jumpstart, everywhere λ = {lam:g} at {rate:g} | {' | '.join(cells)} | |")
+    published = " | ".join(f"{value:.2f}".replace("-", "−") for value in PUBLISHED)
+    lines.append(f"| published, Jumpstart | {published} | |")
+    return "\n".join(lines)
+
+
+def fixed_metrics(record: Record) -> list[tuple[float, float, list[Global]]]:
+    """Of the one learning rate and λ that do best on all data sets together, against the others' best runs."""
+    runs = runs_of(record)
+    choices = sorted({(run["learning_rate"], run["lam"]) for run in runs if run["technique"] == "jumpstart"})
+    found = []
+    for rate, lam in choices:
+        kept = [
+            run
+            for run in runs
+            if run["technique"] != "jumpstart" or (run["learning_rate"], run["lam"]) == (rate, lam)
+        ]
+        metrics = [global_metrics(best)["jumpstart"] for best in bests_of(record, kept)]
+        found.append((rate, lam, metrics))
+    return [max(found, key=lambda entry: fmean(metrics.convergence for metrics in entry[2]))]
+
+
+def pair_table(record: Record) -> str:
+    """Jumpstart against each of the others: wins, draws, losses over the data sets."""
+    accuracies = mean_accuracies(bests_of(record))
+    lines = ["| Jumpstart against | wins | draws | losses | p (Wilcoxon) |", "|---|---:|---:|---:|---:|"]
+    for technique, name in NAMES.items():
+        if technique != "jumpstart":
+            pair = compare(accuracies["jumpstart"], accuracies[technique])
+            lines.append(f"| {name} | {pair.wins} | {pair.draws} | {pair.losses} | {pair.p_value:.2g} |")
+    return "\n".join(lines)
+
+
+def data_set_table(record: Record) -> str:
+    """Test accuracy of each technique's best run on each data set, and Jumpstart's dead and linear units."""
+    bests, summaries = bests_of(record), record["settings"]["data_sets"]
+    lines = [
+        "| data set | rows | classes | most frequent | " + " | ".join(NAMES.values()) + " | dead | linear |",
+        "|---|" + "---:|" * (5 + len(NAMES)),
+    ]
+    for name, summary in summaries.items():
+        means = {t: fmean(best[name][t]["accuracy"] for best in bests) for t in NAMES}
+        top = max(means.values())
+        cells = []
+        for technique, mean in means.items():
+            text = _spread([best[name][technique]["accuracy"] for best in bests])
+            cells.append(f"**{text}**" if mean == top else text)
+        shares = [fmean(best[name]["jumpstart"][key] for best in bests) for key in ("dead", "linear")]
+        rows = summary["rows"] - summary["repeats"]
+        lines.append(
+            f"| {summary['title']} | {rows:,} | {summary['classes']} | {summary['majority']:.2f} | "
+            + " | ".join(cells)
+            + "".join(f" | {share:.2f}" for share in shares)
+            + " |"
+        )
+    return "\n".join(lines)
+
+
+def draw_units(record: Record) -> "Figure":
+    """The fraction of the data sets whose dead, or linear, unit ratio exceeds t."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    bests = bests_of(record)
+    for axis, key in zip(axes, ("dead", "linear"), strict=True):
+        for technique, name in NAMES.items():
+            ratios = sorted(of_set[technique][key] for best in bests for of_set in best.values())
+            heights = [1 - i / len(ratios) for i in range(len(ratios) + 1)]
+            style = {k: v for k, v in STYLES[technique].items() if k != "marker"}
+            axis.step([0, *ratios, 1], [*heights, 0][: len(ratios) + 2], where="post", label=name, **style)
+        axis.set(xlabel=f"t, share of {key} units", xlim=(0, 1), ylim=(0, 1.02))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("data sets with more than t")
+    axes[1].legend(loc="upper right")
+    return figure
+
+
+def draw_accuracies(record: Record) -> "Figure":
+    """Test accuracy of the best run on each data set: mean over the seeds, and their range."""
+    from matplotlib.figure import Figure
+
+    bests, summaries = bests_of(record), record["settings"]["data_sets"]
+    names = sorted(summaries, key=lambda name: _mean(bests, name, "jumpstart"))
+    figure = Figure(figsize=(9, 0.34 * len(names) + 1.4), layout="constrained")
+    axis = figure.subplots()
+    for i, (technique, title) in enumerate(NAMES.items()):
+        offset = (2 - i) * 0.13
+        for row, name in enumerate(names):
+            values = [best[name][technique]["accuracy"] for best in bests]
+            style = {k: v for k, v in STYLES[technique].items() if k in ("color", "marker")}
+            axis.plot([min(values), max(values)], [row + offset] * 2, color=style["color"], linewidth=1)
+            axis.plot(
+                fmean(values), row + offset, markersize=5, linestyle="", **style, label=None if row else title
+            )
+    for row, name in enumerate(names):
+        axis.plot([summaries[name]["majority"]] * 2, [row - 0.4, row + 0.4], color="#777777", linewidth=1)
+    axis.plot([], [], color="#777777", linewidth=1, label="most frequent class")
+    axis.set_yticks(range(len(names)), [summaries[name]["title"] for name in names])
+    axis.set(xlabel="test accuracy", xlim=(0, 1.01), ylim=(-0.6, len(names) - 0.4))
+    axis.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=6, frameon=False)
+    return figure
+
+
+def _mean(bests: list[Best] | list[dict[str, dict[str, Record]]], name: str, technique: str) -> float:
+    return fmean(best[name][technique]["accuracy"] for best in bests)
+
+
+def _spread(values: list[float]) -> str:
+    """Mean ± standard deviation."""
+    text = f"{fmean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+    return text.replace("-", "−")
+
+
+def _listed(values: Mapping[Any, Any] | list[float]) -> str:
+    return " and ".join([", ".join(f"{v:g}" for v in list(values)[:-1]), f"{list(values)[-1]:g}"])
