@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h)
 
-.PHONY: help setup demo test test-gpu test-large fuzz soak bench figures lint format clean
+.PHONY: help setup demo test test-gpu test-large fuzz soak bench figures paper paper-run lint format clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -48,6 +48,13 @@ fuzz: setup  ## 10,000 random cases against the definition; ARGS="--cases 500 --
 
 soak: setup  ## 100,000 training steps: does memory grow?
 	$(BIN)/python -m benchmarks.soak --output benchmarks/results/soak.json $(ARGS)
+
+paper: setup  ## Redraw the tables and figures of docs/paper.md from benchmarks/results
+	$(BIN)/python -m benchmarks.paper.report $(ARGS)
+
+paper-run: setup  ## Run the papers' experiments; UCI=FOLDER of UCI's files. Goes on where it was stopped
+	$(BIN)/python -m benchmarks.paper.uci $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_uci.json
+	$(BIN)/python -m benchmarks.paper.moons --output benchmarks/results/paper_moons.json
 
 lint: setup  ## Linters, types, format
 	$(BIN)/ruff check .

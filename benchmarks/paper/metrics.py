@@ -1,4 +1,4 @@
-"""How techniques compare over a set of data sets, each by its best run: the paper's four global metrics, ranks."""
+"""How techniques compare over data sets, each by its best run: the paper's four global metrics, ranks."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean

@@ -1,7 +1,8 @@
 """Training of stacks on tables: a run is one network, with its own split, initialization, rate and λ."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from benchmarks.paper.stack import Stack
 from jumpstart_kernels.demo.data import Data
 
 EVALUATIONS = 20  # of a training
+DIGITS = 4  # of a stored fraction
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Outcome:
     train_linear: float
     curve: tuple[float, ...]
     """Test accuracy at each evaluation."""
+
+    def record(self) -> dict[str, Any]:
+        """For JSON, rounded to ``DIGITS``."""
+        numbers = {field.name: round(getattr(self, field.name), DIGITS) for field in fields(self)[:-1]}
+        return {**numbers, "curve": [round(value, DIGITS) for value in self.curve]}
 
 
 def train(

@@ -17,13 +17,12 @@ from typing import Any
 from benchmarks.paper.datasets import describe, load_split, names
 from benchmarks.paper.networks import TECHNIQUES
 from benchmarks.paper.sweep import Record, seconds_of, sweep
-from benchmarks.paper.training import Run, Schedule, train
+from benchmarks.paper.training import DIGITS, Run, Schedule, train
 from jumpstart_kernels.cli_inputs import CommandError, positive
 
 DEPTH, WIDTH = 50, 4
 LEARNING_RATES = (0.01, 0.001)
 LAMS = (0.001, 0.01, 0.1, 1.0)
-DIGITS = 4  # of a stored fraction
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,8 @@ def work(task: Task) -> list[Record]:
         data = [splits[run.seed] for run in runs]
         outcomes = train(runs, data, task.depth, task.width, task.schedule)
         for run, outcome, split in zip(runs, outcomes, data, strict=True):
-            fractions = {
-                key: [round(v, DIGITS) for v in value] if isinstance(value, tuple) else round(value, DIGITS)
-                for key, value in asdict(outcome).items()
-            }
             chance = round(split.chance, DIGITS)
-            records.append({"data_set": task.data_set, **asdict(run), **fractions, "chance": chance})
+            records.append({"data_set": task.data_set, **asdict(run), **outcome.record(), "chance": chance})
     return records
 
 

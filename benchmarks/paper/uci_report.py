@@ -1,6 +1,5 @@
 """The UCI results as tables and figures."""
 
-from collections.abc import Mapping
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +46,10 @@ def conditions(record: Record) -> str:
     settings, machine = record["settings"], record["machine"]
     minutes = seconds_of(record) / 60
     return (
-        f"{len(settings['data_sets'])} data sets, {settings['seeds']} seeds, {len(runs_of(record)):,} networks "
-        f"of {settings['depth']} layers of {settings['width']} units, Adam at "
-        f"{_listed(settings['learning_rates'])}, λ of {_listed(settings['lams'])}, batches of "
-        f"{settings['batch_size']} rows, {settings['epochs']:,} epochs but at most {settings['steps']:,} steps. "
+        f"{len(settings['data_sets'])} data sets, {settings['seeds']} seeds, {len(runs_of(record)):,} "
+        f"networks of {settings['depth']} layers of {settings['width']} units, Adam at "
+        f"{listed(settings['learning_rates'])}, λ of {listed(settings['lams'])}, batches of "
+        f"{settings['batch_size']} rows, {settings['epochs']:,} epochs, at most {settings['steps']:,} steps. "
         f"{machine['cpu']}, {machine['jobs']} processes of one thread: {minutes:.0f} minutes of one process. "
         f"`{machine['command']}`"
     )
@@ -73,7 +72,7 @@ def global_table(record: Record) -> str:
 
 
 def fixed_metrics(record: Record) -> list[tuple[float, float, list[Global]]]:
-    """Of the one learning rate and λ that do best on all data sets together, against the others' best runs."""
+    """Of the learning rate and λ that do best on all data sets together, against the others' best runs."""
     runs = runs_of(record)
     choices = sorted({(run["learning_rate"], run["lam"]) for run in runs if run["technique"] == "jumpstart"})
     found = []
@@ -121,6 +120,15 @@ def data_set_table(record: Record) -> str:
             + "".join(f" | {share:.2f}" for share in shares)
             + " |"
         )
+    return "\n".join(lines)
+
+
+def note_table(record: Record) -> str:
+    """What was left open by the files, and how many rows were removed since they repeat others."""
+    lines = ["| data set | repeats removed | features | choices |", "|---|---:|---:|---|"]
+    for summary in record["settings"]["data_sets"].values():
+        note = summary["note"] or ""
+        lines.append(f"| {summary['title']} | {summary['repeats']:,} | {summary['features']} | {note} |")
     return "\n".join(lines)
 
 
@@ -181,5 +189,5 @@ def _spread(values: list[float]) -> str:
     return text.replace("-", "−")
 
 
-def _listed(values: Mapping[Any, Any] | list[float]) -> str:
-    return " and ".join([", ".join(f"{v:g}" for v in list(values)[:-1]), f"{list(values)[-1]:g}"])
+def listed(values: list[float]) -> str:
+    return " and ".join([", ".join(f"{value:g}" for value in values[:-1]), f"{values[-1]:g}"])

@@ -1,0 +1,78 @@
+"""Every table and figure of docs/paper.md, from the stored results.
+
+python -m benchmarks.paper.report        (make paper)
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.figures import DPI, FIGURES, ROOT
+from benchmarks.paper import moons_report, uci_report
+from benchmarks.results import FOLDER
+from benchmarks.tables import insert
+
+DOCUMENT = Path("docs/paper.md")
+TABLES = {
+    "paper_uci": {
+        "uci-conditions": uci_report.conditions,
+        "uci-global": uci_report.global_table,
+        "uci-pairs": uci_report.pair_table,
+        "uci-data-sets": uci_report.data_set_table,
+        "uci-notes": uci_report.note_table,
+    },
+    "paper_moons": {
+        "moons-conditions": moons_report.conditions,
+        "moons-summary": moons_report.summary_table,
+    },
+}
+DRAWINGS = {
+    "paper_uci": {
+        "paper_uci_units": (
+            uci_report.draw_units,
+            "Share of the data sets with more dead, or linear, units than t",
+        ),
+        "paper_uci_accuracy": (
+            uci_report.draw_accuracies,
+            "Test accuracy of each technique on each data set",
+        ),
+    },
+    "paper_moons": {
+        "paper_moons_grid": (moons_report.draw_grid, "Validation accuracy over depth and width"),
+    },
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Redraw the figures and write the tables of the results that are there."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper.report", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="of docs/")
+    arguments = parser.parse_args(words)
+    if not arguments.results.is_dir():
+        parser.error(f"argument --results: there is no folder {arguments.results}")
+    found: dict[str, str] = {}
+    for stem, makers in TABLES.items():
+        path = arguments.results / f"{stem}.json"
+        if not path.is_file():
+            print(f"{path.name} is not there: its tables and figures stay as they are")
+            continue
+        record = json.loads(path.read_text())
+        found |= {name: make(record) for name, make in makers.items()}
+        for name, (draw, caption) in DRAWINGS[stem].items():
+            picture = arguments.root / FIGURES / f"{name}.png"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            draw(record).savefig(picture, dpi=DPI)
+            print(picture.relative_to(arguments.root))
+            found[f"figure-{name}"] = f"![{caption}](figures/{picture.name})"
+    for name in insert(arguments.root / DOCUMENT, found):
+        print(f"{DOCUMENT}: {name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

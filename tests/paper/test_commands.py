@@ -1,0 +1,121 @@
+"""The sweeps and the report as commands, on trainings of a few steps."""
+
+import json
+import shutil
+
+import pytest
+
+from benchmarks.paper import moons, report, uci
+from benchmarks.paper.networks import TECHNIQUES
+from benchmarks.paper.sweep import runs_of
+from benchmarks.tables import insert
+
+UCI = ["--only", "iris", "--only", "wine", "--depth", "3", "--steps", "20", "--seeds", "2", "--jobs", "1"]
+MOONS = [
+    "--depth",
+    "1",
+    "--depth",
+    "30",
+    "--width",
+    "2",
+    "--width",
+    "3",
+    "--epochs",
+    "20",
+    "--seeds",
+    "2",
+    "--jobs",
+    "1",
+]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    assert uci.main([*UCI, "--output", str(folder / "paper_uci.json")]) == 0
+    assert moons.main([*MOONS, "--output", str(folder / "paper_moons.json")]) == 0
+    return folder
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_a_sweep_has_every_run_once(results):
+    record = read(results / "paper_uci.json")
+    runs = [(r["data_set"], r["technique"], r["seed"], r["learning_rate"], r["lam"]) for r in runs_of(record)]
+    networks = 2 * 2 * (len(TECHNIQUES) - 1) + 2 * 2 * 4  # of a data set: seeds, rates, λ
+    assert len(runs) == len(set(runs)) == 2 * networks
+    assert all(0 <= r["accuracy"] <= 1 and r["accuracy"] == r["curve"][-1] for r in runs_of(record))
+    assert record["settings"]["data_sets"]["iris"]["repeats"] == 1
+    assert record["machine"]["command"].endswith("paper_uci.json")
+
+    record = read(results / "paper_moons.json")
+    runs = [(r["depth"], r["width"], r["technique"], r["seed"], r["lam"]) for r in runs_of(record)]
+    assert len(runs) == len(set(runs)) == 2 * 2 * 2 * (2 + 3)
+
+
+def test_a_sweep_that_was_stopped_goes_on(results, tmp_path, capsys):
+    """With what was not done yet alone, and to the same results."""
+    path = tmp_path / "paper_moons.json"
+    whole = read(results / "paper_moons.json")
+    part = json.loads(json.dumps(whole))
+    del part["tasks"]["plain/1/2"]
+    part["tasks"]["plain/1/3"]["runs"][0]["accuracy"] = -1.0  # to see that it is not done again
+    path.write_text(json.dumps(part))
+    assert moons.main([*MOONS, "--output", str(path)]) == 0
+    again = read(path)
+    assert again["tasks"]["plain/1/2"]["runs"] == whole["tasks"]["plain/1/2"]["runs"]
+    assert again["tasks"]["plain/1/3"]["runs"][0]["accuracy"] == -1.0
+
+
+def test_results_of_other_settings_are_kept(results, tmp_path, capsys):
+    path = tmp_path / "paper_moons.json"
+    shutil.copy(results / "paper_moons.json", path)
+    assert moons.main([*MOONS, "--epochs", "10", "--output", str(path)]) == 2
+    assert "has results of other settings" in capsys.readouterr().err
+    assert read(path) == read(results / "paper_moons.json")
+
+
+def test_the_report_writes_tables_and_pictures(results, tmp_path, capsys):
+    (tmp_path / "docs").mkdir()
+    names = [name for tables in report.TABLES.values() for name in tables]
+    names += [f"figure-{name}" for drawings in report.DRAWINGS.values() for name in drawings]
+    page = tmp_path / report.DOCUMENT
+    page.write_text("".join(f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in names))
+    assert report.main(["--results", str(results), "--root", str(tmp_path)]) == 0
+    text = page.read_text()
+    assert "| Jumpstart | " in text and "| published, Jumpstart | 0.07 | 0.12 | 1.00 | −0.03 |" in text
+    assert "| Iris | 149 | 3 | 0.34 |" in text and "| Jumpstart, λ = 0.1 | 4 |" in text
+    for drawings in report.DRAWINGS.values():
+        for name in drawings:
+            picture = tmp_path / "docs" / "figures" / f"{name}.png"
+            assert picture.read_bytes().startswith(b"\x89PNG") and f"figures/{name}.png" in text
+    # What is not measured again stays.
+    assert insert(page, {}) == []
+    (results / "paper_moons.json").rename(tmp_path / "elsewhere.json")
+    try:
+        assert report.main(["--results", str(results), "--root", str(tmp_path)]) == 0
+    finally:
+        (tmp_path / "elsewhere.json").rename(results / "paper_moons.json")
+    assert "paper_moons.json is not there" in capsys.readouterr().out and page.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "text"),
+    [
+        (uci.main, ["--only", "letters"], "--only letters: must be of wine, iris, breast_cancer, moons"),
+        (uci.main, ["--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_named(main, words, text, tmp_path, capsys):
+    assert main([*words, "--output", str(tmp_path / "results.json")]) == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("main", (uci.main, moons.main))
+def test_numbers_are_positive(main, capsys):
+    with pytest.raises(SystemExit):
+        main(["--seeds", "0", "--output", "x.json"])
+    assert "must be a positive integer, got '0'" in capsys.readouterr().err

@@ -1,0 +1,69 @@
+"""``benchmarks/paper/metrics.py``: on results small enough to be worked out by hand."""
+
+import pytest
+
+from benchmarks.paper.metrics import best_runs, compare, global_metrics, mean_accuracies, mean_ranks
+
+
+def run(data_set, technique, accuracy, dead=0.0, linear=0.0, seed=0, lam=0.0):
+    return {
+        "data_set": data_set, "technique": technique, "seed": seed, "lam": lam,
+        "accuracy": accuracy, "dead": dead, "linear": linear,
+    }  # fmt: skip
+
+
+RUNS = [
+    run("a", "plain", 0.4, dead=0.5, linear=0.25),
+    run("a", "plain", 0.3, dead=0.0),
+    run("a", "jumpstart", 0.9, dead=0.2, lam=0.1),
+    run("a", "jumpstart", 0.9, dead=0.1, linear=0.05, lam=1.0),
+    run("b", "plain", 0.7, dead=1.0),
+    run("b", "jumpstart", 0.6, dead=0.3, linear=0.15),
+    run("b", "jumpstart", 0.99, seed=1),
+]
+
+
+def test_the_best_run_is_that_of_the_best_accuracy_and_then_of_the_fewest_dead_and_linear_units():
+    best = best_runs(RUNS, seed=0)
+    assert best["a"]["plain"]["accuracy"] == 0.4
+    assert best["a"]["jumpstart"]["lam"] == 1.0
+    assert best["b"]["jumpstart"]["accuracy"] == 0.6
+    assert list(best_runs(RUNS, seed=1)) == ["b"]
+
+
+def test_global_metrics():
+    found = global_metrics(best_runs(RUNS, seed=0))
+    assert found["jumpstart"] == pytest.approx((0.2, 0.1, 0.5, -0.05))
+    assert found["plain"] == pytest.approx((0.75, 0.125, 0.5, -0.25))
+
+
+def test_dead_units_are_the_area_under_the_curve():
+    ratios = (0.1, 0.35, 0.35, 0.8)
+    best = {str(i): {"plain": run(str(i), "plain", 0.5, dead=ratio)} for i, ratio in enumerate(ratios)}
+    steps = 100_000
+    area = sum(sum(ratio > i / steps for ratio in ratios) / 4 for i in range(steps)) / steps
+    assert global_metrics(best)["plain"].dead == pytest.approx(area, abs=1e-4)
+
+
+def test_a_tie_with_the_worst_is_not_trained():
+    best = {"a": {name: run("a", name, 0.5) for name in ("plain", "jumpstart")}}
+    assert global_metrics(best)["jumpstart"].trainability == 0
+
+
+def test_ranks_are_shared_by_equals():
+    accuracies = {"x": {"a": 0.9, "b": 0.5}, "y": {"a": 0.9, "b": 0.7}, "z": {"a": 0.1, "b": 0.6}}
+    assert mean_ranks(accuracies) == {"x": 2.25, "y": 1.25, "z": 2.5}
+
+
+def test_accuracies_are_means_over_the_seeds():
+    bests = [best_runs([run("a", "plain", value, seed=seed)], seed) for seed, value in enumerate((0.5, 0.7))]
+    assert mean_accuracies(bests) == {"plain": {"a": pytest.approx(0.6)}}
+
+
+def test_wins_draws_losses_and_the_paired_test():
+    one = {str(i): 0.5 + 0.01 * i for i in range(10)}
+    pair = compare(one, {name: value - 0.1 - 0.001 * int(name) for name, value in one.items()})
+    assert pair[:3] == (10, 0, 0) and pair.p_value == pytest.approx(2 / 2**10)
+    assert compare(one, one) == (0, 10, 0, 1.0)
+    pair = compare({"a": 1.0, "b": 0.5, "c": 0.2}, {"a": 0.9, "b": 0.5, "c": 0.3})
+    assert pair[:3] == (1, 1, 1)
