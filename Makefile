@@ -54,7 +54,9 @@ paper: setup  ## Redraw the tables and figures of docs/paper.md from benchmarks/
 
 paper-run: setup  ## Run the papers' experiments; UCI=FOLDER of UCI's files. Goes on where it was stopped
 	$(BIN)/python -m benchmarks.paper.uci $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_uci.json
-	$(BIN)/python -m benchmarks.paper.moons --output benchmarks/results/paper_moons.json
+	for problem in moons digits; do \
+	  $(BIN)/python -m benchmarks.paper.grid $$problem --output benchmarks/results/paper_$$problem.json || exit; \
+	done
 
 lint: setup  ## Linters, types, format
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.figures import DPI, FIGURES, ROOT
-from benchmarks.paper import moons_report, uci_report
+from benchmarks.paper import grid_report, uci_report
 from benchmarks.results import FOLDER
 from benchmarks.tables import insert
 
@@ -24,8 +24,12 @@ TABLES = {
         "uci-notes": uci_report.note_table,
     },
     "paper_moons": {
-        "moons-conditions": moons_report.conditions,
-        "moons-summary": moons_report.summary_table,
+        "moons-conditions": grid_report.conditions,
+        "moons-summary": grid_report.summary_table,
+    },
+    "paper_digits": {
+        "digits-conditions": grid_report.conditions,
+        "digits-summary": grid_report.summary_table,
     },
 }
 DRAWINGS = {
@@ -40,7 +44,10 @@ DRAWINGS = {
         ),
     },
     "paper_moons": {
-        "paper_moons_grid": (moons_report.draw_grid, "Validation accuracy over depth and width"),
+        "paper_moons_grid": (grid_report.draw_grid, "Validation accuracy over depth and width, two moons"),
+    },
+    "paper_digits": {
+        "paper_digits_grid": (grid_report.draw_grid, "Validation accuracy over depth and width, digits"),
     },
 }
 

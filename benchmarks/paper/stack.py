@@ -92,6 +92,10 @@ class Stack(nn.Module):
             return x, x.unflatten(1, (self.count, -1)).flatten(0, 1)
         return x.flatten(0, 1)[None], x
 
+    def arrange(self, x: Tensor) -> Tensor:
+        """``[K, N, features]`` or ``[K, N, channels, H, W]`` as :meth:`forward` takes them."""
+        return x.transpose(0, 1).flatten(1, 2) if self.shape.image else x.mT.contiguous()
+
     def run(self, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
         """The last layer's activations."""
         skipped = None

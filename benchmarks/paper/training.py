@@ -73,7 +73,8 @@ def train(
 
     Args:
         runs: of one technique.
-        data: of each run; with the same numbers of rows, features and classes.
+        data: of each run, with the same numbers of rows, features and classes. Features may be those of a
+            table, ``[N, features]``, or images, ``[N, channels, H, W]``, which have 3×3 convolutions.
         depth: layers.
         width: units of each.
         schedule: how long.
@@ -87,21 +88,23 @@ def train(
     if len({(part.x_train.shape, part.x_test.shape) for part in data}) != 1:
         raise ValueError("data must have the same numbers of rows and features for all runs")
     classes = max(part.classes for part in data)
-    shape = Shape(depth, width, data[0].features, classes)
-    stack = Stack([make_network(shape, run) for run in runs])
     x, y, x_test, y_test = (torch.stack(parts) for parts in zip(*(part[1:] for part in data), strict=True))
-    x, x_test = x.mT.contiguous(), x_test.mT.contiguous()  # [K, features, N]
+    shape = Shape(depth, width, x.shape[2], classes, image=x.dim() == 5)
+    stack = Stack([make_network(shape, run) for run in runs])
+    x_test = stack.arrange(x_test)
     lam = torch.tensor([run.lam for run in runs])
     optimizer = StackedAdam(stack, [run.learning_rate for run in runs])
     curve: list[Tensor] = []
-    batches = Batches([run.seed for run in runs], x.shape[2], schedule.batch_size)
+    batches = Batches([run.seed for run in runs], x.shape[1], schedule.batch_size)
     steps = min(schedule.steps, schedule.epochs * batches.count)
     due = {round(steps * i / EVALUATIONS) for i in range(1, EVALUATIONS + 1)}
     for step in range(1, steps + 1):
-        take_step(stack, optimizer, *batches.take(x, y), lam)
+        x_batch, y_batch = batches.take(x, y)
+        take_step(stack, optimizer, stack.arrange(x_batch), y_batch, lam)
         if step in due:
             curve.append(accuracy(stack, x_test, y_test))
             report()
+    x = stack.arrange(x)
     accuracies = torch.stack(curve)  # [evaluations, K]
     shares, train_shares = unit_shares(stack, x_test), unit_shares(stack, x)
     columns = (accuracies[-1], accuracies.amax(0), accuracy(stack, x, y), *shares, *train_shares)
@@ -133,7 +136,7 @@ class Batches:
         self.left: list[Tensor] = []  # [K, rows of a batch] each
 
     def take(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The next of ``[K, features, N]`` and of ``[K, N]``."""
+        """The next of ``[K, N, ...]`` and of ``[K, N]``."""
         if self.count == 1:
             return x, y
         if not self.left:
@@ -141,7 +144,8 @@ class Batches:
             order = torch.stack([orders[seed] for seed in self.seeds])
             self.left = list(order.tensor_split(self.count, dim=1))
         chosen = self.left.pop()
-        return x.gather(2, chosen[:, None].expand(-1, x.shape[1], -1)), y.gather(1, chosen)
+        networks = torch.arange(len(chosen))[:, None]
+        return x[networks, chosen], y[networks, chosen]
 
 
 class StackedAdam:

@@ -5,35 +5,23 @@ import shutil
 
 import pytest
 
-from benchmarks.paper import moons, report, uci
+from benchmarks.paper import grid, report, uci
 from benchmarks.paper.networks import TECHNIQUES
 from benchmarks.paper.sweep import runs_of
 from benchmarks.tables import insert
 
 UCI = ["--only", "iris", "--only", "wine", "--depth", "3", "--steps", "20", "--seeds", "2", "--jobs", "1"]
-MOONS = [
-    "--depth",
-    "1",
-    "--depth",
-    "30",
-    "--width",
-    "2",
-    "--width",
-    "3",
-    "--epochs",
-    "20",
-    "--seeds",
-    "2",
-    "--jobs",
-    "1",
-]
+GRID = ["--epochs", "20", "--seeds", "2", "--jobs", "1"]
+MOONS = ["moons", *["--depth", "1", "--depth", "30", "--width", "2", "--width", "3"], *GRID]
+DIGITS = ["digits", *["--depth", "31", "--width", "2"], *GRID, "--epochs", "1"]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     assert uci.main([*UCI, "--output", str(folder / "paper_uci.json")]) == 0
-    assert moons.main([*MOONS, "--output", str(folder / "paper_moons.json")]) == 0
+    assert grid.main([*MOONS, "--output", str(folder / "paper_moons.json")]) == 0
+    assert grid.main([*DIGITS, "--output", str(folder / "paper_digits.json")]) == 0
     return folder
 
 
@@ -63,7 +51,7 @@ def test_a_sweep_that_was_stopped_goes_on(results, tmp_path, capsys):
     del part["tasks"]["plain/1/2"]
     part["tasks"]["plain/1/3"]["runs"][0]["accuracy"] = -1.0  # to see that it is not done again
     path.write_text(json.dumps(part))
-    assert moons.main([*MOONS, "--output", str(path)]) == 0
+    assert grid.main([*MOONS, "--output", str(path)]) == 0
     again = read(path)
     assert again["tasks"]["plain/1/2"]["runs"] == whole["tasks"]["plain/1/2"]["runs"]
     assert again["tasks"]["plain/1/3"]["runs"][0]["accuracy"] == -1.0
@@ -72,7 +60,7 @@ def test_a_sweep_that_was_stopped_goes_on(results, tmp_path, capsys):
 def test_results_of_other_settings_are_kept(results, tmp_path, capsys):
     path = tmp_path / "paper_moons.json"
     shutil.copy(results / "paper_moons.json", path)
-    assert moons.main([*MOONS, "--epochs", "10", "--output", str(path)]) == 2
+    assert grid.main([*MOONS, "--epochs", "10", "--output", str(path)]) == 2
     assert "has results of other settings" in capsys.readouterr().err
     assert read(path) == read(results / "paper_moons.json")
 
@@ -114,8 +102,8 @@ def test_mistakes_are_named(main, words, text, tmp_path, capsys):
     assert not (tmp_path / "results.json").exists()
 
 
-@pytest.mark.parametrize("main", (uci.main, moons.main))
-def test_numbers_are_positive(main, capsys):
+@pytest.mark.parametrize(("main", "words"), [(uci.main, []), (grid.main, ["moons"])])
+def test_numbers_are_positive(main, words, capsys):
     with pytest.raises(SystemExit):
-        main(["--seeds", "0", "--output", "x.json"])
+        main([*words, "--seeds", "0", "--output", "x.json"])
     assert "must be a positive integer, got '0'" in capsys.readouterr().err

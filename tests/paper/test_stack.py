@@ -22,10 +22,6 @@ def make(image, technique, classes=3):
     return networks, Stack(networks), x, torch.randint(classes, (3, SAMPLES))
 
 
-def stacked(x):
-    return x.transpose(0, 1).flatten(1, 2) if x.dim() == 5 else x.mT.contiguous()
-
-
 def train_alone(network, x, y, rate, lam):
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     for _ in range(STEPS):
@@ -46,7 +42,7 @@ def test_a_stack_trains_as_its_networks_do_alone(technique, image):
         train_alone(network, *options)
     optimizer = StackedAdam(stack, RATES)
     for _ in range(STEPS):
-        take_step(stack, optimizer, stacked(x), y, torch.tensor(LAMS, dtype=torch.float64))
+        take_step(stack, optimizer, stack.arrange(x), y, torch.tensor(LAMS, dtype=torch.float64))
 
     for depth in range(DEPTH):
         kinds = {"weight": stack.weights, "bias": stack.biases}
@@ -56,7 +52,7 @@ def test_a_stack_trains_as_its_networks_do_alone(technique, image):
             alone = torch.stack([getattr(network.layers[depth], kind) for network in networks])
             torch.testing.assert_close(parameters[depth].view_as(alone), alone, rtol=1e-9, atol=1e-11)
     stack.eval()
-    logits, penalty = stack(stacked(x))
+    logits, penalty = stack(stack.arrange(x))
     assert penalty is None
     alone = torch.stack([network.eval()(part).T for network, part in zip(networks, x, strict=True)])
     torch.testing.assert_close(logits, alone, rtol=1e-6, atol=1e-8)  # BatchNorm divides by small deviations
@@ -65,7 +61,7 @@ def test_a_stack_trains_as_its_networks_do_alone(technique, image):
 @pytest.mark.parametrize("image", (False, True), ids=("table", "image"))
 def test_the_penalty_is_the_packages(image):
     networks, stack, x, _ = make(image, "jumpstart")
-    logits, penalty = stack(stacked(x))
+    logits, penalty = stack(stack.arrange(x))
     for k, network in enumerate(networks):
         torch.testing.assert_close(logits[k], network(x[k]).T)
         torch.testing.assert_close(penalty[k], jk.penalty(network))
@@ -74,7 +70,7 @@ def test_the_penalty_is_the_packages(image):
 @pytest.mark.parametrize("image", (False, True), ids=("table", "image"))
 def test_shares_of_units_are_those_of_unit_usage(image):
     networks, stack, x, _ = make(image, "jumpstart")
-    dead, linear = unit_shares(stack, stacked(x))
+    dead, linear = unit_shares(stack, stack.arrange(x))
     assert stack.training
     for k, network in enumerate(networks):
         report = unit_usage(network, [x[k]])

@@ -18,15 +18,15 @@ def make_data(seed=0, rows=40, features=3):
 
 def test_an_epoch_has_every_row_once_and_seeds_have_their_order():
     batches = Batches([0, 1, 0], rows=10, size=4)
-    x, y = torch.arange(30.0).view(3, 1, 10), torch.arange(10).expand(3, 10)
+    x, y = torch.arange(30.0).view(3, 10, 1), torch.arange(10).expand(3, 10)
     epochs = []
     for _ in range(2):
         taken = [batches.take(x, y) for _ in range(batches.count)]
         assert sorted(part.shape[1] for _, part in taken) == [3, 3, 4]
         labels = torch.cat([part for _, part in taken], dim=1)
         assert all(sorted(row) == list(range(10)) for row in labels.tolist())
-        rows = torch.cat([part for part, _ in taken], dim=2)
-        assert torch.equal(rows[:, 0], labels + torch.tensor([[0.0], [10.0], [20.0]]))
+        rows = torch.cat([part for part, _ in taken], dim=1)
+        assert torch.equal(rows[..., 0], labels + torch.tensor([[0.0], [10.0], [20.0]]))
         epochs.append(labels)
     assert torch.equal(epochs[0][0], epochs[0][2]) and not torch.equal(epochs[0][0], epochs[0][1])
     assert not torch.equal(*epochs)
@@ -52,6 +52,20 @@ def test_a_run_does_not_depend_on_those_beside_it():
         (alone,) = train([run], [part], 5, 4, schedule)
         numbers, others = (dataclasses.astuple(one)[:-1] for one in (alone, outcome))
         assert numbers == pytest.approx(others, abs=0.051)  # a row of the test part
+
+
+def test_images_are_trained_by_convolutions():
+    """Bars across or upright in 6×6 pixels, wherever they are."""
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.zeros(160, 1, 6, 6), torch.arange(160) % 2
+    for image, label in zip(images, labels, strict=True):
+        line = int(torch.randint(6, (1,), generator=generator))
+        image[0, line] = 1 - label
+        image[0, :, line] += label
+    data = Data("Bars", images[:120], labels[:120], images[120:], labels[120:])
+    runs = [Run("jumpstart", 0, rate, 0.1) for rate in (0.01, 0.003)]
+    outcomes = train(runs, [data] * 2, 4, 6, Schedule(epochs=60, batch_size=60))
+    assert max(outcome.accuracy for outcome in outcomes) >= 0.9
 
 
 def test_outcomes_say_what_a_run_came_to():

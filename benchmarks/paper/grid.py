@@ -1,0 +1,158 @@
+"""The papers' grids of depths and widths: which networks train, of which technique.
+
+    python -m benchmarks.paper.grid moons --output benchmarks/results/paper_moons.json
+    python -m benchmarks.paper.grid digits --output benchmarks/results/paper_digits.json
+
+A sweep that was stopped goes on where it was.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.paper.sweep import Record, seconds_of, sweep
+from benchmarks.paper.training import Run, Schedule, train
+from jumpstart_kernels.cli_inputs import CommandError, positive
+from jumpstart_kernels.demo.data import Data
+
+TECHNIQUES = ("jumpstart", "batch_norm", "plain")
+MOONS, MOONS_NOISE = (85, 43), 0.1  # training and validation points
+
+
+def make_moons(seed: int) -> Data:
+    """Other points for each seed, in scikit-learn's own scale."""
+    from sklearn import datasets
+
+    train, validation = MOONS
+    x, y = datasets.make_moons(train + validation, noise=MOONS_NOISE, random_state=seed)
+    points, labels = torch.from_numpy(x).float(), torch.from_numpy(y)
+    return Data("Two Moons", points[:train], labels[:train], points[train:], labels[train:])
+
+
+def load_digits(seed: int) -> Data:
+    """Digits of 8×8 pixels in ``[-1, 1]``, the test part of UCI's; a third of it for validation."""
+    from sklearn import datasets
+    from sklearn.model_selection import train_test_split
+
+    x, y = datasets.load_digits(return_X_y=True)
+    parts = train_test_split(x, y, test_size=1 / 3, stratify=y, random_state=seed)
+    x_train, x_test = (torch.from_numpy(part).float().view(-1, 1, 8, 8) / 8 - 1 for part in parts[:2])
+    return Data("Digits", x_train, torch.from_numpy(parts[2]), x_test, torch.from_numpy(parts[3]))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Data, and how networks are trained on them."""
+
+    load: Callable[[int], Data]
+    """By the seed."""
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    learning_rate: float
+    lams: tuple[float, ...]
+    epochs: int
+    batch_size: int
+    seeds: int
+
+
+PROBLEMS = {
+    "moons": Problem(
+        make_moons, (1, 5, 10, 20, 30, 50, 80, 120), (1, 2, 4, 8, 16, 25), 0.01, (0.01, 0.1, 1.0), 5000, 85, 5
+    ),
+    "digits": Problem(load_digits, (10, 20, 30, 40, 50, 68), (2, 4, 8), 0.01, (0.1, 1.0), 60, 120, 3),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Networks of one shape and technique, trained at once."""
+
+    problem: str
+    technique: str
+    depth: int
+    width: int
+    seeds: int
+    epochs: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.technique}/{self.depth}/{self.width}"
+
+    def runs(self) -> list[Run]:
+        problem = PROBLEMS[self.problem]
+        lams = problem.lams if self.technique == "jumpstart" else (0.0,)
+        grid = itertools.product(range(self.seeds), lams)
+        return [Run(self.technique, seed, problem.learning_rate, lam) for seed, lam in grid]
+
+
+def work(task: Task) -> list[Record]:
+    """Train a task's networks."""
+    problem, runs = PROBLEMS[task.problem], task.runs()
+    data = [problem.load(run.seed) for run in runs]
+    schedule = Schedule(task.epochs, steps=sys.maxsize, batch_size=problem.batch_size)
+    outcomes = train(runs, data, task.depth, task.width, schedule)
+    place = {"depth": task.depth, "width": task.width}
+    return [place | asdict(run) | outcome.record() for run, outcome in zip(runs, outcomes, strict=True)]
+
+
+def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper.grid", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("problem", choices=list(PROBLEMS), help="moons: tables; digits: convolutions")
+    parser.add_argument("--depth", type=positive, action="append", metavar="N", help="may be repeated")
+    parser.add_argument("--width", type=positive, action="append", metavar="N", help="may be repeated")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="networks of each shape and technique")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="of each training")
+    parser.add_argument("--jobs", type=positive, default=2, metavar="N", help="processes; default: 2")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="the results")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if words is None else words
+    arguments = parse_arguments(words)
+    try:
+        record = run(arguments, ["python", "-m", "benchmarks.paper.grid", *words])
+    except (CommandError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(record['tasks'])} tasks, {seconds_of(record):.0f} s of one process")
+    return 0
+
+
+def run(arguments: argparse.Namespace, command: list[str]) -> Record:
+    problem = PROBLEMS[arguments.problem]
+    depths, widths = arguments.depth or problem.depths, arguments.width or problem.widths
+    seeds, epochs = arguments.seeds or problem.seeds, arguments.epochs or problem.epochs
+    tasks = [
+        Task(arguments.problem, technique, depth, width, seeds, epochs)
+        for depth in sorted(depths, reverse=True)  # the longest first
+        for technique in TECHNIQUES
+        for width in sorted(widths, reverse=True)
+    ]
+    data = problem.load(0)
+    settings = {
+        "problem": arguments.problem,
+        "depths": depths,
+        "widths": widths,
+        "seeds": seeds,
+        "learning_rate": problem.learning_rate,
+        "lams": problem.lams,
+        "epochs": epochs,
+        "batch_size": problem.batch_size,
+        "train": len(data.y_train),
+        "validation": len(data.y_test),
+    }
+    return sweep(
+        work, {task.name: task for task in tasks}, arguments.output, settings, arguments.jobs, command
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
