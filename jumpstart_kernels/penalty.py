@@ -201,6 +201,6 @@ def _nothing_recorded(layers: list[JumpstartReLU]) -> str:
         )
     return (
         "no JumpstartReLU layer of the model has recorded a forward since the last penalty: run the model in "
-        "training mode (model.train()) with grad enabled, and outside of reentrant checkpoints, then call "
-        "penalty(model) once"
+        "training mode (model.train()) with grad enabled, outside of reentrant checkpoints and of "
+        "nn.DataParallel (whose replicas take their records with them), then call penalty(model) once"
     )

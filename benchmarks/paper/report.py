@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.figures import DPI, FIGURES, ROOT
-from benchmarks.paper import grid_report, uci_report
+from benchmarks.paper import cifar_report, grid_report, uci_report
 from benchmarks.results import FOLDER
 from benchmarks.tables import insert
 
@@ -31,6 +31,10 @@ TABLES = {
         "digits-conditions": grid_report.conditions,
         "digits-summary": grid_report.summary_table,
     },
+    "paper_cifar": {
+        "cifar-conditions": cifar_report.conditions,
+        "cifar-variants": cifar_report.variant_table,
+    },
 }
 DRAWINGS = {
     "paper_uci": {
@@ -48,6 +52,9 @@ DRAWINGS = {
     },
     "paper_digits": {
         "paper_digits_grid": (grid_report.draw_grid, "Validation accuracy over depth and width, digits"),
+    },
+    "paper_cifar": {
+        "paper_cifar_curves": (cifar_report.draw_curves, "Test accuracy over the epochs, CIFAR-10"),
     },
 }
 

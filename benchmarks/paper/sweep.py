@@ -42,15 +42,9 @@ def sweep(
     Raises:
         CommandError: ``output`` has results of other settings.
     """
-    settings = json.loads(json.dumps(settings))
     machine = describe(torch.device("cpu"), command)
     machine |= {"threads": 1, "jobs": jobs, "keeps_memory": True}
-    record: Record = {"schema": SCHEMA, "machine": machine, "settings": settings, "tasks": {}}
-    if output.exists():
-        record = json.loads(output.read_text())
-        if (record["schema"], record["settings"]) != (SCHEMA, settings):
-            raise CommandError(f"{output} has results of other settings: remove it, or name another --output")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    record = continued(output, {"schema": SCHEMA, "machine": machine, "settings": settings, "tasks": {}})
     left = {name: task for name, task in tasks.items() if name not in record["tasks"]}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     context = multiprocessing.get_context("spawn")
@@ -65,7 +59,7 @@ def sweep(
         try:
             for future in as_completed(futures):
                 record["tasks"][futures[future]] = future.result()
-                _write(output, record)
+                write(output, record)
                 progress.advance(bar)
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -94,7 +88,23 @@ def _timed(work: Callable[[Any], list[Record]], task: Any) -> Record:
     return {"seconds": round(time.perf_counter() - begin, 1), "runs": runs}
 
 
-def _write(output: Path, record: Record) -> None:
+def continued(output: Path, record: Record) -> Record:
+    """The record of ``output``, or that given, if there is none yet.
+
+    Raises:
+        CommandError: that of ``output`` is of other settings.
+    """
+    record = json.loads(json.dumps(record))  # as it would be read
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if not output.exists():
+        return record
+    there = json.loads(output.read_text())
+    if any(there.get(key) != record[key] for key in ("schema", "settings")):
+        raise CommandError(f"{output} has results of other settings: remove it, or name another --output")
+    return there
+
+
+def write(output: Path, record: Record) -> None:
     """Whole or not at all."""
     part = output.with_name(output.name + ".part")
     part.write_text(json.dumps(record, separators=(",", ":")) + "\n")

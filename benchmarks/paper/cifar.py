@@ -1,0 +1,245 @@
+"""ResNet-50 on CIFAR-10: with BatchNorm and skip connections, with neither, with Jumpstart in their place.
+
+    python -m benchmarks.paper.cifar --data cifar10_jpeg.npz --output benchmarks/results/paper_cifar.json
+    python -m benchmarks.paper.cifar --small --data ...    # on a CPU: few blocks, few channels, few images
+
+The network has CIFAR's stem. Variants that the output has already are not trained again.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import jumpstart_kernels as jk
+from benchmarks.models import BLOCKS, build_resnet50
+from benchmarks.paper.images import Images, augment, load_images, standardize
+from benchmarks.paper.sweep import SCHEMA, Record, continued, write
+from jumpstart_kernels.bench.machine import describe
+from jumpstart_kernels.cli_inputs import CommandError, find_device, positive
+
+EVALUATION_BATCH = 500
+WARM_UP = 0.1  # of the steps, in which the learning rate rises
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network of the comparison; its width is the multiplier of all its channels."""
+
+    title: str
+    aids: bool = False
+    """BatchNorm and skip connections."""
+    penalized: bool = False
+    width: float = 1.0
+
+
+VARIANTS = {
+    "aids": Variant("BatchNorm and skips", aids=True),
+    "plain": Variant("plain"),
+    "jumpstart": Variant("Jumpstart", penalized=True),
+    "jumpstart_1.5": Variant("Jumpstart, width × 1.5", penalized=True, width=1.5),
+    "jumpstart_2": Variant("Jumpstart, width × 2", penalized=True, width=2.0),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all variants share."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    lam: float
+    """Weight of the penalty."""
+    channels: int
+    """Of the stem, at width 1."""
+    blocks: tuple[int, ...]
+    train: int
+    test: int
+    seed: int
+
+
+class Training:
+    """One variant in training."""
+
+    def __init__(self, variant: Variant, settings: Settings, images: Images, device: torch.device) -> None:
+        torch.manual_seed(settings.seed)
+        self.variant, self.settings, self.device = variant, settings, device
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.images = images.to(device)
+        scale = images.x_train.float() / 255
+        self.mean, self.deviation = (
+            255 * value.to(device) for value in (scale.mean((0, 2, 3)), scale.std((0, 2, 3)))
+        )
+        model: Any = build_resnet50(
+            batch_norm=variant.aids,
+            skips=variant.aids,
+            classes=images.classes,
+            cifar_stem=True,
+            width=round(settings.channels * variant.width),
+            blocks=settings.blocks,
+        )
+        if variant.penalized:
+            model = jk.replace_relu(model)
+        self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.model = model.to(device, memory_format=self.layout)
+        self.steps = settings.epochs * (settings.train // settings.batch_size)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, settings.learning_rate, total_steps=self.steps, pct_start=WARM_UP
+        )
+
+    def train_epoch(self) -> dict[str, float]:
+        """Mean loss, without the penalty, and mean penalty."""
+        settings = self.settings
+        self.model.train()
+        losses, penalties = [], []
+        order = torch.randperm(settings.train, generator=self.generator).to(self.device)
+        for chosen in order.split(settings.batch_size)[: settings.train // settings.batch_size]:
+            x = augment(self.images.x_train[chosen], self.generator)
+            with self.autocast():
+                loss = F.cross_entropy(self.model(self.prepare(x)), self.images.y_train[chosen])
+            penalty = jk.penalty(self.model) if self.variant.penalized else loss.new_zeros(())
+            self.optimizer.zero_grad()
+            (loss + settings.lam * penalty).backward()
+            self.optimizer.step()
+            self.scheduler.step()
+            losses.append(loss.detach())
+            penalties.append(penalty.detach())
+        return {"loss": torch.stack(losses).mean().item(), "penalty": torch.stack(penalties).mean().item()}
+
+    def accuracy(self) -> float:
+        """On the test images."""
+        self.model.eval()
+        hits = 0
+        with torch.no_grad(), self.autocast():
+            labels = self.images.y_test.split(EVALUATION_BATCH)
+            for x, y in zip(self.test_batches(), labels, strict=True):
+                hits += int((self.model(x).argmax(1) == y).sum())
+        return hits / self.settings.test
+
+    def test_batches(self) -> Iterator[Tensor]:
+        for x in self.images.x_test.split(EVALUATION_BATCH):
+            yield self.prepare(x)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        return standardize(x, self.mean, self.deviation).contiguous(memory_format=self.layout)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+
+def train_variant(
+    variant: Variant,
+    settings: Settings,
+    images: Images,
+    device: torch.device,
+    report: Callable[[float], object] = lambda accuracy: None,
+) -> Record:
+    """Train one variant; ``report`` is called with the test accuracy behind each epoch."""
+    training = Training(variant, settings, images, device)
+    epochs, seconds = [], 0.0
+    for _ in range(settings.epochs):
+        begin = time.perf_counter()
+        epoch = training.train_epoch()  # waits for the device, since it gives numbers
+        seconds += time.perf_counter() - begin
+        epochs.append({**epoch, "accuracy": training.accuracy()})
+        report(epochs[-1]["accuracy"])
+    usage = jk.unit_usage(training.model, training.test_batches())
+    return {
+        "title": variant.title,
+        **asdict(variant),
+        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
+        "accuracy": epochs[-1]["accuracy"],
+        "train_seconds": round(seconds, 2),
+        "epochs": epochs,
+        "usage": {name: float(ratio) for name, ratio in usage.ratios.items()},
+    }
+
+
+def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper.cifar", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE.npz", help="CIFAR-10 as JPEG files")
+    parser.add_argument("--only", action="append", choices=list(VARIANTS), help="a variant; may be repeated")
+    parser.add_argument(
+        "--small", action="store_true", help="defaults for a CPU: a bottleneck each, 16 channels"
+    )
+    parser.add_argument("--device", metavar="NAME", help="default: a GPU if there is one")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="default: 30; small: 10")
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="default: 256; small: 100")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, metavar="R", help="default: 0.001")
+    parser.add_argument("--lam", type=float, default=0.1, metavar="λ", help="of the penalty; default: 0.1")
+    parser.add_argument("--train", type=positive, metavar="N", help="images; default: 50000; small: 5000")
+    parser.add_argument("--test", type=positive, metavar="N", help="images; default: 10000; small: 2000")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="the results")
+    return parser.parse_args(words)
+
+
+def make_settings(arguments: argparse.Namespace) -> Settings:
+    small = arguments.small
+    return Settings(
+        epochs=arguments.epochs or (10 if small else 30),
+        batch_size=arguments.batch_size or (100 if small else 256),
+        learning_rate=arguments.learning_rate,
+        lam=arguments.lam,
+        channels=16 if small else 64,
+        blocks=(1, 1, 1, 1) if small else BLOCKS,
+        train=arguments.train or (5000 if small else 50_000),
+        test=arguments.test or (2000 if small else 10_000),
+        seed=arguments.seed,
+    )
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if words is None else words
+    arguments = parse_arguments(words)
+    try:
+        run(arguments, ["python", "-m", "benchmarks.paper.cifar", *words])
+    except (CommandError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(arguments: argparse.Namespace, command: list[str]) -> Record:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    settings, device = make_settings(arguments), find_device(arguments.device)
+    if settings.batch_size > settings.train:
+        raise CommandError(f"--batch-size {settings.batch_size} is more than the {settings.train} images")
+    empty = {
+        "schema": SCHEMA,
+        "machine": describe(device, command),
+        "settings": asdict(settings),
+        "variants": {},
+    }
+    record = continued(arguments.output, empty)
+    images = load_images(arguments.data, settings.train, settings.test)
+    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        for name in arguments.only or VARIANTS:
+            if name in record["variants"]:
+                continue
+            bar = progress.add_task(VARIANTS[name].title, total=settings.epochs)
+
+            def show(accuracy: float, bar: Any = bar, title: str = VARIANTS[name].title) -> None:
+                progress.update(bar, advance=1, description=f"{title} {accuracy:.3f}")
+
+            record["variants"][name] = train_variant(VARIANTS[name], settings, images, device, show)
+            write(arguments.output, record)
+    return record
+
+
+if __name__ == "__main__":
+    sys.exit(main())
