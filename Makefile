@@ -52,11 +52,13 @@ soak: setup  ## 100,000 training steps: does memory grow?
 paper: setup  ## Redraw the tables and figures of docs/paper.md from benchmarks/results
 	$(BIN)/python -m benchmarks.paper.report $(ARGS)
 
-paper-run: setup  ## Run the papers' experiments; UCI=FOLDER of UCI's files. Goes on where it was stopped
+# UCI: a folder of files in UCI's own format. CIFAR: an .npz of JPEG files. Each goes on where it was stopped.
+paper-run: setup  ## Run the papers' experiments; UCI=FOLDER CIFAR=FILE.npz CIFAR_OPTIONS=--small
 	$(BIN)/python -m benchmarks.paper.uci $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_uci.json
 	for problem in moons digits; do \
 	  $(BIN)/python -m benchmarks.paper.grid $$problem --output benchmarks/results/paper_$$problem.json || exit; \
 	done
+	$(if $(CIFAR),$(BIN)/python -m benchmarks.paper.cifar --data $(CIFAR) $(CIFAR_OPTIONS) --output benchmarks/results/paper_cifar.json)
 
 lint: setup  ## Linters, types, format
 	$(BIN)/ruff check .

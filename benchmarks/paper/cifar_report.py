@@ -22,8 +22,8 @@ def conditions(record: Record) -> str:
     blocks = ", ".join(map(str, settings["blocks"]))
     return (
         f"{settings['train']:,} training and {settings['test']:,} test images, stages of {blocks} "
-        f"bottlenecks, {settings['channels']} channels in the stem at width 1; crops and mirror images; Adam, "
-        f"learning rate up to {settings['learning_rate']:g} in one cycle, batches of "
+        f"bottlenecks, {settings['channels']} channels in the stem at width 1; crops and mirror images; "
+        f"Adam, learning rate up to {settings['learning_rate']:g} in one cycle, batches of "
         f"{settings['batch_size']}, {settings['epochs']} epochs, λ = {settings['lam']:g}, seed "
         f"{settings['seed']}. {machine['device']}. "
         f"`{machine['command']}`"

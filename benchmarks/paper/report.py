@@ -21,6 +21,7 @@ TABLES = {
         "uci-global": uci_report.global_table,
         "uci-pairs": uci_report.pair_table,
         "uci-data-sets": uci_report.data_set_table,
+        "uci-choices": uci_report.choice_table,
         "uci-notes": uci_report.note_table,
     },
     "paper_moons": {

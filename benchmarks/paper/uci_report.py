@@ -123,6 +123,30 @@ def data_set_table(record: Record) -> str:
     return "\n".join(lines)
 
 
+def choice_table(record: Record) -> str:
+    """What each learning rate and λ come to over all data sets and seeds."""
+    runs = runs_of(record)
+    best: dict[tuple[str, int], float] = {}
+    for run in runs:
+        key = (run["data_set"], run["seed"])
+        best[key] = max(best.get(key, 0.0), run["accuracy"])
+    lines = [
+        "| | learning rate | λ | accuracy − best of all | runs at chance | dead | linear |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for technique, name in NAMES.items():
+        own = [run for run in runs if run["technique"] == technique]
+        for rate, lam in sorted({(run["learning_rate"], run["lam"]) for run in own}):
+            chosen = [run for run in own if (run["learning_rate"], run["lam"]) == (rate, lam)]
+            behind = fmean(run["accuracy"] - best[run["data_set"], run["seed"]] for run in chosen)
+            at_chance = fmean(run["accuracy"] <= run["chance"] for run in chosen)
+            shares = [fmean(run[key] for run in chosen) for key in ("dead", "linear")]
+            cells = [name, f"{rate:g}", f"{lam:g}" if lam else "", f"{behind:.2f}".replace("-", "−")]
+            cells += [f"{at_chance:.0%}".replace("%", " %"), *(f"{share:.2f}" for share in shares)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def note_table(record: Record) -> str:
     """What was left open by the files, and how many rows were removed since they repeat others."""
     lines = ["| data set | repeats removed | features | choices |", "|---|---:|---:|---|"]
