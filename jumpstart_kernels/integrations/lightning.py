@@ -80,6 +80,11 @@ class JumpstartCallback(Callback):
         self._optimizer_steps = 0
         self._stepped_epoch = -1
 
+    @property
+    def state_key(self) -> str:
+        """Of the callback's state in a checkpoint: several in one trainer differ by their ``prefix``."""
+        return self._generate_state_key(prefix=self.prefix)
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._stepped_epoch = -1  # of a training before; a checkpoint is loaded after this
 

@@ -198,3 +198,26 @@ def test_without_lightning_it_says_what_to_install():
         "else: raise AssertionError"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+def test_two_callbacks_of_one_trainer_keep_their_states_apart(tmp_path):
+    schedules = [LinearPenalty(1.0, total_steps=10), ConstantPenalty(0.5)]
+    callbacks = [
+        JumpstartCallback(schedule, prefix=prefix, usage=False)
+        for schedule, prefix in zip(schedules, ("first/", "second/"), strict=True)
+    ]
+    trainer = lightning.Trainer(
+        callbacks=callbacks,
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Classifier(schedules[0]), DataLoader(DATA, 8))
+    path = tmp_path / "both.ckpt"
+    trainer.save_checkpoint(path)
+    states = torch.load(path, weights_only=True)["callbacks"]
+    assert len(states) == 2 and {state["schedule"]["last_step"] for state in states.values()} == {3}
+    assert {callback.state_key for callback in callbacks} == set(states)
