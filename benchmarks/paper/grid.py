@@ -122,7 +122,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except (CommandError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{len(record['tasks'])} tasks, {seconds_of(record):.0f} s of one process")
+    print(f"{len(record['tasks'])} tasks, {seconds_of(record):.0f} s of processor time")
     return 0
 
 

@@ -29,7 +29,7 @@ def conditions(record: Record) -> str:
         f"{settings['learning_rate']}, batches of at most {settings['batch_size']}, "
         f"{settings['epochs']:,} epochs; depths of {listed(settings['depths'])}, widths of "
         f"{listed(settings['widths'])}. {machine['cpu']}, {machine['jobs']} processes of one thread: "
-        f"{seconds_of(record) / 60:.0f} minutes of one process. `{machine['command']}`"
+        f"{seconds_of(record) / 60:.0f} minutes of processor time. `{machine['command']}`"
     )
 
 

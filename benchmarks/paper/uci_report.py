@@ -50,8 +50,8 @@ def conditions(record: Record) -> str:
         f"networks of {settings['depth']} layers of {settings['width']} units, Adam at "
         f"{listed(settings['learning_rates'])}, λ of {listed(settings['lams'])}, batches of "
         f"{settings['batch_size']} rows, {settings['epochs']:,} epochs, at most {settings['steps']:,} steps. "
-        f"{machine['cpu']}, {machine['jobs']} processes of one thread: {minutes:.0f} minutes of one process. "
-        f"`{machine['command']}`"
+        f"{machine['cpu']}, {machine['jobs']} processes of one thread: {minutes:.0f} minutes of processor "
+        f"time. `{machine['command']}`"
     )
 
 
