@@ -79,7 +79,11 @@ def some_programs(monkeypatch):
         return sparse_zeros(size, dtype or x.dtype)
 
     monkeypatch.setattr(torch.Tensor, "new_empty", sparse_new_empty)
-    monkeypatch.setattr(torch, "empty_like", lambda x: sparse_zeros(x.shape, x.dtype, is_channels_last(x, 1)))
+
+    def sparse_empty_like(x, memory_format=None):
+        return sparse_zeros(x.shape, x.dtype, is_channels_last(x, 1))  # outputs lie as their inputs here
+
+    monkeypatch.setattr(torch, "empty_like", sparse_empty_like)
     empty = torch.empty
 
     def sparse_empty(size, *, memory_format=None, **options):
