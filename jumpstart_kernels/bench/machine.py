@@ -55,7 +55,7 @@ def describe(device: torch.device, command: Sequence[str], keeps_memory: bool = 
         "native_cuda": native.has_cuda(),
         "git": git[0],
         "git_dirty": git[1],
-        "command": " ".join(Path(word).name if os.path.isabs(word) else word for word in command),
+        "command": " ".join(Path(word).name if _leads_outside(word) else word for word in command),
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -87,6 +87,11 @@ def _clocks(device: torch.device) -> dict[str, str]:
     query = ["nvidia-smi", f"--query-gpu={','.join(_CLOCKS)}", "--format=csv,noheader", f"--id=GPU-{uuid}"]
     output = _run(query)
     return dict(zip(_CLOCKS, (value.strip() for value in output.split(",")), strict=False)) if output else {}
+
+
+def _leads_outside(word: str) -> bool:
+    """Whether a word is a path that says something of this machine alone."""
+    return os.path.isabs(word) or word.startswith(os.pardir + os.sep)
 
 
 def _git_state(folder: Path) -> tuple[str | None, bool | None]:

@@ -110,8 +110,9 @@ def test_words_for_figures():
 
 
 def test_machine_names_the_commit_of_the_package_and_no_folder(tmp_path):
-    machine = describe(CPU, ["python", "--output", str(tmp_path / "a.json"), "results/b.json"])
-    assert machine["command"] == "python --output a.json results/b.json"
+    words = ["python", "--output", str(tmp_path / "a.json"), "results/b.json", "../elsewhere/c"]
+    machine = describe(CPU, words)
+    assert machine["command"] == "python --output a.json results/b.json c"
     assert machine["device"] and machine["jumpstart_kernels"] == jk.__version__
     git = ["git", "-C", str(Path(jk.__file__).parent), "ls-files", "__init__.py"]
     tracked = subprocess.run(git, capture_output=True, text=True, check=False)
