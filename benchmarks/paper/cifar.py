@@ -21,7 +21,7 @@ from torch import Tensor
 import jumpstart_kernels as jk
 from benchmarks.models import BLOCKS, build_resnet50
 from benchmarks.paper.images import Images, augment, load_images, standardize
-from benchmarks.paper.sweep import SCHEMA, Record, continued, write
+from benchmarks.paper.sweep import SCHEMA, Record, continued, run_command, write
 from jumpstart_kernels.bench.machine import describe
 from jumpstart_kernels.cli_inputs import CommandError, find_device, positive
 
@@ -154,7 +154,6 @@ def train_variant(
         report(epochs[-1]["accuracy"])
     usage = jk.unit_usage(training.model, training.test_batches())
     return {
-        "title": variant.title,
         **asdict(variant),
         "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
         "accuracy": epochs[-1]["accuracy"],
@@ -201,14 +200,7 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if words is None else words
-    arguments = parse_arguments(words)
-    try:
-        run(arguments, ["python", "-m", "benchmarks.paper.cifar", *words])
-    except (CommandError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command("cifar", words, parse_arguments, run)
 
 
 def run(arguments: argparse.Namespace, command: list[str]) -> Record:

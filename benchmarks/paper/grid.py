@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.paper.sweep import Record, seconds_of, sweep
+from benchmarks.paper.sweep import Record, run_command, sweep
 from benchmarks.paper.training import Run, Schedule, train
-from jumpstart_kernels.cli_inputs import CommandError, positive
+from jumpstart_kernels.cli_inputs import positive
 from jumpstart_kernels.demo.data import Data
 
 TECHNIQUES = ("jumpstart", "batch_norm", "plain")
@@ -115,15 +115,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if words is None else words
-    arguments = parse_arguments(words)
-    try:
-        record = run(arguments, ["python", "-m", "benchmarks.paper.grid", *words])
-    except (CommandError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{len(record['tasks'])} tasks, {seconds_of(record):.0f} s of processor time")
-    return 0
+    return run_command("grid", words, parse_arguments, run)
 
 
 def run(arguments: argparse.Namespace, command: list[str]) -> Record:

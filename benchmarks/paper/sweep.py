@@ -1,10 +1,12 @@
 """A sweep: tasks in several processes, the longest first, each one's result stored as soon as it is there."""
 
+import argparse
 import json
 import multiprocessing
 import os
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -65,6 +67,25 @@ def sweep(
             pool.shutdown(cancel_futures=True)
             raise
     return record
+
+
+def run_command(
+    module: str,
+    words: Sequence[str] | None,
+    parse_arguments: Callable[[Sequence[str]], argparse.Namespace],
+    run: Callable[[argparse.Namespace, list[str]], Record],
+) -> int:
+    """The status of ``python -m benchmarks.paper.MODULE``: 2, and one line, for a mistake of the user's."""
+    words = sys.argv[1:] if words is None else words
+    arguments = parse_arguments(words)
+    try:
+        record = run(arguments, ["python", "-m", f"benchmarks.paper.{module}", *words])
+    except (CommandError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if "tasks" in record:
+        print(f"{len(record['tasks'])} tasks, {seconds_of(record):.0f} s of processor time")
+    return 0
 
 
 def runs_of(record: Record) -> list[Record]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.paper.datasets import describe, load_split, names
 from benchmarks.paper.networks import TECHNIQUES
-from benchmarks.paper.sweep import Record, seconds_of, sweep
+from benchmarks.paper.sweep import Record, run_command, sweep
 from benchmarks.paper.training import DIGITS, Run, Schedule, train
 from jumpstart_kernels.cli_inputs import CommandError, positive
 
@@ -80,15 +80,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if words is None else words
-    arguments = parse_arguments(words)
-    try:
-        record = run(arguments, ["python", "-m", "benchmarks.paper.uci", *words])
-    except (CommandError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{len(record['tasks'])} tasks, {seconds_of(record):.0f} s of processor time")
-    return 0
+    return run_command("uci", words, parse_arguments, run)
 
 
 def run(arguments: argparse.Namespace, command: list[str]) -> Record:
