@@ -55,16 +55,39 @@ class Problem:
     widths: tuple[int, ...]
     learning_rate: float
     lams: tuple[float, ...]
+    max_norms: tuple[float | None, ...]
+    """To which gradients are cut, of every technique."""
     epochs: int
     batch_size: int
+    evaluations: int
     seeds: int
 
 
 PROBLEMS = {
     "moons": Problem(
-        make_moons, (1, 5, 10, 20, 30, 50, 80, 120), (1, 2, 4, 8, 16, 25), 0.01, (0.01, 0.1, 1.0), 5000, 85, 5
+        make_moons,
+        depths=(1, 5, 10, 20, 30, 50, 80, 120),
+        widths=(1, 2, 4, 8, 16, 25),
+        learning_rate=0.01,
+        lams=(0.1, 1.0),
+        max_norms=(None, 1.0),
+        epochs=5000,
+        batch_size=85,
+        evaluations=100,
+        seeds=5,
     ),
-    "digits": Problem(load_digits, (10, 20, 30, 40, 50, 68), (2, 4, 8), 0.01, (0.1, 1.0), 60, 120, 3),
+    "digits": Problem(
+        load_digits,
+        depths=(10, 20, 30, 40, 50, 68),
+        widths=(2, 4, 8),
+        learning_rate=0.01,
+        lams=(0.1, 1.0),
+        max_norms=(None, 1.0),
+        epochs=60,
+        batch_size=120,
+        evaluations=60,
+        seeds=3,
+    ),
 }
 
 
@@ -86,18 +109,21 @@ class Task:
     def runs(self) -> list[Run]:
         problem = PROBLEMS[self.problem]
         lams = problem.lams if self.technique == "jumpstart" else (0.0,)
-        grid = itertools.product(range(self.seeds), lams)
-        return [Run(self.technique, seed, problem.learning_rate, lam) for seed, lam in grid]
+        grid = itertools.product(range(self.seeds), lams, problem.max_norms)
+        return [Run(self.technique, seed, problem.learning_rate, lam, limit) for seed, lam, limit in grid]
 
 
 def work(task: Task) -> list[Record]:
     """Train a task's networks."""
     problem, runs = PROBLEMS[task.problem], task.runs()
     data = [problem.load(run.seed) for run in runs]
-    schedule = Schedule(task.epochs, steps=sys.maxsize, batch_size=problem.batch_size)
+    schedule = Schedule(task.epochs, sys.maxsize, problem.batch_size, problem.evaluations)
     outcomes = train(runs, data, task.depth, task.width, schedule)
     place = {"depth": task.depth, "width": task.width}
-    return [place | asdict(run) | outcome.record() for run, outcome in zip(runs, outcomes, strict=True)]
+    records = [place | asdict(run) | outcome.record() for run, outcome in zip(runs, outcomes, strict=True)]
+    for record in records:
+        del record["curve"]  # of so many networks they would be most of the file
+    return records
 
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -136,8 +162,10 @@ def run(arguments: argparse.Namespace, command: list[str]) -> Record:
         "seeds": seeds,
         "learning_rate": problem.learning_rate,
         "lams": problem.lams,
+        "max_norms": problem.max_norms,
         "epochs": epochs,
         "batch_size": problem.batch_size,
+        "evaluations": problem.evaluations,
         "train": len(data.y_train),
         "validation": len(data.y_test),
     }

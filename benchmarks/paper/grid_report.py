@@ -15,7 +15,7 @@ CHANCE = {"moons": 0.5, "digits": 0.1}
 PUBLISHED = {"moons": {"plain": (0.00, 0.42), "batch_norm": (0.61, 0.74), "jumpstart": (0.95, 0.87)}}
 
 
-def columns(record: Record) -> dict[str, tuple[str, float]]:
+def choices(record: Record) -> dict[str, tuple[str, float]]:
     """Heading to technique and λ."""
     found = {NAMES[technique]: (technique, 0.0) for technique in ("plain", "batch_norm")}
     return found | {f"Jumpstart, λ = {lam:g}": ("jumpstart", lam) for lam in record["settings"]["lams"]}
@@ -27,62 +27,76 @@ def conditions(record: Record) -> str:
         f"{settings['train']:,} training and {settings['validation']} validation points, "
         f"{settings['seeds']} seeds, {len(runs_of(record)):,} networks, Adam at "
         f"{settings['learning_rate']}, batches of at most {settings['batch_size']}, "
-        f"{settings['epochs']:,} epochs; depths of {listed(settings['depths'])}, widths of "
-        f"{listed(settings['widths'])}. {machine['cpu']}, {machine['jobs']} processes of one thread: "
-        f"{seconds_of(record) / 60:.0f} minutes of processor time. `{machine['command']}`"
+        f"{settings['epochs']:,} epochs, {settings['evaluations']} evaluations; depths of "
+        f"{listed(settings['depths'])}, widths of {listed(settings['widths'])}. {machine['cpu']}, "
+        f"{machine['jobs']} processes of one thread: {seconds_of(record) / 60:.0f} minutes of processor "
+        f"time. `{machine['command']}`"
     )
 
 
 def summary_table(record: Record) -> str:
     """Share of the deep networks with good accuracy, and their mean accuracy, beside the published ones."""
     published = PUBLISHED.get(record["settings"]["problem"], {})
-    headings = [f"depths from {DEEP}, widths from {WIDE}", "networks"]
-    headings += [f"share of accuracy ≥ {GOOD}", "mean accuracy"]
+    headings = [f"depths from {DEEP}, widths from {WIDE}", "gradient norm", "networks"]
+    headings += [f"share ≥ {GOOD}, last epoch", "mean", f"share ≥ {GOOD}, least training loss", "mean"]
+    headings += ["training points, last epoch", "dead", "linear"]
     headings += ["published share", "published mean"] if published else []
     lines = [f"| {' | '.join(headings)} |", "|---|" + "---:|" * (len(headings) - 1)]
-    for heading, (technique, lam) in columns(record).items():
-        accuracies = [
-            run["accuracy"]
-            for run in runs_of(record)
-            if (run["technique"], run["lam"]) == (technique, lam)
-            and run["depth"] >= DEEP
-            and run["width"] >= WIDE
-        ]
-        share = fmean(accuracy >= GOOD for accuracy in accuracies)
-        cells = [heading, str(len(accuracies)), f"{share:.2f}", f"{fmean(accuracies):.2f}"]
-        cells += [f"{value:.2f}" for value in published.get(technique, ())]
-        lines.append(f"| {' | '.join(cells)} |")
+    for max_norm in record["settings"]["max_norms"]:
+        for heading, (technique, lam) in choices(record).items():
+            runs = [
+                run
+                for run in of_choice(record, technique, lam, max_norm)
+                if run["depth"] >= DEEP and run["width"] >= WIDE
+            ]
+            row = [heading, "" if max_norm is None else f"at most {max_norm:g}", str(len(runs))]
+            for key in ("accuracy", "kept_accuracy"):
+                values = [run[key] for run in runs]
+                row += [f"{fmean(value >= GOOD for value in values):.2f}", f"{fmean(values):.2f}"]
+            row += [f"{fmean(run[key] for run in runs):.2f}" for key in ("train_accuracy", "dead", "linear")]
+            row += [f"{value:.2f}" for value in published.get(technique, ())]
+            lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 
-def cells(record: Record, technique: str, lam: float) -> list[list[float]]:
-    """Mean validation accuracy by depth and width."""
+def of_choice(record: Record, technique: str, lam: float, max_norm: float | None) -> list[Record]:
+    """The runs of one technique, λ and limit of the gradient."""
+    wanted = (technique, lam, max_norm)
+    return [run for run in runs_of(record) if (run["technique"], run["lam"], run["max_norm"]) == wanted]
+
+
+def cells(record: Record, runs: list[Record]) -> list[list[float]]:
+    """Mean validation accuracy behind the last epoch, by depth and width."""
     settings = record["settings"]
     values: dict[tuple[int, int], list[float]] = {}
-    for run in runs_of(record):
-        if (run["technique"], run["lam"]) == (technique, lam):
-            values.setdefault((run["depth"], run["width"]), []).append(run["accuracy"])
+    for run in runs:
+        values.setdefault((run["depth"], run["width"]), []).append(run["accuracy"])
     return [[fmean(values[depth, width]) for width in settings["widths"]] for depth in settings["depths"]]
 
 
 def draw_grid(record: Record) -> "Figure":
-    """Heat maps of mean validation accuracy, one for each technique and λ."""
+    """Heat maps of mean validation accuracy; rows by limit of the gradient, columns by technique and λ."""
     from matplotlib.figure import Figure
 
-    settings, found = record["settings"], columns(record)
-    lowest = CHANCE[settings["problem"]]
-    figure = Figure(figsize=(2.5 * len(found) + 0.8, 3.6), layout="constrained")
-    axes = figure.subplots(1, len(found), sharey=True)
-    for axis, (heading, (technique, lam)) in zip(axes, found.items(), strict=True):
-        values = cells(record, technique, lam)
-        image = axis.imshow(values, vmin=lowest, vmax=1, cmap="cividis", aspect="auto", origin="lower")
-        for row, line in enumerate(values):
-            for column, value in enumerate(line):
-                shade = "black" if value > (1 + lowest) / 2 else "white"
-                axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=shade)
-        axis.set_xticks(range(len(settings["widths"])), settings["widths"])
-        axis.set_yticks(range(len(settings["depths"])), settings["depths"])
-        axis.set(title=heading, xlabel="width")
-    axes[0].set_ylabel("depth")
+    settings, columns = record["settings"], choices(record)
+    lowest, limits = CHANCE[settings["problem"]], settings["max_norms"]
+    figure = Figure(figsize=(2.5 * len(columns) + 0.8, 3.3 * len(limits) + 0.3), layout="constrained")
+    axes = figure.subplots(len(limits), len(columns), sharex=True, sharey=True, squeeze=False)
+    for row, max_norm in zip(axes, limits, strict=True):
+        for axis, (heading, (technique, lam)) in zip(row, columns.items(), strict=True):
+            values = cells(record, of_choice(record, technique, lam, max_norm))
+            image = axis.imshow(values, vmin=lowest, vmax=1, cmap="cividis", aspect="auto", origin="lower")
+            for i, line in enumerate(values):
+                for j, value in enumerate(line):
+                    shade = "black" if value > (1 + lowest) / 2 else "white"
+                    axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=shade)
+            axis.set_xticks(range(len(settings["widths"])), settings["widths"])
+            axis.set_yticks(range(len(settings["depths"])), settings["depths"])
+            if row is axes[0]:
+                axis.set_title(heading)
+            if row is axes[-1]:
+                axis.set_xlabel("width")
+        limited = "" if max_norm is None else f"\n(gradient norm at most {max_norm:g})"
+        row[0].set_ylabel(f"depth{limited}")
     figure.colorbar(image, ax=axes, label="validation accuracy", extend="min")
     return figure

@@ -1,6 +1,8 @@
 """The papers' networks, one at a time: rectangles of equal layers, with what makes deep ones train or not."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +19,13 @@ TECHNIQUES = {
     "jumpstart": "ReLU with the penalty",
 }
 SKIPPED = 2  # layers under a skip connection
+INITIALIZATIONS: dict[str, Callable[[Tensor], object] | None] = {
+    "pytorch": None,
+    "he": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+    "xavier": nn.init.xavier_normal_,
+    "orthogonal": partial(nn.init.orthogonal_, gain=nn.init.calculate_gain("relu")),
+}
+"""Of the layers' weights by name, with biases of zero; PyTorch's own, also of biases, for None."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +45,36 @@ class Shape:
 
 
 class Rectangle(nn.Module):
-    """One network, initialized as PyTorch does.
+    """One network.
 
     Args:
         shape: of the network.
         technique: a name in :data:`TECHNIQUES`.
+        initialization: a name in :data:`INITIALIZATIONS`. The classifier has PyTorch's own.
 
     Raises:
-        ValueError: unknown technique.
+        ValueError: unknown technique or initialization.
     """
 
-    def __init__(self, shape: Shape, technique: str) -> None:
+    def __init__(self, shape: Shape, technique: str, initialization: str = "pytorch") -> None:
         check_technique(technique)
+        if initialization not in INITIALIZATIONS:
+            names = ", ".join(map(repr, INITIALIZATIONS))
+            raise ValueError(f"initialization must be of {names}, got {initialization!r}")
         super().__init__()
         self.shape, self.technique = shape, technique
         sizes = [shape.features] + [shape.width] * shape.depth
-        self.layers = nn.ModuleList(
+        layers = [
             nn.Conv2d(inputs, shape.width, 3, padding=1) if shape.image else nn.Linear(inputs, shape.width)
             for inputs in sizes[:-1]
-        )
+        ]
+        self.layers = nn.ModuleList(layers)
+        initialize = INITIALIZATIONS[initialization]
+        if initialize is not None:
+            for layer in layers:
+                initialize(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         norm: Any = nn.BatchNorm2d if shape.image else nn.BatchNorm1d
         count = shape.depth if technique == "batch_norm" else 0
         self.norms = nn.ModuleList(norm(shape.width) for _ in range(count))

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from benchmarks.paper.networks import SKIPPED, Rectangle, activate
 from jumpstart_kernels.functional import run_layer
+from jumpstart_kernels.penalty import penalty_weights
 
 MARGIN = 1.0
+SIGN_BALANCE, TERMS = 0.5, "full"  # of the penalty
 
 
 class Stack(nn.Module):
@@ -21,17 +23,20 @@ class Stack(nn.Module):
 
     Args:
         networks: of one shape and one technique.
+        reductions: of each network's penalty; names of :func:`jumpstart_kernels.penalty`. All are
+            ``"balanced"`` if not given.
 
     Raises:
         ValueError: none, or of different shapes or techniques.
     """
 
-    def __init__(self, networks: Sequence[Rectangle]) -> None:
+    def __init__(self, networks: Sequence[Rectangle], reductions: Sequence[str] = ()) -> None:
         super().__init__()
         if len({(network.shape, network.technique) for network in networks}) != 1:
             raise ValueError("networks must be one or more of one shape and one technique")
         first = networks[0]
         self.count, self.shape, self.technique = len(networks), first.shape, first.technique
+        self.reductions = reductions or ["balanced"] * self.count
         self.points = "sample" if self.shape.image else "position"
         join = torch.cat if self.shape.image else torch.stack
         layers = list(zip(*(network.layers for network in networks), strict=True))
@@ -51,8 +56,8 @@ class Stack(nn.Module):
             x: ``[K, features, N]``, or images ``[N, K · channels, H, W]``.
 
         Returns:
-            Logits ``[K, classes, N]``; the penalty of each network ``[K]``, balanced as
-            :func:`jumpstart_kernels.penalty` does it, of Jumpstart in training, else None.
+            Logits ``[K, classes, N]``; the penalty of each network ``[K]``, of Jumpstart in training,
+            else None.
         """
         of_units: list[Tensor] = []  # of each layer: extrema of units [2, K · width + 1]
         of_points: list[Tensor] = []  # and of points [2, width + K · N]
@@ -74,17 +79,27 @@ class Stack(nn.Module):
         return logits, self.penalty(of_units, of_points) if regularized else None
 
     def penalty(self, of_units: list[Tensor], of_points: list[Tensor]) -> Tensor:
-        """The mean slack of units, both sides of each, plus that of points, of each network ``[K]``."""
+        """Each network's, ``[K]``, as :func:`jumpstart_kernels.penalty` reduces its slacks."""
         width = self.shape.width
         units = torch.stack(of_units)[:, :, : self.count * width]
         points = torch.stack(of_points)[:, :, width:]
         points = points.unflatten(2, (-1, self.count)).mT if self.shape.image else points
-        sides = units.new_tensor([-1.0, 1.0])[:, None, None]  # of maxima and minima
-        slacks = (
-            F.relu(MARGIN + sides * extrema.reshape(self.shape.depth, 2, self.count, -1))
-            for extrema in (units, points)
+        sums, counts = [], []
+        for extrema in (units, points):
+            maxima, minima = extrema.reshape(self.shape.depth, 2, self.count, -1).unbind(
+                1
+            )  # [depth, K, items]
+            positive, negative = F.relu(MARGIN - maxima), F.relu(MARGIN + minima)
+            slacks = (positive, negative, positive.square(), negative.square(), positive * negative)
+            sums += [slack.sum((0, 2)) for slack in slacks]
+            counts.append(maxima.shape[0] * maxima.shape[2])
+        weights = sums[0].new_tensor(
+            [penalty_weights(name, 0.5, "full", *counts) for name in self.reductions]
         )
-        return torch.stack([slack.mean((0, 1, 3)) for slack in slacks]).sum(0)
+        penalty = (torch.stack(sums, dim=1) * weights).sum(1)
+        square_root = torch.tensor([name == "norm" for name in self.reductions])
+        least = torch.finfo(penalty.dtype).tiny  # below it the gradient is zero, not infinite
+        return torch.where(square_root, penalty.clamp(min=least).sqrt(), penalty)
 
     def views(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``x`` as an activation whose units are those of all networks, and as one whose points are."""

@@ -1,5 +1,6 @@
-"""Training of stacks on tables: a run is one network, with its own split, initialization, rate and λ."""
+"""Training of stacks: a run is one network, with its own split, initialization, rate and λ."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -9,11 +10,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.paper.networks import Rectangle, Shape
+from benchmarks.paper.optimizer import StackedAdam
 from benchmarks.paper.stack import Stack
 from jumpstart_kernels.demo.data import Data
+from jumpstart_kernels.schedules import (
+    ConstantPenalty,
+    CosinePenalty,
+    LinearPenalty,
+    PenaltySchedule,
+    SequentialPenalty,
+)
 
-EVALUATIONS = 20  # of a training
+EVALUATIONS = 20  # of a training, unless told
 DIGITS = 4  # of a stored fraction
+
+
+LAM_SCHEDULES: dict[str, Callable[[float, int], PenaltySchedule]] = {
+    "constant": lambda lam, steps: ConstantPenalty(lam),
+    "warm-up": lambda lam, steps: ConstantPenalty(lam, warmup_steps=steps // 10),
+    "linear": lambda lam, steps: LinearPenalty(lam, total_steps=steps),
+    "cosine": lambda lam, steps: CosinePenalty(lam, total_steps=steps),
+    "first half": lambda lam, steps: SequentialPenalty(
+        [ConstantPenalty(lam), ConstantPenalty(0.0)], [steps // 2]
+    ),
+}
+"""Of λ by name, given λ and the number of steps."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +46,14 @@ class Run:
     learning_rate: float
     lam: float = 0.0
     """Weight of the penalty."""
+    max_norm: float | None = None
+    """To which the gradient is cut, if at all."""
+    initialization: str = "pytorch"
+    """A name in :data:`benchmarks.paper.networks.INITIALIZATIONS`."""
+    reduction: str = "balanced"
+    """Of the penalty, as :func:`jumpstart_kernels.penalty` has it."""
+    lam_schedule: str = "constant"
+    """A name in :data:`LAM_SCHEDULES`."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +63,7 @@ class Schedule:
     epochs: int = 4000
     steps: int = 4000
     batch_size: int = 256
+    evaluations: int = EVALUATIONS
 
 
 @dataclass(frozen=True)
@@ -44,6 +74,8 @@ class Outcome:
     """On the test part behind the last step."""
     best_accuracy: float
     """On the test part, the best of the evaluations on the way, the last one included."""
+    kept_accuracy: float
+    """On the test part, at the evaluation of the least loss (without the penalty) on the training part."""
     train_accuracy: float
     """On the training part behind the last step."""
     dead: float
@@ -78,7 +110,7 @@ def train(
         depth: layers.
         width: units of each.
         schedule: how long.
-        report: called at each of ``EVALUATIONS`` evaluations.
+        report: called at each evaluation.
 
     Raises:
         ValueError: runs or data that cannot be trained as one.
@@ -90,24 +122,28 @@ def train(
     classes = max(part.classes for part in data)
     x, y, x_test, y_test = (torch.stack(parts) for parts in zip(*(part[1:] for part in data), strict=True))
     shape = Shape(depth, width, x.shape[2], classes, image=x.dim() == 5)
-    stack = Stack([make_network(shape, run) for run in runs])
+    stack = Stack([make_network(shape, run) for run in runs], [run.reduction for run in runs])
     x_test = stack.arrange(x_test)
-    lam = torch.tensor([run.lam for run in runs])
-    optimizer = StackedAdam(stack, [run.learning_rate for run in runs])
-    curve: list[Tensor] = []
+    x_train = stack.arrange(x)
+    optimizer = StackedAdam(stack, [run.learning_rate for run in runs], [run.max_norm for run in runs])
     batches = Batches([run.seed for run in runs], x.shape[1], schedule.batch_size)
     steps = min(schedule.steps, schedule.epochs * batches.count)
-    due = {round(steps * i / EVALUATIONS) for i in range(1, EVALUATIONS + 1)}
+    lams = [LAM_SCHEDULES[run.lam_schedule](run.lam, steps) for run in runs]
+    due = {round(steps * i / schedule.evaluations) for i in range(1, schedule.evaluations + 1)}
+    curve: list[Tensor] = []
+    losses: list[Tensor] = []
     for step in range(1, steps + 1):
         x_batch, y_batch = batches.take(x, y)
+        lam = torch.tensor([one.weight_at(step - 1) for one in lams])
         take_step(stack, optimizer, stack.arrange(x_batch), y_batch, lam)
         if step in due:
             curve.append(accuracy(stack, x_test, y_test))
+            losses.append(loss(stack, x_train, y))
             report()
-    x = stack.arrange(x)
     accuracies = torch.stack(curve)  # [evaluations, K]
-    shares, train_shares = unit_shares(stack, x_test), unit_shares(stack, x)
-    columns = (accuracies[-1], accuracies.amax(0), accuracy(stack, x, y), *shares, *train_shares)
+    kept = accuracies.gather(0, torch.stack(losses).nan_to_num(nan=math.inf).argmin(0)[None])[0]
+    shares, train_shares = unit_shares(stack, x_test), unit_shares(stack, x_train)
+    columns = (accuracies[-1], accuracies.amax(0), kept, accuracy(stack, x_train, y), *shares, *train_shares)
     curves = map(tuple, accuracies.T.tolist())
     return [Outcome(*row) for row in zip(*(column.tolist() for column in columns), curves, strict=True)]
 
@@ -116,7 +152,7 @@ def make_network(shape: Shape, run: Run) -> Rectangle:
     """Its parameters depend on the seed and the shape alone."""
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
-        return Rectangle(shape, run.technique)
+        return Rectangle(shape, run.technique, run.initialization)
 
 
 class Batches:
@@ -148,47 +184,13 @@ class Batches:
         return x[networks, chosen], y[networks, chosen]
 
 
-class StackedAdam:
-    """PyTorch's Adam on all parameters of a stack as one vector, each network at its own learning rate.
-
-    A step of Adam is linear in the rate: it is taken at the largest, and of it the others keep their part.
-
-    Args:
-        stack: its parameters become views of the vector.
-        rates: of each network.
-    """
-
-    def __init__(self, stack: Stack, rates: Sequence[float]) -> None:
-        parameters = list(stack.parameters())
-        largest = max(rates)
-        part = torch.tensor([rate / largest for rate in rates], dtype=torch.float64)
-        by_network = [p.detach().reshape(stack.count, -1) for p in parameters]  # each [K, values]
-        self.vector = torch.cat([values.flatten() for values in by_network])
-        parts = [part[:, None].expand_as(values).flatten() for values in by_network]
-        self.parts = torch.cat(parts).to(self.vector)
-        self.vector.grad = torch.zeros_like(self.vector)
-        self.optimizer = torch.optim.Adam([self.vector], lr=largest, fused=True)
-        sizes = [p.numel() for p in parameters]
-        views = zip(parameters, self.vector.split(sizes), self.vector.grad.split(sizes), strict=True)
-        for parameter, values, gradients in views:
-            parameter.data = values.view_as(parameter)
-            parameter.grad = gradients.view_as(parameter)
-
-    def step(self) -> None:
-        """A step by the gradients, which then are zero."""
-        before = self.vector.clone()
-        self.optimizer.step()
-        torch.lerp(before, self.vector, self.parts, out=self.vector)
-        self.optimizer.zero_grad(set_to_none=False)
-
-
 def take_step(stack: Stack, optimizer: StackedAdam, x: Tensor, y: Tensor, lam: Tensor) -> None:
     """One step of every network on its own loss: no gradient of the sum passes from one to another."""
     logits, penalty = stack(x)
-    loss = F.cross_entropy(logits, y, reduction="none").mean(1)  # [K]
+    losses = F.cross_entropy(logits, y, reduction="none").mean(1)  # [K]
     if penalty is not None:
-        loss = loss + lam * penalty
-    loss.sum().backward()
+        losses = losses + lam * penalty
+    losses.sum().backward()
     optimizer.step()
 
 
@@ -199,6 +201,15 @@ def accuracy(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
     logits, _ = stack(x)
     stack.train()
     return (logits.argmax(1) == y).float().mean(1)
+
+
+@torch.no_grad()
+def loss(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
+    """Of each network without the penalty, ``[K]``."""
+    stack.eval()
+    logits, _ = stack(x)
+    stack.train()
+    return F.cross_entropy(logits, y, reduction="none").mean(1)
 
 
 def unit_shares(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor]:

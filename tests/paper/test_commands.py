@@ -39,8 +39,9 @@ def test_a_sweep_has_every_run_once(results):
     assert record["machine"]["command"].endswith("paper_uci.json")
 
     record = read(results / "paper_moons.json")
-    runs = [(r["depth"], r["width"], r["technique"], r["seed"], r["lam"]) for r in runs_of(record)]
-    assert len(runs) == len(set(runs)) == 2 * 2 * 2 * (2 + 3)
+    keys = ("depth", "width", "technique", "seed", "lam", "max_norm")
+    runs = [tuple(run[key] for key in keys) for run in runs_of(record)]
+    assert len(runs) == len(set(runs)) == 2 * 2 * 2 * 2 * (2 + 2)  # the last: plain, BatchNorm, two λ
 
 
 def test_a_sweep_that_was_stopped_goes_on(results, tmp_path, capsys):
@@ -74,7 +75,7 @@ def test_the_report_writes_tables_and_pictures(results, tmp_path, capsys):
     assert report.main(["--results", str(results), "--root", str(tmp_path)]) == 0
     text = page.read_text()
     assert "| Jumpstart | " in text and "| published, Jumpstart | 0.07 | 0.12 | 1.00 | −0.03 |" in text
-    assert "| Iris | 149 | 3 | 0.34 |" in text and "| Jumpstart, λ = 0.1 | 4 |" in text
+    assert "| Iris | 149 | 3 | 0.34 |" in text and "| Jumpstart, λ = 0.1 | at most 1 | 4 |" in text
     for stem in ("paper_uci", "paper_moons", "paper_digits"):
         for name in report.DRAWINGS[stem]:
             picture = tmp_path / "docs" / "figures" / f"{name}.png"

@@ -6,11 +6,13 @@ import torch.nn.functional as F
 
 import jumpstart_kernels as jk
 from benchmarks.paper.networks import TECHNIQUES, Rectangle, Shape
+from benchmarks.paper.optimizer import StackedAdam
 from benchmarks.paper.stack import Stack
-from benchmarks.paper.training import StackedAdam, take_step, unit_shares
+from benchmarks.paper.training import take_step, unit_shares
+from jumpstart_kernels.penalty import REDUCTIONS
 from jumpstart_kernels.usage import unit_usage
 
-RATES, LAMS = (0.01, 0.001, 0.01), (0.0, 0.1, 1.0)
+RATES, LAMS, MAX_NORMS = (0.01, 0.001, 0.01), (0.0, 0.1, 1.0), (None, 0.05, 0.5)
 STEPS, SAMPLES, DEPTH = 10, 17, 5
 
 
@@ -22,14 +24,16 @@ def make(image, technique, classes=3):
     return networks, Stack(networks), x, torch.randint(classes, (3, SAMPLES))
 
 
-def train_alone(network, x, y, rate, lam):
+def train_alone(network, x, y, rate, lam, max_norm=None, reduction="balanced"):
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     for _ in range(STEPS):
         loss = F.cross_entropy(network(x), y)
         if network.technique == "jumpstart":
-            loss = loss + lam * jk.penalty(network)
+            loss = loss + lam * jk.penalty(network, reduction=reduction)
         optimizer.zero_grad()
         loss.backward()
+        if max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), max_norm)
         optimizer.step()
 
 
@@ -56,6 +60,32 @@ def test_a_stack_trains_as_its_networks_do_alone(technique, image):
     assert penalty is None
     alone = torch.stack([network.eval()(part).T for network, part in zip(networks, x, strict=True)])
     torch.testing.assert_close(logits, alone, rtol=1e-6, atol=1e-8)  # BatchNorm divides by small deviations
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_gradients_are_cut_and_penalties_reduced_as_of_one_network(reduction):
+    networks, _, x, y = make(False, "jumpstart")
+    for network, *options in zip(networks, x, y, RATES, LAMS, MAX_NORMS, strict=True):
+        train_alone(network, *options, reduction)
+    beside, _, _, _ = make(False, "jumpstart")
+    stack = Stack(beside, [reduction] * len(beside))
+    optimizer = StackedAdam(stack, RATES, MAX_NORMS)
+    for _ in range(STEPS):
+        take_step(stack, optimizer, stack.arrange(x), y, torch.tensor(LAMS, dtype=torch.float64))
+    for depth in range(DEPTH):
+        alone = torch.stack([network.layers[depth].weight for network in networks])
+        torch.testing.assert_close(stack.weights[depth], alone, rtol=1e-9, atol=1e-11)
+
+
+def test_a_healthy_layer_has_a_gradient_of_zero_under_the_norm():
+    networks, _, x, y = make(False, "jumpstart")
+    stack = Stack(networks, ["norm"] * 3)
+    _, _ = stack(stack.arrange(x))
+    healthy = torch.tensor([5.0, -5.0], dtype=torch.float64).view(2, 1, 1).expand(2, 3, 4)
+    healthy = healthy.reshape(2, 12).requires_grad_()
+    penalty = stack.penalty([F.pad(healthy, (0, 1))] * DEPTH, [F.pad(healthy, (4, 0))] * DEPTH)
+    penalty.sum().backward()
+    assert penalty.max() < 1e-100 and torch.equal(healthy.grad, torch.zeros_like(healthy))
 
 
 @pytest.mark.parametrize("image", (False, True), ids=("table", "image"))
@@ -93,6 +123,8 @@ def test_networks_of_a_stack_are_alike(others):
         Stack(others)
 
 
-def test_unknown_techniques_are_refused():
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="initialization must be of 'pytorch', .* got 'zero'"):
+        Rectangle(Shape(2, 4, 2, 3), "plain", "zero")
     with pytest.raises(ValueError, match="technique must be of 'plain', .* got 'dropout'"):
         Rectangle(Shape(2, 4, 2, 3), "dropout")

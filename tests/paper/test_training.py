@@ -5,7 +5,16 @@ import dataclasses
 import pytest
 import torch
 
-from benchmarks.paper.training import EVALUATIONS, Batches, Run, Schedule, make_network, train
+from benchmarks.paper.networks import INITIALIZATIONS, Shape
+from benchmarks.paper.training import (
+    EVALUATIONS,
+    LAM_SCHEDULES,
+    Batches,
+    Run,
+    Schedule,
+    make_network,
+    train,
+)
 from jumpstart_kernels.demo.data import Data
 
 
@@ -33,14 +42,43 @@ def test_an_epoch_has_every_row_once_and_seeds_have_their_order():
 
 
 def test_techniques_begin_with_the_same_parameters():
-    from benchmarks.paper.networks import Shape
-
     shape = Shape(4, 3, 2, 2)
     plain, other = (make_network(shape, Run(name, 5, 0.01)) for name in ("plain", "jumpstart"))
     assert all(torch.equal(a.weight, b.weight) for a, b in zip(plain.layers, other.layers, strict=True))
     assert torch.equal(plain.classifier.weight, other.classifier.weight)
     again = make_network(shape, Run("plain", 6, 0.01))
     assert not torch.equal(plain.layers[0].weight, again.layers[0].weight)
+
+
+@pytest.mark.parametrize("name", INITIALIZATIONS)
+def test_initializations_are_of_the_layers(name):
+    network = make_network(Shape(3, 64, 64, 2), Run("plain", 0, 0.01, initialization=name))
+    deviation = {"pytorch": 1 / 3**0.5, "he": 2**0.5, "xavier": 1.0, "orthogonal": 2**0.5}  # times 1 / √64
+    for layer in network.layers:
+        assert layer.weight.std().item() == pytest.approx(deviation[name] / 8, rel=0.05)
+        assert (layer.bias == 0).all() == (name != "pytorch")
+
+
+def test_schedules_of_lam_begin_and_end_where_they_should():
+    steps = (0, 10, 50, 99)
+    weights = {
+        name: [make(2.0, 100).weight_at(step) for step in steps] for name, make in LAM_SCHEDULES.items()
+    }
+    assert weights["constant"] == [2.0] * 4
+    assert weights["warm-up"][0] < 0.5 and weights["warm-up"][1:] == [2.0] * 3
+    assert weights["linear"] == pytest.approx([2.0, 1.8, 1.0, 0.02])
+    assert weights["cosine"][0] == 2.0 and weights["cosine"][3] < 0.01
+    assert weights["first half"] == [2.0, 2.0, 0.0, 0.0]
+
+
+def test_what_is_kept_is_what_has_the_least_training_loss():
+    """At a rate this high the loss jumps, so that it is seldom the last evaluation."""
+    schedule = Schedule(epochs=60, batch_size=40, evaluations=60)
+    runs = [Run("jumpstart", seed, 0.3, 0.1) for seed in range(4)]
+    outcomes = train(runs, [make_data(seed) for seed in range(4)], 10, 8, schedule)
+    assert all(len(outcome.curve) == 60 for outcome in outcomes)
+    assert all(outcome.kept_accuracy in outcome.curve for outcome in outcomes)
+    assert any(outcome.kept_accuracy > outcome.accuracy for outcome in outcomes)
 
 
 def test_a_run_does_not_depend_on_those_beside_it():
@@ -77,6 +115,7 @@ def test_outcomes_say_what_a_run_came_to():
     fast, slow = outcomes
     assert len(fast.curve) == EVALUATIONS and fast.accuracy == fast.curve[-1]
     assert fast.best_accuracy == max(fast.curve) >= 0.9 and fast.train_accuracy >= 0.95
+    assert fast.kept_accuracy in fast.curve
     assert slow.train_accuracy <= fast.train_accuracy
     assert 0 <= fast.dead + fast.linear <= 1 and fast.train_dead <= fast.dead
 

@@ -1,0 +1,60 @@
+"""Adam of a stack of networks, as each would have it alone."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from benchmarks.paper.stack import Stack
+
+TINY = 1e-6  # beside a norm, as in clip_grad_norm_
+
+
+class StackedAdam:
+    """PyTorch's Adam on all parameters of a stack as one vector, each network at its own learning rate.
+
+    A step of Adam is linear in the rate: it is taken at the largest, and of it the others keep their part.
+
+    Args:
+        stack: its parameters become views of the vector.
+        rates: of each network.
+        max_norms: to which each network's gradient is cut, as ``torch.nn.utils.clip_grad_norm_`` does it;
+            None for one that is not. No network's is if not given.
+    """
+
+    def __init__(self, stack: Stack, rates: Sequence[float], max_norms: Sequence[float | None] = ()) -> None:
+        parameters = list(stack.parameters())
+        largest = max(rates)
+        part = torch.tensor([rate / largest for rate in rates], dtype=torch.float64)
+        by_network = [p.detach().reshape(stack.count, -1) for p in parameters]  # each [K, values]
+        self.vector = torch.cat([values.flatten() for values in by_network])
+        parts = [part[:, None].expand_as(values).flatten() for values in by_network]
+        self.parts = torch.cat(parts).to(self.vector)
+        self.vector.grad = torch.zeros_like(self.vector)
+        limits = [math.inf if limit is None else limit for limit in max_norms]
+        self.limits = self.vector.new_tensor(limits) if min(limits, default=math.inf) < math.inf else None
+        owners = torch.arange(stack.count)[:, None]
+        self.owner = torch.cat([owners.expand_as(values).flatten() for values in by_network])
+        self.optimizer = torch.optim.Adam([self.vector], lr=largest, fused=True)
+        sizes = [p.numel() for p in parameters]
+        views = zip(parameters, self.vector.split(sizes), self.vector.grad.split(sizes), strict=True)
+        for parameter, values, gradients in views:
+            parameter.data = values.view_as(parameter)
+            parameter.grad = gradients.view_as(parameter)
+
+    def step(self) -> None:
+        """A step by the gradients, which then are zero."""
+        if self.limits is not None:
+            self.cut_gradients(self.limits)
+        before = self.vector.clone()
+        self.optimizer.step()
+        torch.lerp(before, self.vector, self.parts, out=self.vector)
+        self.optimizer.zero_grad(set_to_none=False)
+
+    def cut_gradients(self, limits: Tensor) -> None:
+        """Scale each network's gradient to a norm of at most its limit ``[K]``."""
+        gradient = self.vector.grad
+        assert gradient is not None
+        norms = torch.zeros_like(limits).index_add_(0, self.owner, gradient.square()).sqrt()
+        gradient *= (limits / (norms + TINY)).clamp(max=1)[self.owner]
