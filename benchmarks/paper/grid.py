@@ -78,15 +78,15 @@ PROBLEMS = {
     ),
     "digits": Problem(
         load_digits,
-        depths=(10, 20, 30, 40, 50, 68),
+        depths=(10, 20, 30, 50, 68),
         widths=(2, 4, 8),
         learning_rate=0.01,
         lams=(0.1, 1.0),
         max_norms=(None, 1.0),
         epochs=60,
         batch_size=120,
-        evaluations=60,
-        seeds=3,
+        evaluations=20,
+        seeds=4,
     ),
 }
 

@@ -6,16 +6,17 @@ python -m benchmarks.paper.report        (make paper)
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.figures import DPI, FIGURES, ROOT
-from benchmarks.paper import cifar_report, grid_report, uci_report
+from benchmarks.paper import choices_report, cifar_report, grid_report, uci_report
+from benchmarks.paper.sweep import Record
 from benchmarks.results import FOLDER
 from benchmarks.tables import insert
 
 DOCUMENT = Path("docs/paper.md")
-TABLES = {
+TABLES: dict[str, Mapping[str, Callable[[Record], str]]] = {
     "paper_uci": {
         "uci-conditions": uci_report.conditions,
         "uci-global": uci_report.global_table,
@@ -32,6 +33,7 @@ TABLES = {
         "digits-conditions": grid_report.conditions,
         "digits-summary": grid_report.summary_table,
     },
+    "paper_choices": choices_report.TABLES,
     "paper_cifar": {
         "cifar-conditions": cifar_report.conditions,
         "cifar-variants": cifar_report.variant_table,
@@ -53,6 +55,9 @@ DRAWINGS = {
     },
     "paper_digits": {
         "paper_digits_grid": (grid_report.draw_grid, "Validation accuracy over depth and width, digits"),
+    },
+    "paper_choices": {
+        "paper_choices": (choices_report.draw_choices, "Test accuracy by what is set"),
     },
     "paper_cifar": {
         "paper_cifar_curves": (cifar_report.draw_curves, "Test accuracy over the epochs, CIFAR-10"),

@@ -1,6 +1,5 @@
 """Training of stacks: a run is one network, with its own split, initialization, rate and λ."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -114,6 +113,7 @@ def train(
 
     Raises:
         ValueError: runs or data that cannot be trained as one.
+        ArithmeticError: the loss of one is infinite or NaN.
     """
     if len({run.technique for run in runs}) != 1 or len(runs) != len(data):
         raise ValueError("runs must be of one technique, with data for each")
@@ -140,8 +140,10 @@ def train(
             curve.append(accuracy(stack, x_test, y_test))
             losses.append(loss(stack, x_train, y))
             report()
+    if not torch.stack(losses).isfinite().all():
+        raise ArithmeticError("a network is no longer finite, and may have spoilt those beside it")
     accuracies = torch.stack(curve)  # [evaluations, K]
-    kept = accuracies.gather(0, torch.stack(losses).nan_to_num(nan=math.inf).argmin(0)[None])[0]
+    kept = accuracies.gather(0, torch.stack(losses).argmin(0)[None])[0]
     shares, train_shares = unit_shares(stack, x_test), unit_shares(stack, x_train)
     columns = (accuracies[-1], accuracies.amax(0), kept, accuracy(stack, x_train, y), *shares, *train_shares)
     curves = map(tuple, accuracies.T.tolist())

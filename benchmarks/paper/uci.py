@@ -9,7 +9,7 @@ import argparse
 import itertools
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,27 +31,27 @@ class Task:
 
     data_set: str
     folder: Path | None
-    technique: str
-    seeds: int
+    runs: tuple[Run, ...]
     depth: int
     width: int
     schedule: Schedule
 
     @property
     def name(self) -> str:
-        return f"{self.data_set}/{self.technique}"
+        return f"{self.data_set}/{self.runs[0].technique}"
 
-    def runs(self) -> list[Run]:
-        lams = LAMS if self.technique == "jumpstart" else (0.0,)
-        grid = itertools.product(range(self.seeds), LEARNING_RATES, lams)
-        return [Run(self.technique, seed, rate, lam) for seed, rate, lam in grid]
+
+def runs_of_technique(technique: str, seeds: int) -> tuple[Run, ...]:
+    lams = LAMS if technique == "jumpstart" else (0.0,)
+    grid = itertools.product(range(seeds), LEARNING_RATES, lams)
+    return tuple(Run(technique, seed, rate, lam) for seed, rate, lam in grid)
 
 
 def work(task: Task) -> list[Record]:
     """Train a task's networks. Splits of different numbers of features, or rows, are trained apart."""
-    splits = [load_split(task.data_set, seed, task.folder) for seed in range(task.seeds)]
+    splits = {seed: load_split(task.data_set, seed, task.folder) for seed in {run.seed for run in task.runs}}
     alike: dict[Any, list[Run]] = defaultdict(list)
-    for run in task.runs():
+    for run in task.runs:
         alike[splits[run.seed].x_train.shape].append(run)
     records = []
     for runs in alike.values():
@@ -67,6 +67,11 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.paper.uci", description=__doc__.partition("\n")[0]
     )
+    add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="of files in UCI's own format")
     parser.add_argument("--only", action="append", metavar="NAME", help="a data set; may be repeated")
     parser.add_argument("--seeds", type=positive, default=5, metavar="N", help="default: 5")
@@ -76,7 +81,6 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--width", type=positive, default=WIDTH, metavar="N", help=f"default: {WIDTH}")
     parser.add_argument("--jobs", type=positive, default=2, metavar="N", help="processes; default: 2")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="the results")
-    return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -84,32 +88,35 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace, command: list[str]) -> Record:
+    grid = {technique: runs_of_technique(technique, arguments.seeds) for technique in TECHNIQUES}
+    return run_grid(grid, {"learning_rates": LEARNING_RATES, "lams": LAMS}, arguments, command)
+
+
+def run_grid(
+    grid: Mapping[str, tuple[Run, ...]], settings: Record, arguments: argparse.Namespace, command: list[str]
+) -> Record:
+    """Sweep the runs of each technique over the data sets that the arguments choose.
+
+    Raises:
+        CommandError: there is no such data set, or the output has results of other settings.
+    """
     there = names(arguments.data)
     unknown = [name for name in arguments.only or () if name not in there]
     if unknown:
         raise CommandError(f"--only {unknown[0]}: must be of {', '.join(there)}")
     chosen = [name for name in there if name in (arguments.only or there)]
     summaries = {name: asdict(describe(name, arguments.data)) for name in chosen}
+    depth, width = arguments.depth, arguments.width
     schedule = Schedule(arguments.epochs, arguments.steps)
     tasks = [
-        Task(name, arguments.data, technique, arguments.seeds, arguments.depth, arguments.width, schedule)
-        for technique in sorted(
-            TECHNIQUES, key=lambda technique: technique != "jumpstart"
-        )  # the longest first
+        Task(name, arguments.data, runs, depth, width, schedule)
+        for runs in sorted(grid.values(), key=len, reverse=True)  # the longest first
         for name in sorted(chosen, key=lambda name: -summaries[name]["rows"])
     ]
-    settings = {
-        "depth": arguments.depth,
-        "width": arguments.width,
-        "seeds": arguments.seeds,
-        "learning_rates": LEARNING_RATES,
-        "lams": LAMS,
-        **asdict(schedule),
-        "data_sets": summaries,
-    }
-    return sweep(
-        work, {task.name: task for task in tasks}, arguments.output, settings, arguments.jobs, command
-    )
+    shape = {"depth": depth, "width": width, "seeds": arguments.seeds}
+    settings = {**shape, **settings, **asdict(schedule), "data_sets": summaries}
+    named = {task.name: task for task in tasks}
+    return sweep(work, named, arguments.output, settings, arguments.jobs, command)
 
 
 if __name__ == "__main__":

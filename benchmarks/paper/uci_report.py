@@ -61,10 +61,10 @@ def global_table(record: Record) -> str:
     lines = ["| | " + " | ".join(HEADINGS) + " | mean rank |", "|---|" + "---:|" * 5]
     ranks = mean_ranks(mean_accuracies(bests_of(record)))
     for technique, name in NAMES.items():
-        cells = [_spread([found[technique][i] for found in by_seed]) for i in range(4)]
+        cells = [spread([found[technique][i] for found in by_seed]) for i in range(4)]
         lines.append(f"| {name} | {' | '.join(cells)} | {ranks[technique]:.2f} |")
     for rate, lam, found in fixed_metrics(record):
-        cells = [_spread([metrics[i] for metrics in found]) for i in range(4)]
+        cells = [spread([metrics[i] for metrics in found]) for i in range(4)]
         lines.append(f"| Jumpstart, everywhere λ = {lam:g} at {rate:g} | {' | '.join(cells)} | |")
     published = " | ".join(f"{value:.2f}".replace("-", "−") for value in PUBLISHED)
     lines.append(f"| published, Jumpstart | {published} | |")
@@ -110,7 +110,7 @@ def data_set_table(record: Record) -> str:
         top = max(means.values())
         cells = []
         for technique, mean in means.items():
-            text = _spread([best[name][technique]["accuracy"] for best in bests])
+            text = spread([best[name][technique]["accuracy"] for best in bests])
             cells.append(f"**{text}**" if mean == top else text)
         shares = [fmean(best[name]["jumpstart"][key] for best in bests) for key in ("dead", "linear")]
         rows = summary["rows"] - summary["repeats"]
@@ -207,7 +207,7 @@ def _mean(bests: list[Best] | list[dict[str, dict[str, Record]]], name: str, tec
     return fmean(best[name][technique]["accuracy"] for best in bests)
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
     """Mean ± standard deviation."""
     text = f"{fmean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
     return text.replace("-", "−")

@@ -2,10 +2,11 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import pytest
 
-from benchmarks.paper import grid, report, uci
+from benchmarks.paper import choices, grid, report, uci
 from benchmarks.paper.networks import TECHNIQUES
 from benchmarks.paper.sweep import runs_of
 from benchmarks.tables import insert
@@ -20,6 +21,7 @@ DIGITS = ["digits", *["--depth", "31", "--width", "2"], *GRID, "--epochs", "1"]
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     assert uci.main([*UCI, "--output", str(folder / "paper_uci.json")]) == 0
+    assert choices.main([*UCI, "--output", str(folder / "paper_choices.json")]) == 0
     assert grid.main([*MOONS, "--output", str(folder / "paper_moons.json")]) == 0
     assert grid.main([*DIGITS, "--output", str(folder / "paper_digits.json")]) == 0
     return folder
@@ -37,6 +39,12 @@ def test_a_sweep_has_every_run_once(results):
     assert all(0 <= r["accuracy"] <= 1 and r["accuracy"] == r["curve"][-1] for r in runs_of(record))
     assert record["settings"]["data_sets"]["iris"]["repeats"] == 1
     assert record["machine"]["command"].endswith("paper_uci.json")
+
+    record = read(results / "paper_choices.json")
+    runs = [tuple(run[key] for key in ("data_set", *asdict(choices.BASE))) for run in runs_of(record)]
+    answers = sum(map(len, choices.QUESTIONS.values())) - 8  # asked for twice, or six times, as the base is
+    networks = answers + len(choices.BESIDE) * len(choices.BESIDE_CHANGES)
+    assert len(runs) == len(set(runs)) == 2 * 2 * networks
 
     record = read(results / "paper_moons.json")
     keys = ("depth", "width", "technique", "seed", "lam", "max_norm")
@@ -76,7 +84,8 @@ def test_the_report_writes_tables_and_pictures(results, tmp_path, capsys):
     text = page.read_text()
     assert "| Jumpstart | " in text and "| published, Jumpstart | 0.07 | 0.12 | 1.00 | −0.03 |" in text
     assert "| Iris | 149 | 3 | 0.34 |" in text and "| Jumpstart, λ = 0.1 | at most 1 | 4 |" in text
-    for stem in ("paper_uci", "paper_moons", "paper_digits"):
+    assert "| norm | 0.01 | " in text and "| BatchNorm | he | not cut | " in text
+    for stem in ("paper_uci", "paper_moons", "paper_digits", "paper_choices"):
         for name in report.DRAWINGS[stem]:
             picture = tmp_path / "docs" / "figures" / f"{name}.png"
             assert picture.read_bytes().startswith(b"\x89PNG") and f"figures/{name}.png" in text
@@ -103,7 +112,7 @@ def test_mistakes_are_named(main, words, text, tmp_path, capsys):
     assert not (tmp_path / "results.json").exists()
 
 
-@pytest.mark.parametrize(("main", "words"), [(uci.main, []), (grid.main, ["moons"])])
+@pytest.mark.parametrize(("main", "words"), [(uci.main, []), (choices.main, []), (grid.main, ["moons"])])
 def test_numbers_are_positive(main, words, capsys):
     with pytest.raises(SystemExit):
         main([*words, "--seeds", "0", "--output", "x.json"])

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import jumpstart_kernels as jk
 from benchmarks.paper.networks import TECHNIQUES, Rectangle, Shape
 from benchmarks.paper.optimizer import StackedAdam
-from benchmarks.paper.stack import Stack
+from benchmarks.paper.stack import Stack, convolve
 from benchmarks.paper.training import take_step, unit_shares
 from jumpstart_kernels.penalty import REDUCTIONS
 from jumpstart_kernels.usage import unit_usage
@@ -121,6 +121,18 @@ def test_shares_of_units_are_those_of_unit_usage(image):
 def test_networks_of_a_stack_are_alike(others):
     with pytest.raises(ValueError, match="one shape and one technique"):
         Stack(others)
+
+
+@pytest.mark.parametrize(("count", "width"), [(4, 2), (6, 2), (6, 4), (3, 4), (4, 8), (2, 16), (3, 3)])
+def test_networks_that_share_a_group_convolve_as_alone(count, width):
+    torch.manual_seed(0)
+    x = torch.randn(5, count * width, 6, 6, dtype=torch.float64)
+    weight = torch.randn(count * width, width, 3, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(count * width, dtype=torch.float64)
+    outputs = [convolve(x, weight, bias, count), F.conv2d(x, weight, bias, padding=1, groups=count)]
+    torch.testing.assert_close(*outputs)
+    towards = torch.randn_like(outputs[0])
+    torch.testing.assert_close(*(torch.autograd.grad(output, weight, towards) for output in outputs))
 
 
 def test_unknown_names_are_refused():

@@ -120,6 +120,12 @@ def test_outcomes_say_what_a_run_came_to():
     assert 0 <= fast.dead + fast.linear <= 1 and fast.train_dead <= fast.dead
 
 
+def test_infinite_networks_are_not_reported():
+    runs = [Run("plain", 0, 0.01), Run("plain", 0, 1e30)]
+    with pytest.raises(ArithmeticError, match="no longer finite"):
+        train(runs, [make_data()] * 2, 3, 4, Schedule(epochs=20))
+
+
 @pytest.mark.parametrize(
     ("runs", "data", "text"),
     [

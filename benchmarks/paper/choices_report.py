@@ -1,0 +1,126 @@
+"""What to set, as tables and a figure: the runs of each question beside the common beginning."""
+
+from collections.abc import Callable
+from functools import partial
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.paper.choices import BESIDE, BESIDE_CHANGES, QUESTIONS, Change
+from benchmarks.paper.sweep import Record, runs_of, seconds_of
+from benchmarks.paper.uci_report import NAMES, STYLES, spread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HEADINGS = {
+    "lam": "λ",
+    "lam_schedule": "schedule of λ",
+    "reduction": "reduction",
+    "learning_rate": "learning rate",
+    "initialization": "initialization",
+    "max_norm": "gradient norm",
+}
+
+
+def conditions(record: Record) -> str:
+    settings, machine, base = record["settings"], record["machine"], record["settings"]["base"]
+    titles = [summary["title"] for summary in settings["data_sets"].values()]
+    return (
+        f"{', '.join(titles)}; {settings['seeds']} seeds, {len(runs_of(record)):,} networks of "
+        f"{settings['depth']} layers of {settings['width']} units, {settings['epochs']:,} epochs, at most "
+        f"{settings['steps']:,} steps. If not said otherwise: Adam at {base['learning_rate']:g}, "
+        f"λ = {base['lam']:g}, constant; the balanced reduction; PyTorch's initialization; gradients cut to "
+        f"a norm of at most {base['max_norm']:g}. {machine['cpu']}, {machine['jobs']} processes of one "
+        f"thread: {seconds_of(record) / 60:.0f} minutes of processor time. `{machine['command']}`"
+    )
+
+
+def question_table(question: str, record: Record) -> str:
+    """The runs of each answer to a question, in Jumpstart's networks."""
+    return _table(record, [("jumpstart", change) for change in QUESTIONS[question]], named=False)
+
+
+def beside_table(record: Record) -> str:
+    """Initialization and cut gradients in networks without Jumpstart, and with."""
+    techniques = (*BESIDE, "jumpstart")
+    there = [(technique, change) for technique in techniques for change in BESIDE_CHANGES]
+    return _table(record, [pair for pair in there if runs_with(record, *pair)], named=True)
+
+
+def runs_with(record: Record, technique: str, change: Change) -> list[Record]:
+    """The runs of a technique that differ from the common beginning in ``change`` alone."""
+    wanted = record["settings"]["base"] | {"technique": technique} | change
+    if technique != "jumpstart":
+        wanted["lam"] = 0.0
+    del wanted["seed"]
+    return [run for run in runs_of(record) if all(run[key] == value for key, value in wanted.items())]
+
+
+def by_seed(runs: list[Record], key: str) -> list[float]:
+    """Mean over the data sets, of each seed."""
+    values: dict[int, list[float]] = {}
+    for run in runs:
+        values.setdefault(run["seed"], []).append(run[key])
+    return [fmean(of_seed) for of_seed in values.values()]
+
+
+def _table(record: Record, rows: list[tuple[str, Change]], named: bool) -> str:
+    fields = list(dict.fromkeys(field for _, change in rows for field in change))
+    headings = [""] * named + [HEADINGS[field] for field in fields]
+    headings += ["accuracy, last epoch", "accuracy, least training loss", "runs at chance", "dead", "linear"]
+    lines = [f"| {' | '.join(headings)} |", "|---" * (named + len(fields)) + "|" + "---:|" * 5]
+    for technique, change in rows:
+        runs = runs_with(record, technique, change)
+        cells = [NAMES[technique]] * named + [_value(field, change[field]) for field in fields]
+        cells += [spread(by_seed(runs, key)) for key in ("accuracy", "kept_accuracy")]
+        cells.append(f"{fmean(run['accuracy'] <= run['chance'] for run in runs):.0%}".replace("%", " %"))
+        cells += [f"{fmean(run[key] for run in runs):.2f}" for key in ("dead", "linear")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _value(field: str, value: Any) -> str:
+    if field == "max_norm":
+        return "not cut" if value is None else f"at most {value:g}"
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def draw_choices(record: Record) -> "Figure":
+    """Test accuracy of every answer: mean over data sets and seeds, and the range of the seeds."""
+    from matplotlib.figure import Figure
+
+    heights = [len(changes) for changes in QUESTIONS.values()]
+    figure = Figure(figsize=(7.5, 0.23 * sum(heights) + 0.35 * len(heights) + 0.6), layout="constrained")
+    axes = figure.subplots(len(heights), sharex=True, height_ratios=heights)
+    base = fmean(by_seed(runs_with(record, "jumpstart", {}), "accuracy"))
+    for axis, (question, changes) in zip(axes, QUESTIONS.items(), strict=True):
+        labels = []
+        for row, change in enumerate(changes):
+            values = by_seed(runs_with(record, "jumpstart", change), "accuracy")
+            colour = STYLES["jumpstart"]["color"]
+            axis.plot([min(values), max(values)], [row, row], color=colour, linewidth=1)
+            axis.plot(fmean(values), row, marker="s", markersize=5, linestyle="", color=colour)
+            parts = [_value(field, value) for field, value in change.items() if field != "lam"]
+            parts += [f"λ = {change['lam']:g}"] if "lam" in change else []
+            labels.append(", ".join(parts))
+        axis.axvline(base, color="#777777", linewidth=1, linestyle=":")
+        axis.set_yticks(range(len(labels)), labels, fontsize=8)
+        axis.set_ylim(len(labels) - 0.5, -0.5)
+        axis.set_title(question, loc="left", fontsize=9)
+        axis.grid(axis="x", alpha=0.3)
+    axes[-1].set_xlabel(f"test accuracy behind the last epoch, mean of {_count(record)} data sets")
+    return figure
+
+
+def _count(record: Record) -> int:
+    return len(record["settings"]["data_sets"])
+
+
+TABLES: dict[str, Callable[[Record], str]] = {
+    "choices-conditions": conditions,
+    **{
+        f"choices-{question.replace(' ', '-').replace('λ', 'lam')}": partial(question_table, question)
+        for question in QUESTIONS
+    },
+    "choices-beside": beside_table,
+}
