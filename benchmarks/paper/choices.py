@@ -6,26 +6,19 @@ Without ``--data`` on scikit-learn's data sets alone. A sweep that was stopped g
 """
 
 import argparse
-import itertools
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
+from benchmarks.paper.changes import Change, combine, runs_of_changes
 from benchmarks.paper.networks import INITIALIZATIONS
 from benchmarks.paper.sweep import Record, run_command
-from benchmarks.paper.training import LAM_SCHEDULES, Run
+from benchmarks.paper.training import LAM_SCHEDULES, RATE_SCHEDULES, Run
 from benchmarks.paper.uci import add_arguments, run_grid
+from jumpstart_kernels.penalty import TERMS
 
-Change = Mapping[str, Any]
 BASE = Run("jumpstart", seed=0, learning_rate=0.01, lam=0.1, max_norm=1.0)
 BESIDE = ("plain", "batch_norm", "skips")  # other techniques, with some of the changes
-
-
-def combine(**fields: Iterable[Any]) -> list[Change]:
-    """Each combination of the fields' values."""
-    return [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
-
 
 QUESTIONS: dict[str, list[Change]] = {
     "λ": combine(lam=(0.001, 0.01, 0.1, 1.0, 10.0)),
@@ -36,17 +29,13 @@ QUESTIONS: dict[str, list[Change]] = {
         *combine(reduction=("norm",), lam=(1e-3, 1e-2, 1e-1)),
         *combine(reduction=("squared",), lam=(1e-5, 1e-4, 1e-3)),
     ],
+    "terms": combine(terms=TERMS),
     "learning rate": combine(learning_rate=(0.03, 0.01, 0.003, 0.001, 0.0003)),
+    "schedule of the rate": combine(rate_schedule=RATE_SCHEDULES),
     "initialization": combine(initialization=INITIALIZATIONS),
     "gradient norm": combine(max_norm=(None, 10.0, 1.0, 0.1)),
 }
 BESIDE_CHANGES = combine(initialization=INITIALIZATIONS, max_norm=(None, 1.0))
-
-
-def runs_of_changes(base: Run, changes: Sequence[Change], seeds: int) -> tuple[Run, ...]:
-    """One run of each change and seed, in order."""
-    changed = [replace(base, seed=seed, **change) for seed in range(seeds) for change in changes]
-    return tuple(dict.fromkeys(changed))
 
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:

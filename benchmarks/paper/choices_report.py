@@ -5,7 +5,8 @@ from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.paper.choices import BESIDE, BESIDE_CHANGES, QUESTIONS, Change
+from benchmarks.paper.changes import Change, runs_with
+from benchmarks.paper.choices import BESIDE, BESIDE_CHANGES, QUESTIONS
 from benchmarks.paper.sweep import Record, runs_of, seconds_of
 from benchmarks.paper.uci_report import NAMES, STYLES, spread
 
@@ -16,6 +17,8 @@ HEADINGS = {
     "lam": "λ",
     "lam_schedule": "schedule of λ",
     "reduction": "reduction",
+    "terms": "terms",
+    "rate_schedule": "schedule of the rate",
     "learning_rate": "learning rate",
     "initialization": "initialization",
     "max_norm": "gradient norm",
@@ -45,15 +48,6 @@ def beside_table(record: Record) -> str:
     techniques = (*BESIDE, "jumpstart")
     there = [(technique, change) for technique in techniques for change in BESIDE_CHANGES]
     return _table(record, [pair for pair in there if runs_with(record, *pair)], named=True)
-
-
-def runs_with(record: Record, technique: str, change: Change) -> list[Record]:
-    """The runs of a technique that differ from the common beginning in ``change`` alone."""
-    wanted = record["settings"]["base"] | {"technique": technique} | change
-    if technique != "jumpstart":
-        wanted["lam"] = 0.0
-    del wanted["seed"]
-    return [run for run in runs_of(record) if all(run[key] == value for key, value in wanted.items())]
 
 
 def by_seed(runs: list[Record], key: str) -> list[float]:

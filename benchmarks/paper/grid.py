@@ -7,7 +7,6 @@ A sweep that was stopped goes on where it was.
 """
 
 import argparse
-import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.paper.changes import Change, combine, runs_of_changes
 from benchmarks.paper.sweep import Record, run_command, sweep
 from benchmarks.paper.training import Run, Schedule, train
 from jumpstart_kernels.cli_inputs import positive
@@ -54,23 +54,27 @@ class Problem:
     depths: tuple[int, ...]
     widths: tuple[int, ...]
     learning_rate: float
-    lams: tuple[float, ...]
-    max_norms: tuple[float | None, ...]
-    """To which gradients are cut, of every technique."""
     epochs: int
     batch_size: int
     evaluations: int
     seeds: int
 
 
+RECIPES: dict[str, Change] = {
+    "as published": {},
+    "steadied": {"initialization": "he", "max_norm": 1.0, "rate_schedule": "linear"},
+}
+"""How each technique is trained: Adam at a constant rate from PyTorch's initialization, or what helps it."""
+PENALTIES: list[Change] = [
+    *combine(lam=(0.1, 1.0), terms=("full",)),
+    {"lam": 1.0, "terms": "all_but_unit_positive"},
+]
 PROBLEMS = {
     "moons": Problem(
         make_moons,
         depths=(1, 5, 10, 20, 30, 50, 80, 120),
         widths=(1, 2, 4, 8, 16, 25),
         learning_rate=0.01,
-        lams=(0.1, 1.0),
-        max_norms=(None, 1.0),
         epochs=5000,
         batch_size=85,
         evaluations=100,
@@ -81,8 +85,6 @@ PROBLEMS = {
         depths=(10, 20, 30, 50, 68),
         widths=(2, 4, 8),
         learning_rate=0.01,
-        lams=(0.1, 1.0),
-        max_norms=(None, 1.0),
         epochs=60,
         batch_size=120,
         evaluations=20,
@@ -106,11 +108,11 @@ class Task:
     def name(self) -> str:
         return f"{self.technique}/{self.depth}/{self.width}"
 
-    def runs(self) -> list[Run]:
-        problem = PROBLEMS[self.problem]
-        lams = problem.lams if self.technique == "jumpstart" else (0.0,)
-        grid = itertools.product(range(self.seeds), lams, problem.max_norms)
-        return [Run(self.technique, seed, problem.learning_rate, lam, limit) for seed, lam, limit in grid]
+    def runs(self) -> tuple[Run, ...]:
+        base = Run(self.technique, 0, PROBLEMS[self.problem].learning_rate)
+        penalties = PENALTIES if self.technique == "jumpstart" else [{}]
+        changes = [{**recipe, **penalty} for recipe in RECIPES.values() for penalty in penalties]
+        return runs_of_changes(base, changes, self.seeds)
 
 
 def work(task: Task) -> list[Record]:
@@ -160,9 +162,9 @@ def run(arguments: argparse.Namespace, command: list[str]) -> Record:
         "depths": depths,
         "widths": widths,
         "seeds": seeds,
-        "learning_rate": problem.learning_rate,
-        "lams": problem.lams,
-        "max_norms": problem.max_norms,
+        "base": asdict(Run("plain", 0, problem.learning_rate)),
+        "recipes": RECIPES,
+        "penalties": PENALTIES,
         "epochs": epochs,
         "batch_size": problem.batch_size,
         "evaluations": problem.evaluations,

@@ -3,6 +3,7 @@
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from benchmarks.paper.changes import Change, runs_with
 from benchmarks.paper.sweep import Record, runs_of, seconds_of
 from benchmarks.paper.uci_report import NAMES, listed
 
@@ -15,10 +16,13 @@ CHANCE = {"moons": 0.5, "digits": 0.1}
 PUBLISHED = {"moons": {"plain": (0.00, 0.42), "batch_norm": (0.61, 0.74), "jumpstart": (0.95, 0.87)}}
 
 
-def choices(record: Record) -> dict[str, tuple[str, float]]:
-    """Heading to technique and λ."""
-    found = {NAMES[technique]: (technique, 0.0) for technique in ("plain", "batch_norm")}
-    return found | {f"Jumpstart, λ = {lam:g}": ("jumpstart", lam) for lam in record["settings"]["lams"]}
+def choices(record: Record) -> list[tuple[str, str, Change]]:
+    """Heading, technique and penalty."""
+    found: list[tuple[str, str, Change]] = [(NAMES[name], name, {}) for name in ("plain", "batch_norm")]
+    for penalty in record["settings"]["penalties"]:
+        terms = "" if penalty["terms"] == "full" else f", {penalty['terms'].replace('_', ' ')}"
+        found.append((f"Jumpstart, λ = {penalty['lam']:g}{terms}", "jumpstart", penalty))
+    return found
 
 
 def conditions(record: Record) -> str:
@@ -26,7 +30,7 @@ def conditions(record: Record) -> str:
     return (
         f"{settings['train']:,} training and {settings['validation']} validation points, "
         f"{settings['seeds']} seeds, {len(runs_of(record)):,} networks, Adam at "
-        f"{settings['learning_rate']}, batches of at most {settings['batch_size']}, "
+        f"{settings['base']['learning_rate']:g}, batches of at most {settings['batch_size']}, "
         f"{settings['epochs']:,} epochs, {settings['evaluations']} evaluations; depths of "
         f"{listed(settings['depths'])}, widths of {listed(settings['widths'])}. {machine['cpu']}, "
         f"{machine['jobs']} processes of one thread: {seconds_of(record) / 60:.0f} minutes of processor "
@@ -37,32 +41,33 @@ def conditions(record: Record) -> str:
 def summary_table(record: Record) -> str:
     """Share of the deep networks with good accuracy, and their mean accuracy, beside the published ones."""
     published = PUBLISHED.get(record["settings"]["problem"], {})
-    headings = [f"depths from {DEEP}, widths from {WIDE}", "gradient norm", "networks"]
+    headings = [f"depths from {DEEP}, widths from {WIDE}", "training", "networks"]
     headings += [f"share ≥ {GOOD}, last epoch", "mean", f"share ≥ {GOOD}, least training loss", "mean"]
-    headings += ["training points, last epoch", "dead", "linear"]
+    headings += ["mean of all points, last epoch", "dead", "linear"]
     headings += ["published share", "published mean"] if published else []
-    lines = [f"| {' | '.join(headings)} |", "|---|" + "---:|" * (len(headings) - 1)]
-    for max_norm in record["settings"]["max_norms"]:
-        for heading, (technique, lam) in choices(record).items():
+    lines = [f"| {' | '.join(headings)} |", "|---|---|" + "---:|" * (len(headings) - 2)]
+    for recipe, change in record["settings"]["recipes"].items():
+        for heading, technique, penalty in choices(record):
             runs = [
                 run
-                for run in of_choice(record, technique, lam, max_norm)
+                for run in runs_with(record, technique, {**change, **penalty})
                 if run["depth"] >= DEEP and run["width"] >= WIDE
             ]
-            row = [heading, "" if max_norm is None else f"at most {max_norm:g}", str(len(runs))]
+            row = [heading, recipe, str(len(runs))]
             for key in ("accuracy", "kept_accuracy"):
                 values = [run[key] for run in runs]
                 row += [f"{fmean(value >= GOOD for value in values):.2f}", f"{fmean(values):.2f}"]
-            row += [f"{fmean(run[key] for run in runs):.2f}" for key in ("train_accuracy", "dead", "linear")]
+            row.append(f"{fmean(of_all_points(record, run) for run in runs):.2f}")
+            row += [f"{fmean(run[key] for run in runs):.2f}" for key in ("dead", "linear")]
             row += [f"{value:.2f}" for value in published.get(technique, ())]
             lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 
-def of_choice(record: Record, technique: str, lam: float, max_norm: float | None) -> list[Record]:
-    """The runs of one technique, λ and limit of the gradient."""
-    wanted = (technique, lam, max_norm)
-    return [run for run in runs_of(record) if (run["technique"], run["lam"], run["max_norm"]) == wanted]
+def of_all_points(record: Record, run: Record) -> float:
+    """Accuracy on training and validation points together."""
+    rows = {"train_accuracy": record["settings"]["train"], "accuracy": record["settings"]["validation"]}
+    return sum(run[key] * count for key, count in rows.items()) / sum(rows.values())
 
 
 def cells(record: Record, runs: list[Record]) -> list[list[float]]:
@@ -75,16 +80,16 @@ def cells(record: Record, runs: list[Record]) -> list[list[float]]:
 
 
 def draw_grid(record: Record) -> "Figure":
-    """Heat maps of mean validation accuracy; rows by limit of the gradient, columns by technique and λ."""
+    """Heat maps of mean validation accuracy behind the last epoch: rows by recipe, columns by technique."""
     from matplotlib.figure import Figure
 
     settings, columns = record["settings"], choices(record)
-    lowest, limits = CHANCE[settings["problem"]], settings["max_norms"]
-    figure = Figure(figsize=(2.5 * len(columns) + 0.8, 3.3 * len(limits) + 0.3), layout="constrained")
-    axes = figure.subplots(len(limits), len(columns), sharex=True, sharey=True, squeeze=False)
-    for row, max_norm in zip(axes, limits, strict=True):
-        for axis, (heading, (technique, lam)) in zip(row, columns.items(), strict=True):
-            values = cells(record, of_choice(record, technique, lam, max_norm))
+    lowest, recipes = CHANCE[settings["problem"]], settings["recipes"]
+    figure = Figure(figsize=(2.5 * len(columns) + 0.8, 3.3 * len(recipes) + 0.4), layout="constrained")
+    axes = figure.subplots(len(recipes), len(columns), sharex=True, sharey=True, squeeze=False)
+    for row, (recipe, change) in zip(axes, recipes.items(), strict=True):
+        for axis, (heading, technique, penalty) in zip(row, columns, strict=True):
+            values = cells(record, runs_with(record, technique, {**change, **penalty}))
             image = axis.imshow(values, vmin=lowest, vmax=1, cmap="cividis", aspect="auto", origin="lower")
             for i, line in enumerate(values):
                 for j, value in enumerate(line):
@@ -93,10 +98,9 @@ def draw_grid(record: Record) -> "Figure":
             axis.set_xticks(range(len(settings["widths"])), settings["widths"])
             axis.set_yticks(range(len(settings["depths"])), settings["depths"])
             if row is axes[0]:
-                axis.set_title(heading)
+                axis.set_title(heading.replace(", all", ",\nall"), fontsize=10)
             if row is axes[-1]:
                 axis.set_xlabel("width")
-        limited = "" if max_norm is None else f"\n(gradient norm at most {max_norm:g})"
-        row[0].set_ylabel(f"depth{limited}")
+        row[0].set_ylabel(f"{recipe}\ndepth")
     figure.colorbar(image, ax=axes, label="validation accuracy", extend="min")
     return figure

@@ -43,13 +43,18 @@ class StackedAdam:
             parameter.data = values.view_as(parameter)
             parameter.grad = gradients.view_as(parameter)
 
-    def step(self) -> None:
-        """A step by the gradients, which then are zero."""
+    def step(self, factors: Tensor | None = None) -> None:
+        """A step by the gradients, which then are zero.
+
+        Args:
+            factors: of the networks' rates, ``[K]``, each at most 1; None for their full rates.
+        """
         if self.limits is not None:
             self.cut_gradients(self.limits)
         before = self.vector.clone()
         self.optimizer.step()
-        torch.lerp(before, self.vector, self.parts, out=self.vector)
+        parts = self.parts if factors is None else self.parts * factors.to(self.vector)[self.owner]
+        torch.lerp(before, self.vector, parts, out=self.vector)
         self.optimizer.zero_grad(set_to_none=False)
 
     def cut_gradients(self, limits: Tensor) -> None:

@@ -17,7 +17,7 @@ from jumpstart_kernels.penalty import penalty_weights
 
 CHANNELS = 8  # of a group of a convolution, the fewest that are fast
 MARGIN = 1.0
-SIGN_BALANCE, TERMS = 0.5, "full"  # of the penalty
+SIGN_BALANCE = 0.5  # of the penalty
 
 
 class Stack(nn.Module):
@@ -25,20 +25,20 @@ class Stack(nn.Module):
 
     Args:
         networks: of one shape and one technique.
-        reductions: of each network's penalty; names of :func:`jumpstart_kernels.penalty`. All are
-            ``"balanced"`` if not given.
+        penalties: ``reduction`` and ``terms`` of each network's, as :func:`jumpstart_kernels.penalty` has
+            them; its defaults if not given.
 
     Raises:
         ValueError: none, or of different shapes or techniques.
     """
 
-    def __init__(self, networks: Sequence[Rectangle], reductions: Sequence[str] = ()) -> None:
+    def __init__(self, networks: Sequence[Rectangle], penalties: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__()
         if len({(network.shape, network.technique) for network in networks}) != 1:
             raise ValueError("networks must be one or more of one shape and one technique")
         first = networks[0]
         self.count, self.shape, self.technique = len(networks), first.shape, first.technique
-        self.reductions = reductions or ["balanced"] * self.count
+        self.penalties = penalties or [("balanced", "full")] * self.count
         self.points = "sample" if self.shape.image else "position"
         join = torch.cat if self.shape.image else torch.stack
         layers = list(zip(*(network.layers for network in networks), strict=True))
@@ -95,11 +95,11 @@ class Stack(nn.Module):
             slacks = (positive, negative, positive.square(), negative.square(), positive * negative)
             sums += [slack.sum((0, 2)) for slack in slacks]
             counts.append(maxima.shape[0] * maxima.shape[2])
-        weights = sums[0].new_tensor(
-            [penalty_weights(name, 0.5, "full", *counts) for name in self.reductions]
-        )
-        penalty = (torch.stack(sums, dim=1) * weights).sum(1)
-        square_root = torch.tensor([name == "norm" for name in self.reductions])
+        weights = [
+            penalty_weights(reduction, SIGN_BALANCE, terms, *counts) for reduction, terms in self.penalties
+        ]
+        penalty = (torch.stack(sums, dim=1) * sums[0].new_tensor(weights)).sum(1)
+        square_root = torch.tensor([reduction == "norm" for reduction, _ in self.penalties])
         least = torch.finfo(penalty.dtype).tiny  # below it the gradient is zero, not infinite
         return torch.where(square_root, penalty.clamp(min=least).sqrt(), penalty)
 

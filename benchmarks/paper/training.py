@@ -1,5 +1,6 @@
 """Training of stacks: a run is one network, with its own split, initialization, rate and λ."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -34,6 +35,12 @@ LAM_SCHEDULES: dict[str, Callable[[float, int], PenaltySchedule]] = {
     ),
 }
 """Of λ by name, given λ and the number of steps."""
+RATE_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
+"""Factor of the learning rate by name, given which part of the steps is done."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,10 @@ class Run:
     """A name in :data:`benchmarks.paper.networks.INITIALIZATIONS`."""
     reduction: str = "balanced"
     """Of the penalty, as :func:`jumpstart_kernels.penalty` has it."""
+    terms: str = "full"
+    """Likewise."""
+    rate_schedule: str = "constant"
+    """A name in :data:`RATE_SCHEDULES`."""
     lam_schedule: str = "constant"
     """A name in :data:`LAM_SCHEDULES`."""
 
@@ -122,20 +133,23 @@ def train(
     classes = max(part.classes for part in data)
     x, y, x_test, y_test = (torch.stack(parts) for parts in zip(*(part[1:] for part in data), strict=True))
     shape = Shape(depth, width, x.shape[2], classes, image=x.dim() == 5)
-    stack = Stack([make_network(shape, run) for run in runs], [run.reduction for run in runs])
+    stack = Stack([make_network(shape, run) for run in runs], [(run.reduction, run.terms) for run in runs])
     x_test = stack.arrange(x_test)
     x_train = stack.arrange(x)
     optimizer = StackedAdam(stack, [run.learning_rate for run in runs], [run.max_norm for run in runs])
     batches = Batches([run.seed for run in runs], x.shape[1], schedule.batch_size)
     steps = min(schedule.steps, schedule.epochs * batches.count)
     lams = [LAM_SCHEDULES[run.lam_schedule](run.lam, steps) for run in runs]
+    rate_schedules = [RATE_SCHEDULES[run.rate_schedule] for run in runs]
+    falling = any(run.rate_schedule != "constant" for run in runs)
     due = {round(steps * i / schedule.evaluations) for i in range(1, schedule.evaluations + 1)}
     curve: list[Tensor] = []
     losses: list[Tensor] = []
     for step in range(1, steps + 1):
         x_batch, y_batch = batches.take(x, y)
         lam = torch.tensor([one.weight_at(step - 1) for one in lams])
-        take_step(stack, optimizer, stack.arrange(x_batch), y_batch, lam)
+        factors = torch.tensor([factor((step - 1) / steps) for factor in rate_schedules])
+        take_step(stack, optimizer, stack.arrange(x_batch), y_batch, lam, factors if falling else None)
         if step in due:
             curve.append(accuracy(stack, x_test, y_test))
             losses.append(loss(stack, x_train, y))
@@ -186,14 +200,21 @@ class Batches:
         return x[networks, chosen], y[networks, chosen]
 
 
-def take_step(stack: Stack, optimizer: StackedAdam, x: Tensor, y: Tensor, lam: Tensor) -> None:
+def take_step(
+    stack: Stack,
+    optimizer: StackedAdam,
+    x: Tensor,
+    y: Tensor,
+    lam: Tensor,
+    factors: Tensor | None = None,
+) -> None:
     """One step of every network on its own loss: no gradient of the sum passes from one to another."""
     logits, penalty = stack(x)
     losses = F.cross_entropy(logits, y, reduction="none").mean(1)  # [K]
     if penalty is not None:
         losses = losses + lam * penalty
     losses.sum().backward()
-    optimizer.step()
+    optimizer.step(factors)
 
 
 @torch.no_grad()

@@ -24,12 +24,14 @@ def make(image, technique, classes=3):
     return networks, Stack(networks), x, torch.randint(classes, (3, SAMPLES))
 
 
-def train_alone(network, x, y, rate, lam, max_norm=None, reduction="balanced"):
+def train_alone(network, x, y, rate, lam, max_norm=None, **options):
+    """At a rate that falls linearly, if there are options of the penalty."""
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
-    for _ in range(STEPS):
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = rate * (1 - step / STEPS) if options else rate
         loss = F.cross_entropy(network(x), y)
         if network.technique == "jumpstart":
-            loss = loss + lam * jk.penalty(network, reduction=reduction)
+            loss = loss + lam * jk.penalty(network, **options)
         optimizer.zero_grad()
         loss.backward()
         if max_norm is not None:
@@ -62,16 +64,19 @@ def test_a_stack_trains_as_its_networks_do_alone(technique, image):
     torch.testing.assert_close(logits, alone, rtol=1e-6, atol=1e-8)  # BatchNorm divides by small deviations
 
 
+@pytest.mark.parametrize("terms", ("full", "unit", "all_but_unit_negative"))
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_gradients_are_cut_and_penalties_reduced_as_of_one_network(reduction):
+def test_rates_gradients_and_penalties_are_those_of_one_network(reduction, terms):
     networks, _, x, y = make(False, "jumpstart")
     for network, *options in zip(networks, x, y, RATES, LAMS, MAX_NORMS, strict=True):
-        train_alone(network, *options, reduction)
+        train_alone(network, *options, reduction=reduction, terms=terms)
     beside, _, _, _ = make(False, "jumpstart")
-    stack = Stack(beside, [reduction] * len(beside))
+    stack = Stack(beside, [(reduction, terms)] * len(beside))
     optimizer = StackedAdam(stack, RATES, MAX_NORMS)
-    for _ in range(STEPS):
-        take_step(stack, optimizer, stack.arrange(x), y, torch.tensor(LAMS, dtype=torch.float64))
+    lams = torch.tensor(LAMS, dtype=torch.float64)
+    for step in range(STEPS):
+        factors = torch.full_like(lams, 1 - step / STEPS)
+        take_step(stack, optimizer, stack.arrange(x), y, lams, factors)
     for depth in range(DEPTH):
         alone = torch.stack([network.layers[depth].weight for network in networks])
         torch.testing.assert_close(stack.weights[depth], alone, rtol=1e-9, atol=1e-11)
@@ -79,7 +84,7 @@ def test_gradients_are_cut_and_penalties_reduced_as_of_one_network(reduction):
 
 def test_a_healthy_layer_has_a_gradient_of_zero_under_the_norm():
     networks, _, x, y = make(False, "jumpstart")
-    stack = Stack(networks, ["norm"] * 3)
+    stack = Stack(networks, [("norm", "full")] * 3)
     _, _ = stack(stack.arrange(x))
     healthy = torch.tensor([5.0, -5.0], dtype=torch.float64).view(2, 1, 1).expand(2, 3, 4)
     healthy = healthy.reshape(2, 12).requires_grad_()

@@ -9,6 +9,7 @@ from benchmarks.paper.networks import INITIALIZATIONS, Shape
 from benchmarks.paper.training import (
     EVALUATIONS,
     LAM_SCHEDULES,
+    RATE_SCHEDULES,
     Batches,
     Run,
     Schedule,
@@ -69,6 +70,16 @@ def test_schedules_of_lam_begin_and_end_where_they_should():
     assert weights["linear"] == pytest.approx([2.0, 1.8, 1.0, 0.02])
     assert weights["cosine"][0] == 2.0 and weights["cosine"][3] < 0.01
     assert weights["first half"] == [2.0, 2.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("name", "middle"), [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)])
+def test_schedules_of_the_rate_fall_to_zero(name, middle):
+    falls = name != "constant"
+    factors = [RATE_SCHEDULES[name](done) for done in (0.0, 0.5, 1.0)]
+    assert factors == pytest.approx([1.0, middle, 0.0 if falls else 1.0])
+    runs = [Run("plain", 0, 0.01, rate_schedule=name), Run("plain", 0, 0.01)]
+    one, other = train(runs, [make_data()] * 2, 2, 8, Schedule(epochs=40, batch_size=16))
+    assert (one.curve == other.curve) == (not falls)
 
 
 def test_what_is_kept_is_what_has_the_least_training_loss():

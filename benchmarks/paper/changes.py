@@ -1,0 +1,31 @@
+"""Runs that differ in some of their fields from a common beginning."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.paper.sweep import Record, runs_of
+from benchmarks.paper.training import Run
+
+Change = Mapping[str, Any]
+
+
+def combine(**fields: Iterable[Any]) -> list[Change]:
+    """Each combination of the fields' values."""
+    return [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
+
+
+def runs_of_changes(base: Run, changes: Sequence[Change], seeds: int) -> tuple[Run, ...]:
+    """One run of each change and seed, in order."""
+    changed = [replace(base, seed=seed, **change) for seed in range(seeds) for change in changes]
+    return tuple(dict.fromkeys(changed))
+
+
+def runs_with(record: Record, technique: str, change: Change) -> list[Record]:
+    """The runs of a technique that differ from the ``base`` of the settings in ``change`` alone."""
+    wanted = record["settings"]["base"] | {"technique": technique} | change
+    if technique != "jumpstart":
+        wanted["lam"] = 0.0
+    del wanted["seed"]
+    return [run for run in runs_of(record) if all(run[key] == value for key, value in wanted.items())]
