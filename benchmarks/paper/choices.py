@@ -33,6 +33,7 @@ QUESTIONS: dict[str, list[Change]] = {
     "learning rate": combine(learning_rate=(0.03, 0.01, 0.003, 0.001, 0.0003)),
     "schedule of the rate": combine(rate_schedule=RATE_SCHEDULES),
     "initialization": combine(initialization=INITIALIZATIONS),
+    "weight decay": combine(weight_decay=(0.0, 0.0003, 0.001, 0.003, 0.01)),
     "gradient norm": combine(max_norm=(None, 10.0, 1.0, 0.1)),
 }
 BESIDE_CHANGES = combine(initialization=INITIALIZATIONS, max_norm=(None, 1.0))

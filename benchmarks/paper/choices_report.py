@@ -22,6 +22,7 @@ HEADINGS = {
     "learning_rate": "learning rate",
     "initialization": "initialization",
     "max_norm": "gradient norm",
+    "weight_decay": "weight decay",
 }
 
 

@@ -3,7 +3,7 @@
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from benchmarks.paper.changes import Change, runs_with
+from benchmarks.paper.changes import runs_with
 from benchmarks.paper.sweep import Record, runs_of, seconds_of
 from benchmarks.paper.uci_report import NAMES, listed
 
@@ -16,13 +16,10 @@ CHANCE = {"moons": 0.5, "digits": 0.1}
 PUBLISHED = {"moons": {"plain": (0.00, 0.42), "batch_norm": (0.61, 0.74), "jumpstart": (0.95, 0.87)}}
 
 
-def choices(record: Record) -> list[tuple[str, str, Change]]:
-    """Heading, technique and penalty."""
-    found: list[tuple[str, str, Change]] = [(NAMES[name], name, {}) for name in ("plain", "batch_norm")]
-    for penalty in record["settings"]["penalties"]:
-        terms = "" if penalty["terms"] == "full" else f", {penalty['terms'].replace('_', ' ')}"
-        found.append((f"Jumpstart, λ = {penalty['lam']:g}{terms}", "jumpstart", penalty))
-    return found
+def choices(record: Record) -> list[tuple[str, str, float]]:
+    """Heading, technique and λ."""
+    found = [(NAMES[technique], technique, 0.0) for technique in ("plain", "batch_norm")]
+    return found + [(f"Jumpstart, λ = {lam:g}", "jumpstart", lam) for lam in record["settings"]["lams"]]
 
 
 def conditions(record: Record) -> str:
@@ -47,10 +44,10 @@ def summary_table(record: Record) -> str:
     headings += ["published share", "published mean"] if published else []
     lines = [f"| {' | '.join(headings)} |", "|---|---|" + "---:|" * (len(headings) - 2)]
     for recipe, change in record["settings"]["recipes"].items():
-        for heading, technique, penalty in choices(record):
+        for heading, technique, lam in choices(record):
             runs = [
                 run
-                for run in runs_with(record, technique, {**change, **penalty})
+                for run in runs_with(record, technique, {**change, "lam": lam})
                 if run["depth"] >= DEEP and run["width"] >= WIDE
             ]
             row = [heading, recipe, str(len(runs))]
@@ -88,8 +85,8 @@ def draw_grid(record: Record) -> "Figure":
     figure = Figure(figsize=(2.5 * len(columns) + 0.8, 3.3 * len(recipes) + 0.4), layout="constrained")
     axes = figure.subplots(len(recipes), len(columns), sharex=True, sharey=True, squeeze=False)
     for row, (recipe, change) in zip(axes, recipes.items(), strict=True):
-        for axis, (heading, technique, penalty) in zip(row, columns, strict=True):
-            values = cells(record, runs_with(record, technique, {**change, **penalty}))
+        for axis, (heading, technique, lam) in zip(row, columns, strict=True):
+            values = cells(record, runs_with(record, technique, {**change, "lam": lam}))
             image = axis.imshow(values, vmin=lowest, vmax=1, cmap="cividis", aspect="auto", origin="lower")
             for i, line in enumerate(values):
                 for j, value in enumerate(line):
@@ -98,7 +95,7 @@ def draw_grid(record: Record) -> "Figure":
             axis.set_xticks(range(len(settings["widths"])), settings["widths"])
             axis.set_yticks(range(len(settings["depths"])), settings["depths"])
             if row is axes[0]:
-                axis.set_title(heading.replace(", all", ",\nall"), fontsize=10)
+                axis.set_title(heading)
             if row is axes[-1]:
                 axis.set_xlabel("width")
         row[0].set_ylabel(f"{recipe}\ndepth")

@@ -21,9 +21,17 @@ class StackedAdam:
         rates: of each network.
         max_norms: to which each network's gradient is cut, as ``torch.nn.utils.clip_grad_norm_`` does it;
             None for one that is not. No network's is if not given.
+        weight_decays: of each network, as Adam has them: added to the gradient, once that is cut. None are
+            if not given.
     """
 
-    def __init__(self, stack: Stack, rates: Sequence[float], max_norms: Sequence[float | None] = ()) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        rates: Sequence[float],
+        max_norms: Sequence[float | None] = (),
+        weight_decays: Sequence[float] = (),
+    ) -> None:
         parameters = list(stack.parameters())
         largest = max(rates)
         part = torch.tensor([rate / largest for rate in rates], dtype=torch.float64)
@@ -31,14 +39,15 @@ class StackedAdam:
         self.vector = torch.cat([values.flatten() for values in by_network])
         parts = [part[:, None].expand_as(values).flatten() for values in by_network]
         self.parts = torch.cat(parts).to(self.vector)
-        self.vector.grad = torch.zeros_like(self.vector)
+        self.gradient = self.vector.grad = torch.zeros_like(self.vector)
         limits = [math.inf if limit is None else limit for limit in max_norms]
         self.limits = self.vector.new_tensor(limits) if min(limits, default=math.inf) < math.inf else None
+        self.decays = self.vector.new_tensor(weight_decays) if any(weight_decays) else None
         owners = torch.arange(stack.count)[:, None]
         self.owner = torch.cat([owners.expand_as(values).flatten() for values in by_network])
         self.optimizer = torch.optim.Adam([self.vector], lr=largest, fused=True)
         sizes = [p.numel() for p in parameters]
-        views = zip(parameters, self.vector.split(sizes), self.vector.grad.split(sizes), strict=True)
+        views = zip(parameters, self.vector.split(sizes), self.gradient.split(sizes), strict=True)
         for parameter, values, gradients in views:
             parameter.data = values.view_as(parameter)
             parameter.grad = gradients.view_as(parameter)
@@ -51,6 +60,8 @@ class StackedAdam:
         """
         if self.limits is not None:
             self.cut_gradients(self.limits)
+        if self.decays is not None:
+            self.gradient.addcmul_(self.vector, self.decays[self.owner])
         before = self.vector.clone()
         self.optimizer.step()
         parts = self.parts if factors is None else self.parts * factors.to(self.vector)[self.owner]
@@ -59,7 +70,5 @@ class StackedAdam:
 
     def cut_gradients(self, limits: Tensor) -> None:
         """Scale each network's gradient to a norm of at most its limit ``[K]``."""
-        gradient = self.vector.grad
-        assert gradient is not None
-        norms = torch.zeros_like(limits).index_add_(0, self.owner, gradient.square()).sqrt()
-        gradient *= (limits / (norms + TINY)).clamp(max=1)[self.owner]
+        norms = torch.zeros_like(limits).index_add_(0, self.owner, self.gradient.square()).sqrt()
+        self.gradient.mul_((limits / (norms + TINY)).clamp(max=1)[self.owner])

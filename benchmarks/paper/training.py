@@ -54,6 +54,8 @@ class Run:
     """Weight of the penalty."""
     max_norm: float | None = None
     """To which the gradient is cut, if at all."""
+    weight_decay: float = 0.0
+    """As PyTorch's Adam has it: the weights, times this, are added to their gradients."""
     initialization: str = "pytorch"
     """A name in :data:`benchmarks.paper.networks.INITIALIZATIONS`."""
     reduction: str = "balanced"
@@ -136,7 +138,12 @@ def train(
     stack = Stack([make_network(shape, run) for run in runs], [(run.reduction, run.terms) for run in runs])
     x_test = stack.arrange(x_test)
     x_train = stack.arrange(x)
-    optimizer = StackedAdam(stack, [run.learning_rate for run in runs], [run.max_norm for run in runs])
+    optimizer = StackedAdam(
+        stack,
+        [run.learning_rate for run in runs],
+        [run.max_norm for run in runs],
+        [run.weight_decay for run in runs],
+    )
     batches = Batches([run.seed for run in runs], x.shape[1], schedule.batch_size)
     steps = min(schedule.steps, schedule.epochs * batches.count)
     lams = [LAM_SCHEDULES[run.lam_schedule](run.lam, steps) for run in runs]

@@ -50,7 +50,7 @@ def test_a_sweep_has_every_run_once(results):
     record = read(results / "paper_moons.json")
     keys = ("depth", "width", *asdict(choices.BASE))
     runs = [tuple(run[key] for key in keys) for run in runs_of(record)]
-    assert len(runs) == len(set(runs)) == 2 * 2 * 2 * len(grid.RECIPES) * (2 + len(grid.PENALTIES))
+    assert len(runs) == len(set(runs)) == 2 * 2 * 2 * len(grid.RECIPES) * (2 + len(grid.LAMS))
 
 
 def test_a_sweep_that_was_stopped_goes_on(results, tmp_path, capsys):
@@ -84,7 +84,7 @@ def test_the_report_writes_tables_and_pictures(results, tmp_path, capsys):
     assert report.main(["--results", str(results), "--root", str(tmp_path)]) == 0
     text = page.read_text()
     assert "| Jumpstart | " in text and "| published, Jumpstart | 0.07 | 0.12 | 1.00 | −0.03 |" in text
-    assert "| Iris | 149 | 3 | 0.34 |" in text and "| Jumpstart, λ = 0.1 | steadied | 4 |" in text
+    assert "| Iris | 149 | 3 | 0.34 |" in text and "| Jumpstart, λ = 0.3 | steadied | 4 |" in text
     assert "| norm | 0.01 | " in text and "| BatchNorm | he | not cut | " in text
     for stem in ("paper_uci", "paper_moons", "paper_digits", "paper_choices"):
         for name in report.DRAWINGS[stem]:

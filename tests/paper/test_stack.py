@@ -12,7 +12,7 @@ from benchmarks.paper.training import take_step, unit_shares
 from jumpstart_kernels.penalty import REDUCTIONS
 from jumpstart_kernels.usage import unit_usage
 
-RATES, LAMS, MAX_NORMS = (0.01, 0.001, 0.01), (0.0, 0.1, 1.0), (None, 0.05, 0.5)
+RATES, LAMS, MAX_NORMS, DECAYS = (0.01, 0.001, 0.01), (0.0, 0.1, 1.0), (None, 0.05, 0.5), (0.1, 0.0, 0.01)
 STEPS, SAMPLES, DEPTH = 10, 17, 5
 
 
@@ -24,9 +24,9 @@ def make(image, technique, classes=3):
     return networks, Stack(networks), x, torch.randint(classes, (3, SAMPLES))
 
 
-def train_alone(network, x, y, rate, lam, max_norm=None, **options):
+def train_alone(network, x, y, rate, lam, max_norm=None, decay=0.0, **options):
     """At a rate that falls linearly, if there are options of the penalty."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate, weight_decay=decay)
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = rate * (1 - step / STEPS) if options else rate
         loss = F.cross_entropy(network(x), y)
@@ -68,11 +68,11 @@ def test_a_stack_trains_as_its_networks_do_alone(technique, image):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_rates_gradients_and_penalties_are_those_of_one_network(reduction, terms):
     networks, _, x, y = make(False, "jumpstart")
-    for network, *options in zip(networks, x, y, RATES, LAMS, MAX_NORMS, strict=True):
+    for network, *options in zip(networks, x, y, RATES, LAMS, MAX_NORMS, DECAYS, strict=True):
         train_alone(network, *options, reduction=reduction, terms=terms)
     beside, _, _, _ = make(False, "jumpstart")
     stack = Stack(beside, [(reduction, terms)] * len(beside))
-    optimizer = StackedAdam(stack, RATES, MAX_NORMS)
+    optimizer = StackedAdam(stack, RATES, MAX_NORMS, DECAYS)
     lams = torch.tensor(LAMS, dtype=torch.float64)
     for step in range(STEPS):
         factors = torch.full_like(lams, 1 - step / STEPS)
