@@ -58,6 +58,9 @@ class Settings:
     learning_rate: float
     lam: float
     """Weight of the penalty."""
+    weight_decay: float
+    max_norm: float | None
+    """To which the gradient is cut, if at all."""
     channels: int
     """Of the stem, at width 1."""
     blocks: tuple[int, ...]
@@ -91,7 +94,9 @@ class Training:
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.model = model.to(device, memory_format=self.layout)
         self.steps = settings.epochs * (settings.train // settings.batch_size)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, settings.learning_rate, total_steps=self.steps, pct_start=WARM_UP
         )
@@ -109,6 +114,8 @@ class Training:
             penalty = jk.penalty(self.model) if self.variant.penalized else loss.new_zeros(())
             self.optimizer.zero_grad()
             (loss + settings.lam * penalty).backward()
+            if settings.max_norm is not None:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_norm)
             self.optimizer.step()
             self.scheduler.step()
             losses.append(loss.detach())
@@ -177,6 +184,8 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=positive, metavar="N", help="default: 256; small: 100")
     parser.add_argument("--learning-rate", type=float, default=1e-3, metavar="R", help="default: 0.001")
     parser.add_argument("--lam", type=float, default=0.1, metavar="λ", help="of the penalty; default: 0.1")
+    parser.add_argument("--weight-decay", type=float, default=0.0, metavar="W", help="Adam's; default: 0")
+    parser.add_argument("--max-norm", type=float, metavar="G", help="cut gradients to it; default: do not")
     parser.add_argument("--train", type=positive, metavar="N", help="images; default: 50000; small: 5000")
     parser.add_argument("--test", type=positive, metavar="N", help="images; default: 10000; small: 2000")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
@@ -191,6 +200,8 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
         batch_size=arguments.batch_size or (100 if small else 256),
         learning_rate=arguments.learning_rate,
         lam=arguments.lam,
+        weight_decay=arguments.weight_decay,
+        max_norm=arguments.max_norm,
         channels=16 if small else 64,
         blocks=(1, 1, 1, 1) if small else BLOCKS,
         train=arguments.train or (5000 if small else 50_000),

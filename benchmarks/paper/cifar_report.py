@@ -19,13 +19,14 @@ STYLES: dict[str, dict[str, Any]] = {
 
 def conditions(record: Record) -> str:
     settings, machine = record["settings"], record["machine"]
+    cut = "" if settings["max_norm"] is None else f", gradients cut to a norm of {settings['max_norm']:g}"
     blocks = ", ".join(map(str, settings["blocks"]))
     return (
         f"{settings['train']:,} training and {settings['test']:,} test images, stages of {blocks} "
         f"bottlenecks, {settings['channels']} channels in the stem at width 1; crops and mirror images; "
         f"Adam, learning rate up to {settings['learning_rate']:g} in one cycle, batches of "
-        f"{settings['batch_size']}, {settings['epochs']} epochs, λ = {settings['lam']:g}, seed "
-        f"{settings['seed']}. {machine['device']}. "
+        f"{settings['batch_size']}, {settings['epochs']} epochs, λ = {settings['lam']:g}, weight decay "
+        f"{settings['weight_decay']:g}{cut}, seed {settings['seed']}. {machine['device']}. "
         f"`{machine['command']}`"
     )
 

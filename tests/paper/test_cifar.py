@@ -63,7 +63,7 @@ def test_variants_are_trained_once(tmp_path, capsys):
 
 
 def test_a_network_learns_to_tell_the_kinds_apart(images):
-    settings = cifar.Settings(4, 20, 1e-3, 0.1, 16, (1, 1, 1, 1), 60, 20, 0)
+    settings = cifar.Settings(4, 20, 1e-3, 0.1, 1e-3, 1.0, 16, (1, 1, 1, 1), 60, 20, 0)
     record = cifar.train_variant(cifar.VARIANTS["jumpstart"], settings, images, torch.device("cpu"))
     assert record["accuracy"] == record["epochs"][-1]["accuracy"] >= 0.9
     assert record["epochs"][-1]["loss"] < record["epochs"][0]["loss"]
