@@ -101,6 +101,7 @@ class UsageObserver:
             )
         report = self._metric.report()
         self._metric.reset()
+        self._batches = 0
         return report
 
 

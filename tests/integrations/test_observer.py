@@ -62,6 +62,19 @@ def test_an_evaluation_without_a_batch_has_no_report():
     observer.stop()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_report_that_was_taken_is_not_missed(stopped):
+    observer, model = UsageObserver(), make_model()
+    observer.start(model)
+    model(X)
+    observer.end_batch()
+    assert observer.report() is not None
+    if stopped:
+        observer.stop()
+    assert observer.report() is None
+
+
 @pytest.fixture(scope="module")
 def ranks():
     ranks = Ranks(2)
