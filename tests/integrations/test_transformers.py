@@ -18,7 +18,7 @@ import jumpstart_kernels as jk
 from jumpstart_kernels.integrations.transformers import JumpstartCallback, JumpstartTrainer
 from jumpstart_kernels.schedules import ConstantPenalty, LinearPenalty, StopWhenHealthy
 
-# Asked for twice, by the log and by the evaluation's end, a usage that was reported is not one that is missing.
+# Asked for twice, by the log and by the evaluation's end: what was reported is not missing.
 pytestmark = pytest.mark.filterwarnings("error:no watched layer was seen")
 X = torch.randn(24, 5, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(24) % 3
