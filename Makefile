@@ -55,6 +55,7 @@ paper: setup  ## Redraw the tables and figures of docs/paper.md from benchmarks/
 # UCI: a folder of files in UCI's own format. CIFAR: an .npz of JPEG files. Each goes on where it was stopped.
 paper-run: setup  ## Run the papers' experiments; UCI=FOLDER CIFAR=FILE.npz CIFAR_OPTIONS=--small
 	$(BIN)/python -m benchmarks.paper.uci $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_uci.json
+	$(BIN)/python -m benchmarks.paper.uci --recipe steadied $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_uci_steadied.json
 	$(BIN)/python -m benchmarks.paper.choices --output benchmarks/results/paper_choices.json
 	for problem in moons digits; do \
 	  $(BIN)/python -m benchmarks.paper.grid $$problem --output benchmarks/results/paper_$$problem.json || exit; \

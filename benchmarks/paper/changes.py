@@ -9,6 +9,11 @@ from benchmarks.paper.sweep import Record, runs_of
 from benchmarks.paper.training import Run
 
 Change = Mapping[str, Any]
+RECIPES: dict[str, Change] = {
+    "as published": {},
+    "steadied": {"initialization": "he", "max_norm": 1.0, "weight_decay": 0.003, "rate_schedule": "linear"},
+}
+"""How each technique is trained: Adam at a constant rate from PyTorch's initialization, or what helps it."""
 
 
 def combine(**fields: Iterable[Any]) -> list[Change]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.paper.changes import Change, runs_of_changes
+from benchmarks.paper.changes import RECIPES, runs_of_changes
 from benchmarks.paper.sweep import Record, run_command, sweep
 from benchmarks.paper.training import Run, Schedule, train
 from jumpstart_kernels.cli_inputs import positive
@@ -60,11 +60,6 @@ class Problem:
     seeds: int
 
 
-RECIPES: dict[str, Change] = {
-    "as published": {},
-    "steadied": {"initialization": "he", "max_norm": 1.0, "weight_decay": 0.003, "rate_schedule": "linear"},
-}
-"""How each technique is trained: Adam at a constant rate from PyTorch's initialization, or what helps it."""
 LAMS = (0.3, 1.0)
 PROBLEMS = {
     "moons": Problem(

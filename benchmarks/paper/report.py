@@ -25,6 +25,13 @@ TABLES: dict[str, Mapping[str, Callable[[Record], str]]] = {
         "uci-choices": uci_report.choice_table,
         "uci-notes": uci_report.note_table,
     },
+    "paper_uci_steadied": {
+        "uci-steadied-conditions": uci_report.conditions,
+        "uci-steadied-global": uci_report.global_table,
+        "uci-steadied-pairs": uci_report.pair_table,
+        "uci-steadied-data-sets": uci_report.data_set_table,
+        "uci-steadied-choices": uci_report.choice_table,
+    },
     "paper_moons": {
         "moons-conditions": grid_report.conditions,
         "moons-summary": grid_report.summary_table,
@@ -50,6 +57,7 @@ DRAWINGS = {
             "Test accuracy of each technique on each data set",
         ),
     },
+    "paper_uci_steadied": {},
     "paper_moons": {
         "paper_moons_grid": (grid_report.draw_grid, "Validation accuracy over depth and width, two moons"),
     },
@@ -82,6 +90,9 @@ def main(words: Sequence[str] | None = None) -> int:
             print(f"{path.name} is not there: its tables and figures stay as they are")
             continue
         record = json.loads(path.read_text())
+        if record.get("left"):
+            print(f"{path.name} is not complete: its tables and figures stay as they are")
+            continue
         found |= {name: make(record) for name, make in makers.items()}
         for name, (draw, caption) in DRAWINGS[stem].items():
             picture = arguments.root / FIGURES / f"{name}.png"

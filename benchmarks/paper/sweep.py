@@ -61,6 +61,7 @@ def sweep(
         try:
             for future in as_completed(futures):
                 record["tasks"][futures[future]] = future.result()
+                record["left"] = len(tasks) - len(record["tasks"])
                 write(output, record)
                 progress.advance(bar)
         except BaseException:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paper.changes import RECIPES, Change
 from benchmarks.paper.datasets import describe, load_split, names
 from benchmarks.paper.networks import TECHNIQUES
 from benchmarks.paper.sweep import Record, run_command, sweep
@@ -41,10 +42,10 @@ class Task:
         return f"{self.data_set}/{self.runs[0].technique}"
 
 
-def runs_of_technique(technique: str, seeds: int) -> tuple[Run, ...]:
+def runs_of_technique(technique: str, recipe: Change, seeds: int) -> tuple[Run, ...]:
     lams = LAMS if technique == "jumpstart" else (0.0,)
     grid = itertools.product(range(seeds), LEARNING_RATES, lams)
-    return tuple(Run(technique, seed, rate, lam) for seed, rate, lam in grid)
+    return tuple(Run(technique, seed, rate, lam, **recipe) for seed, rate, lam in grid)
 
 
 def work(task: Task) -> list[Record]:
@@ -68,6 +69,9 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         prog="python -m benchmarks.paper.uci", description=__doc__.partition("\n")[0]
     )
     add_arguments(parser)
+    parser.add_argument(
+        "--recipe", choices=list(RECIPES), default="as published", help="default: %(default)s"
+    )
     return parser.parse_args(words)
 
 
@@ -88,8 +92,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace, command: list[str]) -> Record:
-    grid = {technique: runs_of_technique(technique, arguments.seeds) for technique in TECHNIQUES}
-    return run_grid(grid, {"learning_rates": LEARNING_RATES, "lams": LAMS}, arguments, command)
+    recipe = RECIPES[arguments.recipe]
+    grid = {technique: runs_of_technique(technique, recipe, arguments.seeds) for technique in TECHNIQUES}
+    settings = {"learning_rates": LEARNING_RATES, "lams": LAMS, "recipe": arguments.recipe}
+    return run_grid(grid, settings, arguments, command)
 
 
 def run_grid(

@@ -21,6 +21,8 @@ DIGITS = ["digits", *["--depth", "31", "--width", "2"], *GRID, "--epochs", "1"]
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     assert uci.main([*UCI, "--output", str(folder / "paper_uci.json")]) == 0
+    steadied = ["--recipe", "steadied", "--output", str(folder / "paper_uci_steadied.json")]
+    assert uci.main([*UCI, *steadied]) == 0
     assert choices.main([*UCI, "--output", str(folder / "paper_choices.json")]) == 0
     assert grid.main([*MOONS, "--output", str(folder / "paper_moons.json")]) == 0
     assert grid.main([*DIGITS, "--output", str(folder / "paper_digits.json")]) == 0
@@ -40,6 +42,10 @@ def test_a_sweep_has_every_run_once(results):
     assert record["settings"]["data_sets"]["iris"]["repeats"] == 1
     assert record["machine"]["command"].endswith("paper_uci.json")
 
+    record = read(results / "paper_uci_steadied.json")
+    assert len(runs_of(record)) == 2 * networks
+    assert all(run["weight_decay"] > 0 and run["initialization"] == "he" for run in runs_of(record))
+
     record = read(results / "paper_choices.json")
     runs = [tuple(run[key] for key in ("data_set", *asdict(choices.BASE))) for run in runs_of(record)]
     answers = sum(map(len, choices.QUESTIONS.values()))
@@ -56,13 +62,20 @@ def test_a_sweep_has_every_run_once(results):
 def test_a_sweep_that_was_stopped_goes_on(results, tmp_path, capsys):
     """With what was not done yet alone, and to the same results."""
     path = tmp_path / "paper_moons.json"
+    (tmp_path / "docs").mkdir()
+    (tmp_path / report.DOCUMENT).touch()
     whole = read(results / "paper_moons.json")
     part = json.loads(json.dumps(whole))
+    assert whole["left"] == 0
+    part["left"] = 1
     del part["tasks"]["plain/1/2"]
     part["tasks"]["plain/1/3"]["runs"][0]["accuracy"] = -1.0  # to see that it is not done again
     path.write_text(json.dumps(part))
+    assert report.main(["--results", str(tmp_path), "--root", str(tmp_path)]) == 0
+    assert "paper_moons.json is not complete" in capsys.readouterr().out
     assert grid.main([*MOONS, "--output", str(path)]) == 0
     again = read(path)
+    assert again["left"] == 0
     assert again["tasks"]["plain/1/2"]["runs"] == whole["tasks"]["plain/1/2"]["runs"]
     assert again["tasks"]["plain/1/3"]["runs"][0]["accuracy"] == -1.0
 
