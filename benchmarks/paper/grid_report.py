@@ -24,9 +24,11 @@ def choices(record: Record) -> list[tuple[str, str, float]]:
 
 def conditions(record: Record) -> str:
     settings, machine = record["settings"], record["machine"]
+    diverged = sum(run["diverged"] > 0 for run in runs_of(record))
     return (
         f"{settings['train']:,} training and {settings['validation']} validation points, "
-        f"{settings['seeds']} seeds, {len(runs_of(record)):,} networks, Adam at "
+        f"{settings['seeds']} seeds, {len(runs_of(record)):,} networks "
+        f"({diverged or 'none'} diverged), Adam at "
         f"{settings['base']['learning_rate']:g}, batches of at most {settings['batch_size']}, "
         f"{settings['epochs']:,} epochs, {settings['evaluations']} evaluations; depths of "
         f"{listed(settings['depths'])}, widths of {listed(settings['widths'])}. {machine['cpu']}, "

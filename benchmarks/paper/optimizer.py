@@ -70,5 +70,7 @@ class StackedAdam:
 
     def cut_gradients(self, limits: Tensor) -> None:
         """Scale each network's gradient to a norm of at most its limit ``[K]``."""
-        norms = torch.zeros_like(limits).index_add_(0, self.owner, self.gradient.square()).sqrt()
-        self.gradient.mul_((limits / (norms + TINY)).clamp(max=1)[self.owner])
+        squares = self.gradient.double().square()  # those of a deep BatchNorm overflow in float32
+        norms = squares.new_zeros(len(limits)).index_add_(0, self.owner, squares).sqrt()
+        factors = (limits / (norms + TINY)).clamp(max=1).to(self.gradient)
+        self.gradient.mul_(factors[self.owner])

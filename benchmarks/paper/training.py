@@ -96,6 +96,8 @@ class Outcome:
     """Likewise, of linear ones."""
     train_dead: float
     train_linear: float
+    diverged: float
+    """1 if the loss behind the last step is infinite or NaN, else 0."""
     curve: tuple[float, ...]
     """Test accuracy at each evaluation."""
 
@@ -126,7 +128,7 @@ def train(
 
     Raises:
         ValueError: runs or data that cannot be trained as one.
-        ArithmeticError: the loss of one is infinite or NaN.
+        ArithmeticError: the last loss of one is infinite or NaN, of images.
     """
     if len({run.technique for run in runs}) != 1 or len(runs) != len(data):
         raise ValueError("runs must be of one technique, with data for each")
@@ -161,12 +163,22 @@ def train(
             curve.append(accuracy(stack, x_test, y_test))
             losses.append(loss(stack, x_train, y))
             report()
-    if not torch.stack(losses).isfinite().all():
-        raise ArithmeticError("a network is no longer finite, and may have spoilt those beside it")
+    by_evaluation = torch.stack(losses)  # [evaluations, K]
+    diverged = ~by_evaluation[-1].isfinite()
+    if shape.image and diverged.any():
+        raise ArithmeticError("a network is no longer finite, and may have spoilt those that share its group")
     accuracies = torch.stack(curve)  # [evaluations, K]
-    kept = accuracies.gather(0, torch.stack(losses).argmin(0)[None])[0]
+    kept = accuracies.gather(0, by_evaluation.nan_to_num(nan=math.inf).argmin(0)[None])[0]
     shares, train_shares = unit_shares(stack, x_test), unit_shares(stack, x_train)
-    columns = (accuracies[-1], accuracies.amax(0), kept, accuracy(stack, x_train, y), *shares, *train_shares)
+    columns = (
+        accuracies[-1],
+        accuracies.amax(0),
+        kept,
+        accuracy(stack, x_train, y),
+        *shares,
+        *train_shares,
+        diverged.float(),
+    )
     curves = map(tuple, accuracies.T.tolist())
     return [Outcome(*row) for row in zip(*(column.tolist() for column in columns), curves, strict=True)]
 

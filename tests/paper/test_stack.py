@@ -82,6 +82,16 @@ def test_rates_gradients_and_penalties_are_those_of_one_network(reduction, terms
         torch.testing.assert_close(stack.weights[depth], alone, rtol=1e-9, atol=1e-11)
 
 
+def test_gradients_whose_squares_overflow_are_cut():
+    networks, _, _, _ = make(False, "plain")
+    stack = Stack([network.float() for network in networks])
+    optimizer = StackedAdam(stack, RATES, [1.0] * 3)
+    optimizer.gradient.fill_(1e30)
+    optimizer.cut_gradients(optimizer.limits)
+    norms = [optimizer.gradient[optimizer.owner == k].norm() for k in range(3)]
+    torch.testing.assert_close(torch.stack(norms), torch.ones(3))
+
+
 def test_a_healthy_layer_has_a_gradient_of_zero_under_the_norm():
     networks, _, x, y = make(False, "jumpstart")
     stack = Stack(networks, [("norm", "full")] * 3)

@@ -131,10 +131,19 @@ def test_outcomes_say_what_a_run_came_to():
     assert 0 <= fast.dead + fast.linear <= 1 and fast.train_dead <= fast.dead
 
 
-def test_infinite_networks_are_not_reported():
+def test_a_network_that_diverged_is_told_of_and_leaves_the_others_alone():
     runs = [Run("plain", 0, 0.01), Run("plain", 0, 1e30)]
-    with pytest.raises(ArithmeticError, match="no longer finite"):
-        train(runs, [make_data()] * 2, 3, 4, Schedule(epochs=20))
+    schedule = Schedule(epochs=20)
+    healthy, diverged = train(runs, [make_data()] * 2, 3, 4, schedule)
+    assert (healthy.diverged, diverged.diverged) == (0, 1)
+    (alone,) = train(runs[:1], [make_data()], 3, 4, schedule)
+    assert alone.curve == pytest.approx(healthy.curve, abs=0.051)  # a row of the test part
+
+
+def test_diverged_convolutions_are_refused():
+    data = Data("Noise", *(part for _ in range(2) for part in (torch.randn(9, 1, 4, 4), torch.arange(9) % 3)))
+    with pytest.raises(ArithmeticError, match="share its group"):
+        train([Run("plain", 0, rate) for rate in (0.01, 1e30)], [data] * 2, 3, 4, Schedule(epochs=5))
 
 
 @pytest.mark.parametrize(
