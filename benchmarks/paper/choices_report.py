@@ -103,12 +103,9 @@ def draw_choices(record: Record) -> "Figure":
         axis.set_ylim(len(labels) - 0.5, -0.5)
         axis.set_title(question, loc="left", fontsize=9)
         axis.grid(axis="x", alpha=0.3)
-    axes[-1].set_xlabel(f"test accuracy behind the last epoch, mean of {_count(record)} data sets")
+    count = len(record["settings"]["data_sets"])
+    axes[-1].set_xlabel(f"test accuracy behind the last epoch, mean of {count} data sets")
     return figure
-
-
-def _count(record: Record) -> int:
-    return len(record["settings"]["data_sets"])
 
 
 TABLES: dict[str, Callable[[Record], str]] = {

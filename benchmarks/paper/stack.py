@@ -88,9 +88,8 @@ class Stack(nn.Module):
         points = points.unflatten(2, (-1, self.count)).mT if self.shape.image else points
         sums, counts = [], []
         for extrema in (units, points):
-            maxima, minima = extrema.reshape(self.shape.depth, 2, self.count, -1).unbind(
-                1
-            )  # [depth, K, items]
+            by_network = extrema.reshape(self.shape.depth, 2, self.count, -1)
+            maxima, minima = by_network.unbind(1)  # each [depth, K, units or points]
             positive, negative = F.relu(MARGIN - maxima), F.relu(MARGIN + minima)
             slacks = (positive, negative, positive.square(), negative.square(), positive * negative)
             sums += [slack.sum((0, 2)) for slack in slacks]
@@ -163,7 +162,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, count: int) -> Tensor:
     """
     inputs = weight.shape[1]
     width = len(weight) // count
-    shared = math.gcd(count, CHANNELS // width) if inputs == width else 1
+    shared = math.gcd(count, max(1, CHANNELS // width)) if inputs == width else 1
     if shared > 1:
         each = weight.view(count // shared, shared, -1).mT  # [groups, width · inputs · 9, shared]
         blocks = torch.diag_embed(each).view(-1, width, inputs, 3, 3, shared, shared)

@@ -6,7 +6,6 @@ Without ``--data`` on scikit-learn's data sets alone. A sweep that was stopped g
 """
 
 import argparse
-import itertools
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.changes import RECIPES, Change
+from benchmarks.paper.changes import RECIPES, Change, combine, runs_of_changes
 from benchmarks.paper.datasets import describe, load_split, names
 from benchmarks.paper.networks import TECHNIQUES
 from benchmarks.paper.sweep import Record, run_command, sweep
@@ -44,8 +43,8 @@ class Task:
 
 def runs_of_technique(technique: str, recipe: Change, seeds: int) -> tuple[Run, ...]:
     lams = LAMS if technique == "jumpstart" else (0.0,)
-    grid = itertools.product(range(seeds), LEARNING_RATES, lams)
-    return tuple(Run(technique, seed, rate, lam, **recipe) for seed, rate, lam in grid)
+    changes = [{**recipe, **change} for change in combine(learning_rate=LEARNING_RATES, lam=lams)]
+    return runs_of_changes(Run(technique, 0, LEARNING_RATES[0]), changes, seeds)
 
 
 def work(task: Task) -> list[Record]:
