@@ -27,18 +27,26 @@ class Stack(nn.Module):
         networks: of one shape and one technique.
         penalties: ``reduction`` and ``terms`` of each network's, as :func:`jumpstart_kernels.penalty` has
             them; its defaults if not given.
+        share_groups: whether thin convolutions of several networks are one, which is faster. A network that
+            is no longer finite then spoils those beside it.
 
     Raises:
         ValueError: none, or of different shapes or techniques.
     """
 
-    def __init__(self, networks: Sequence[Rectangle], penalties: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        networks: Sequence[Rectangle],
+        penalties: Sequence[tuple[str, str]] = (),
+        share_groups: bool = True,
+    ) -> None:
         super().__init__()
         if len({(network.shape, network.technique) for network in networks}) != 1:
             raise ValueError("networks must be one or more of one shape and one technique")
         first = networks[0]
         self.count, self.shape, self.technique = len(networks), first.shape, first.technique
         self.penalties = penalties or [("balanced", "full")] * self.count
+        self.channels = CHANNELS if share_groups else 1
         self.points = "sample" if self.shape.image else "position"
         join = torch.cat if self.shape.image else torch.stack
         layers = list(zip(*(network.layers for network in networks), strict=True))
@@ -127,7 +135,7 @@ class Stack(nn.Module):
     def pre_activation(self, x: Tensor, depth: int) -> Tensor:
         weight, bias = self.weights[depth], self.biases[depth]
         if self.shape.image:
-            x = convolve(x, weight, bias, self.count)
+            x = convolve(x, weight, bias, self.count, self.channels)
             return self.norms[depth](x) if self.norms else x
         x = torch.baddbmm(bias[:, :, None], weight, x)
         return self.norms[depth](x.flatten(0, 1)[None]).view_as(x) if self.norms else x
@@ -148,7 +156,7 @@ class Stack(nn.Module):
         return largest, smallest
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor, count: int) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor, count: int, channels: int = CHANNELS) -> Tensor:
     """3×3 convolutions of ``count`` networks, each of its own channels.
 
     Networks of few channels share a group, with weights of zero from one to another: to what is finite these
@@ -159,10 +167,11 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, count: int) -> Tensor:
         weight: ``[count · width, inputs, 3, 3]``.
         bias: ``[count · width]``.
         count: of networks.
+        channels: of a group that networks share.
     """
     inputs = weight.shape[1]
     width = len(weight) // count
-    shared = math.gcd(count, max(1, CHANNELS // width)) if inputs == width else 1
+    shared = math.gcd(count, max(1, channels // width)) if inputs == width else 1
     if shared > 1:
         each = weight.view(count // shared, shared, -1).mT  # [groups, width · inputs · 9, shared]
         blocks = torch.diag_embed(each).view(-1, width, inputs, 3, 3, shared, shared)

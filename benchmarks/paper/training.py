@@ -114,6 +114,7 @@ def train(
     width: int,
     schedule: Schedule,
     report: Callable[[], object] = lambda: None,
+    share_groups: bool = True,
 ) -> list[Outcome]:
     """Train networks of one technique at once.
 
@@ -125,10 +126,11 @@ def train(
         width: units of each.
         schedule: how long.
         report: called at each evaluation.
+        share_groups: of convolutions, see :class:`Stack`. If a network is no longer finite, all are trained
+            anew without, since it may have spoilt those that share its groups.
 
     Raises:
         ValueError: runs or data that cannot be trained as one.
-        ArithmeticError: the last loss of one is infinite or NaN, of images.
     """
     if len({run.technique for run in runs}) != 1 or len(runs) != len(data):
         raise ValueError("runs must be of one technique, with data for each")
@@ -137,7 +139,8 @@ def train(
     classes = max(part.classes for part in data)
     x, y, x_test, y_test = (torch.stack(parts) for parts in zip(*(part[1:] for part in data), strict=True))
     shape = Shape(depth, width, x.shape[2], classes, image=x.dim() == 5)
-    stack = Stack([make_network(shape, run) for run in runs], [(run.reduction, run.terms) for run in runs])
+    networks = [make_network(shape, run) for run in runs]
+    stack = Stack(networks, [(run.reduction, run.terms) for run in runs], share_groups)
     x_test = stack.arrange(x_test)
     x_train = stack.arrange(x)
     optimizer = StackedAdam(
@@ -162,11 +165,11 @@ def train(
         if step in due:
             curve.append(accuracy(stack, x_test, y_test))
             losses.append(loss(stack, x_train, y))
+            if shape.image and share_groups and not losses[-1].isfinite().all():
+                return train(runs, data, depth, width, schedule, report, share_groups=False)
             report()
     by_evaluation = torch.stack(losses)  # [evaluations, K]
     diverged = ~by_evaluation[-1].isfinite()
-    if shape.image and diverged.any():
-        raise ArithmeticError("a network is no longer finite, and may have spoilt those that share its group")
     accuracies = torch.stack(curve)  # [evaluations, K]
     kept = accuracies.gather(0, by_evaluation.nan_to_num(nan=math.inf).argmin(0)[None])[0]
     shares, train_shares = unit_shares(stack, x_test), unit_shares(stack, x_train)
