@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 Record = dict[str, Any]
 Best = Mapping[str, Mapping[str, Record]]  # by data set and technique
+Accuracies = Mapping[str, Mapping[str, float]]  # by technique and data set
 
 
 class Global(NamedTuple):
@@ -16,9 +17,9 @@ class Global(NamedTuple):
     linear: float
     """Likewise for linear units."""
     trainability: float
-    """Fraction of the data sets on which the technique beats the worst accuracy of all techniques."""
+    """See :func:`trainability`."""
     convergence: float
-    """Mean of its accuracy minus the best accuracy of all techniques."""
+    """See :func:`convergence`."""
 
 
 class Pair(NamedTuple):
@@ -55,19 +56,33 @@ def global_metrics(best: Best) -> dict[str, Global]:
 
     The area under the fraction of values that exceed t, over t from 0 to 1, is their mean.
     """
-    techniques = list(next(iter(best.values())))
+    accuracies = mean_accuracies([best])
     found = {}
-    for technique in techniques:
+    for technique in accuracies:
         own = [of_set[technique] for of_set in best.values()]
-        accuracies = [[run["accuracy"] for run in of_set.values()] for of_set in best.values()]
-        pairs = list(zip([run["accuracy"] for run in own], accuracies, strict=True))
         found[technique] = Global(
             fmean(run["dead"] for run in own),
             fmean(run["linear"] for run in own),
-            fmean(mine > min(all_) for mine, all_ in pairs),
-            fmean(mine - max(all_) for mine, all_ in pairs),
+            trainability(accuracies, technique),
+            convergence(accuracies, technique),
         )
     return found
+
+
+def trainability(accuracies: Accuracies, technique: str) -> float:
+    """Fraction of the data sets on which the technique beats the worst accuracy of all techniques."""
+    return fmean(
+        mine > min(of_all[name] for of_all in accuracies.values())
+        for name, mine in accuracies[technique].items()
+    )
+
+
+def convergence(accuracies: Accuracies, technique: str) -> float:
+    """Mean of its accuracy minus the best accuracy of all techniques."""
+    return fmean(
+        mine - max(of_all[name] for of_all in accuracies.values())
+        for name, mine in accuracies[technique].items()
+    )
 
 
 def mean_accuracies(bests: Sequence[Best]) -> dict[str, dict[str, float]]:
@@ -79,7 +94,7 @@ def mean_accuracies(bests: Sequence[Best]) -> dict[str, dict[str, float]]:
     }
 
 
-def mean_ranks(accuracies: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def mean_ranks(accuracies: Accuracies) -> dict[str, float]:
     """Of each technique over the data sets; 1 is the best, equals share their ranks."""
     from scipy.stats import rankdata
 

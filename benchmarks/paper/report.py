@@ -1,4 +1,4 @@
-"""Every table and figure of docs/paper.md, from the stored results.
+"""Every table and figure of docs/paper.md and docs/tuning.md, from the stored results.
 
 python -m benchmarks.paper.report        (make paper)
 """
@@ -15,7 +15,7 @@ from benchmarks.paper.sweep import Record
 from benchmarks.results import FOLDER
 from benchmarks.tables import insert
 
-DOCUMENT = Path("docs/paper.md")
+DOCUMENTS = (Path("docs/paper.md"), Path("docs/tuning.md"))
 TABLES: dict[str, Mapping[str, Callable[[Record], str]]] = {
     "paper_uci": {
         "uci-conditions": uci_report.conditions,
@@ -100,8 +100,9 @@ def main(words: Sequence[str] | None = None) -> int:
             draw(record).savefig(picture, dpi=DPI)
             print(picture.relative_to(arguments.root))
             found[f"figure-{name}"] = f"![{caption}](figures/{picture.name})"
-    for name in insert(arguments.root / DOCUMENT, found):
-        print(f"{DOCUMENT}: {name}")
+    for document in DOCUMENTS:
+        for name in insert(arguments.root / document, found):
+            print(f"{document}: {name}")
     return 0
 
 

@@ -63,7 +63,8 @@ def test_a_sweep_that_was_stopped_goes_on(results, tmp_path, capsys):
     """With what was not done yet alone, and to the same results."""
     path = tmp_path / "paper_moons.json"
     (tmp_path / "docs").mkdir()
-    (tmp_path / report.DOCUMENT).touch()
+    for document in report.DOCUMENTS:
+        (tmp_path / document).touch()
     whole = read(results / "paper_moons.json")
     part = json.loads(json.dumps(whole))
     assert whole["left"] == 0
@@ -92,12 +93,14 @@ def test_the_report_writes_tables_and_pictures(results, tmp_path, capsys):
     (tmp_path / "docs").mkdir()
     names = [name for tables in report.TABLES.values() for name in tables]
     names += [f"figure-{name}" for drawings in report.DRAWINGS.values() for name in drawings]
-    page = tmp_path / report.DOCUMENT
+    page, other = (tmp_path / document for document in report.DOCUMENTS)
     page.write_text("".join(f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in names))
+    other.write_text("<!-- begin choices-lam -->\n<!-- end choices-lam -->\n")
     assert report.main(["--results", str(results), "--root", str(tmp_path)]) == 0
     text = page.read_text()
-    assert "| Jumpstart | " in text and "| published, Jumpstart | 0.07 | 0.12 | 1.00 | −0.03 |" in text
+    assert "| Jumpstart | " in text and "| published, Jumpstart | 0.07 | 0.12 | 1.00 | −0.03 | | | |" in text
     assert "| Iris | 149 | 3 | 0.34 |" in text and "| Jumpstart, λ = 0.3 | steadied | 4 |" in text
+    assert "| 0.1 | " in other.read_text()
     assert "| norm | 0.01 | " in text and "| BatchNorm | he | not cut | " in text
     for stem in ("paper_uci", "paper_moons", "paper_digits", "paper_choices"):
         for name in report.DRAWINGS[stem]:

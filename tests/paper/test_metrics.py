@@ -2,7 +2,15 @@
 
 import pytest
 
-from benchmarks.paper.metrics import best_runs, compare, global_metrics, mean_accuracies, mean_ranks
+from benchmarks.paper.metrics import (
+    best_runs,
+    compare,
+    convergence,
+    global_metrics,
+    mean_accuracies,
+    mean_ranks,
+    trainability,
+)
 
 
 def run(data_set, technique, accuracy, dead=0.0, linear=0.0, seed=0, lam=0.0):
@@ -58,6 +66,18 @@ def test_ranks_are_shared_by_equals():
 def test_accuracies_are_means_over_the_seeds():
     bests = [best_runs([run("a", "plain", value, seed=seed)], seed) for seed, value in enumerate((0.5, 0.7))]
     assert mean_accuracies(bests) == {"plain": {"a": pytest.approx(0.6)}}
+
+
+def test_of_means_over_the_seeds_a_tie_of_one_seed_counts_less():
+    values = {"plain": (0.5, 0.5), "jumpstart": (0.5, 0.6), "skips": (0.7, 0.3)}
+    runs = [run("a", name, each[seed], seed=seed) for name, each in values.items() for seed in (0, 1)]
+    bests = [best_runs(runs, seed) for seed in (0, 1)]
+    by_seed = [global_metrics(best)["jumpstart"] for best in bests]
+    assert [found.trainability for found in by_seed] == [0, 1]
+    assert [found.convergence for found in by_seed] == pytest.approx([-0.2, 0])
+    means = mean_accuracies(bests)
+    assert trainability(means, "jumpstart") == 1
+    assert convergence(means, "jumpstart") == pytest.approx(0)
 
 
 def test_wins_draws_losses_and_the_paired_test():
