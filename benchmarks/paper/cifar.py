@@ -7,6 +7,7 @@ The network has CIFAR's stem. Variants that the output has already are not train
 """
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -97,12 +98,17 @@ class Training:
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, settings.learning_rate, total_steps=self.steps, pct_start=WARM_UP
-        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate_factor)
 
-    def train_epoch(self) -> dict[str, float]:
-        """Mean loss, without the penalty, and mean penalty."""
+    def rate_factor(self, step: int) -> float:
+        """Of the learning rate: rises linearly, then falls as a cosine."""
+        warm_up = max(1, round(WARM_UP * self.steps))
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return (1 + math.cos(math.pi * (step - warm_up) / (self.steps - warm_up))) / 2
+
+    def train_epoch(self) -> dict[str, float | None]:
+        """Mean loss, without the penalty, and mean penalty; None for what is not finite."""
         settings = self.settings
         self.model.train()
         losses, penalties = [], []
@@ -120,7 +126,8 @@ class Training:
             self.scheduler.step()
             losses.append(loss.detach())
             penalties.append(penalty.detach())
-        return {"loss": torch.stack(losses).mean().item(), "penalty": torch.stack(penalties).mean().item()}
+        means = {"loss": torch.stack(losses).mean().item(), "penalty": torch.stack(penalties).mean().item()}
+        return {name: mean if math.isfinite(mean) else None for name, mean in means.items()}
 
     def accuracy(self) -> float:
         """On the test images."""
@@ -152,18 +159,19 @@ def train_variant(
 ) -> Record:
     """Train one variant; ``report`` is called with the test accuracy behind each epoch."""
     training = Training(variant, settings, images, device)
-    epochs, seconds = [], 0.0
+    epochs, seconds, accuracy = [], 0.0, 0.0
     for _ in range(settings.epochs):
         begin = time.perf_counter()
         epoch = training.train_epoch()  # waits for the device, since it gives numbers
         seconds += time.perf_counter() - begin
-        epochs.append({**epoch, "accuracy": training.accuracy()})
-        report(epochs[-1]["accuracy"])
+        accuracy = training.accuracy()
+        epochs.append({**epoch, "accuracy": accuracy})
+        report(accuracy)
     usage = jk.unit_usage(training.model, training.test_batches())
     return {
         **asdict(variant),
         "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
-        "accuracy": epochs[-1]["accuracy"],
+        "accuracy": accuracy,
         "train_seconds": round(seconds, 2),
         "epochs": epochs,
         "usage": {name: float(ratio) for name, ratio in usage.ratios.items()},
@@ -224,7 +232,7 @@ def run(arguments: argparse.Namespace, command: list[str]) -> Record:
     empty = {
         "schema": SCHEMA,
         "machine": describe(device, command),
-        "settings": asdict(settings),
+        "settings": {**asdict(settings), "device": str(device)},
         "variants": {},
     }
     record = continued(arguments.output, empty)

@@ -24,9 +24,10 @@ def conditions(record: Record) -> str:
     return (
         f"{settings['train']:,} training and {settings['test']:,} test images, stages of {blocks} "
         f"bottlenecks, {settings['channels']} channels in the stem at width 1; crops and mirror images; "
-        f"Adam, learning rate up to {settings['learning_rate']:g} in one cycle, batches of "
-        f"{settings['batch_size']}, {settings['epochs']} epochs, λ = {settings['lam']:g}, weight decay "
-        f"{settings['weight_decay']:g}{cut}, seed {settings['seed']}. {machine['device']}. "
+        f"Adam, learning rate rising linearly to {settings['learning_rate']:g} over a tenth of the steps, "
+        f"then falling to 0 as a cosine; batches of {settings['batch_size']}, {settings['epochs']} epochs, "
+        f"λ = {settings['lam']:g}, weight decay {settings['weight_decay']:g}{cut}, seed {settings['seed']}. "
+        f"{machine['device']}. "
         f"`{machine['command']}`"
     )
 
@@ -41,7 +42,8 @@ def variant_table(record: Record) -> str:
     for variant in record["variants"].values():
         usage = variant["usage"]
         ratios = [usage[name] for name in ("unit_dead_ratio", "unit_linear_ratio", "point_dead_ratio")]
-        cells = [variant["title"], f"{variant['parameters'] / 1e6:.2f} M", f"{variant['accuracy']:.3f}"]
+        title = variant["title"] + (", diverged" if variant["epochs"][-1]["loss"] is None else "")
+        cells = [title, f"{variant['parameters'] / 1e6:.2f} M", f"{variant['accuracy']:.3f}"]
         cells += [f"{ratio:.3f}" for ratio in ratios]
         cells.append(f"{variant['train_seconds'] / len(variant['epochs']):.1f}")
         lines.append(f"| {' | '.join(cells)} |")

@@ -69,6 +69,23 @@ def test_a_network_learns_to_tell_the_kinds_apart(images):
     assert record["epochs"][-1]["loss"] < record["epochs"][0]["loss"]
 
 
+def test_the_rate_rises_and_falls(images):
+    settings = cifar.Settings(10, 6, 1e-3, 0.1, 0.0, None, 16, (1, 1, 1, 1), 60, 20, 0)
+    training = cifar.Training(cifar.VARIANTS["plain"], settings, images, torch.device("cpu"))
+    factors = [training.rate_factor(step) for step in range(101)]
+    assert factors[0] == 0.1 and factors[9] == factors[10] == 1 and factors[55] == pytest.approx(0.5)
+    assert factors[100] == 0 and factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_a_network_that_diverged_is_told_of(images, tmp_path):
+    path = tmp_path / "paper_cifar.json"
+    words = [*WORDS, "--only", "plain", "--learning-rate", "1e30", "--output", str(path)]
+    assert cifar.main(words) == 0
+    record = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert record["variants"]["plain"]["epochs"][-1]["loss"] is None
+    assert "| plain, diverged |" in cifar_report.variant_table(record)
+
+
 def test_batches_larger_than_the_data_are_refused(tmp_path, capsys):
     words = [*WORDS, "--batch-size", "61", "--output", str(tmp_path / "x.json")]
     assert cifar.main(words) == 2
