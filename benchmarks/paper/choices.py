@@ -58,7 +58,8 @@ def run(arguments: argparse.Namespace, command: list[str]) -> Record:
     for technique in BESIDE:
         base = replace(BASE, technique=technique, lam=0.0)
         grid[technique] = runs_of_changes(base, BESIDE_CHANGES, seeds)
-    return run_grid(grid, {"base": asdict(BASE)}, arguments, command)
+    settings = {"base": asdict(BASE), "questions": QUESTIONS, "beside": BESIDE_CHANGES}
+    return run_grid(grid, settings, arguments, command)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.paper.changes import Change, runs_with
-from benchmarks.paper.choices import BESIDE, BESIDE_CHANGES, QUESTIONS
-from benchmarks.paper.sweep import Record, runs_of, seconds_of
-from benchmarks.paper.uci_report import NAMES, STYLES, spread
+from benchmarks.paper.choices import BESIDE, QUESTIONS
+from benchmarks.paper.sweep import Record, seconds_of
+from benchmarks.paper.uci_report import NAMES, STYLES, count, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ def conditions(record: Record) -> str:
     settings, machine, base = record["settings"], record["machine"], record["settings"]["base"]
     titles = [summary["title"] for summary in settings["data_sets"].values()]
     return (
-        f"{', '.join(titles)}; {settings['seeds']} seeds, {len(runs_of(record)):,} networks of "
+        f"{', '.join(titles)}; {settings['seeds']} seeds, {count(record)} of "
         f"{settings['depth']} layers of {settings['width']} units, {settings['epochs']:,} epochs, at most "
         f"{settings['steps']:,} steps. If not said otherwise: Adam at {base['learning_rate']:g}, "
         f"λ = {base['lam']:g}, constant; the balanced reduction; PyTorch's initialization; gradients cut to "
@@ -41,13 +41,14 @@ def conditions(record: Record) -> str:
 
 def question_table(question: str, record: Record) -> str:
     """The runs of each answer to a question, in Jumpstart's networks."""
-    return _table(record, [("jumpstart", change) for change in QUESTIONS[question]], named=False)
+    changes = record["settings"]["questions"][question]
+    return _table(record, [("jumpstart", change) for change in changes], named=False)
 
 
 def beside_table(record: Record) -> str:
     """Initialization and cut gradients in networks without Jumpstart, and with."""
     techniques = (*BESIDE, "jumpstart")
-    there = [(technique, change) for technique in techniques for change in BESIDE_CHANGES]
+    there = [(technique, change) for technique in techniques for change in record["settings"]["beside"]]
     return _table(record, [pair for pair in there if runs_with(record, *pair)], named=True)
 
 
@@ -62,7 +63,8 @@ def by_seed(runs: list[Record], key: str) -> list[float]:
 def _table(record: Record, rows: list[tuple[str, Change]], named: bool) -> str:
     fields = list(dict.fromkeys(field for _, change in rows for field in change))
     headings = [""] * named + [HEADINGS[field] for field in fields]
-    headings += ["accuracy, last epoch", "accuracy, least training loss", "runs at chance", "dead", "linear"]
+    headings += ["accuracy, last epoch", "accuracy, least training loss", "runs that end at chance"]
+    headings += ["dead", "linear"]
     lines = [f"| {' | '.join(headings)} |", "|---" * (named + len(fields)) + "|" + "---:|" * 5]
     for technique, change in rows:
         runs = runs_with(record, technique, change)
@@ -84,11 +86,12 @@ def draw_choices(record: Record) -> "Figure":
     """Test accuracy of every answer: mean over data sets and seeds, and the range of the seeds."""
     from matplotlib.figure import Figure
 
-    heights = [len(changes) for changes in QUESTIONS.values()]
+    questions = record["settings"]["questions"]
+    heights = [len(changes) for changes in questions.values()]
     figure = Figure(figsize=(7.5, 0.23 * sum(heights) + 0.35 * len(heights) + 0.6), layout="constrained")
     axes = figure.subplots(len(heights), sharex=True, height_ratios=heights)
     base = fmean(by_seed(runs_with(record, "jumpstart", {}), "accuracy"))
-    for axis, (question, changes) in zip(axes, QUESTIONS.items(), strict=True):
+    for axis, (question, changes) in zip(axes, questions.items(), strict=True):
         labels = []
         for row, change in enumerate(changes):
             values = by_seed(runs_with(record, "jumpstart", change), "accuracy")

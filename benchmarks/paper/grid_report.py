@@ -4,8 +4,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from benchmarks.paper.changes import runs_with
-from benchmarks.paper.sweep import Record, runs_of, seconds_of
-from benchmarks.paper.uci_report import NAMES, listed
+from benchmarks.paper.sweep import Record, seconds_of
+from benchmarks.paper.uci_report import NAMES, count, listed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,11 +24,9 @@ def choices(record: Record) -> list[tuple[str, str, float]]:
 
 def conditions(record: Record) -> str:
     settings, machine = record["settings"], record["machine"]
-    diverged = sum(run["diverged"] > 0 for run in runs_of(record))
     return (
         f"{settings['train']:,} training and {settings['validation']} validation points, "
-        f"{settings['seeds']} seeds, {len(runs_of(record)):,} networks "
-        f"({diverged or 'none'} diverged), Adam at "
+        f"{settings['seeds']} seeds, {count(record)}, Adam at "
         f"{settings['base']['learning_rate']:g}, batches of at most {settings['batch_size']}, "
         f"{settings['epochs']:,} epochs, {settings['evaluations']} evaluations; depths of "
         f"{listed(settings['depths'])}, widths of {listed(settings['widths'])}. {machine['cpu']}, "
@@ -39,11 +37,10 @@ def conditions(record: Record) -> str:
 
 def summary_table(record: Record) -> str:
     """Share of the deep networks with good accuracy, and their mean accuracy, beside the published ones."""
-    published = PUBLISHED.get(record["settings"]["problem"], {})
     headings = [f"depths from {DEEP}, widths from {WIDE}", "training", "networks"]
     headings += [f"share ≥ {GOOD}, last epoch", "mean", f"share ≥ {GOOD}, least training loss", "mean"]
-    headings += ["mean of all points, last epoch", "dead", "linear"]
-    headings += ["published share", "published mean"] if published else []
+    headings += ["mean of all points, last epoch", "dead, validation", "linear, validation"]
+    headings += ["dead, training", "linear, training"]
     lines = [f"| {' | '.join(headings)} |", "|---|---|" + "---:|" * (len(headings) - 2)]
     for recipe, change in record["settings"]["recipes"].items():
         for heading, technique, lam in choices(record):
@@ -52,15 +49,23 @@ def summary_table(record: Record) -> str:
                 for run in runs_with(record, technique, {**change, "lam": lam})
                 if run["depth"] >= DEEP and run["width"] >= WIDE
             ]
-            row = [heading, recipe, str(len(runs))]
-            for key in ("accuracy", "kept_accuracy"):
-                values = [run[key] for run in runs]
-                row += [f"{fmean(value >= GOOD for value in values):.2f}", f"{fmean(values):.2f}"]
-            row.append(f"{fmean(of_all_points(record, run) for run in runs):.2f}")
-            row += [f"{fmean(run[key] for run in runs):.2f}" for key in ("dead", "linear")]
-            row += [f"{value:.2f}" for value in published.get(technique, ())]
-            lines.append(f"| {' | '.join(row)} |")
+            lines.append(f"| {' | '.join([heading, recipe, *_summary(record, runs)])} |")
+    for technique, figures in PUBLISHED.get(record["settings"]["problem"], {}).items():
+        row = [f"published, {NAMES[technique]}", "", "", *(f"{figure:.2f}" for figure in figures)]
+        lines.append(f"| {' | '.join(row + [''] * (len(headings) - len(row)))} |")
     return "\n".join(lines)
+
+
+def _summary(record: Record, runs: list[Record]) -> list[str]:
+    if not runs:
+        return ["none"] + [""] * 9
+    figures = []
+    for key in ("accuracy", "kept_accuracy"):
+        values = [run[key] for run in runs]
+        figures += [fmean(value >= GOOD for value in values), fmean(values)]
+    figures.append(fmean(of_all_points(record, run) for run in runs))
+    figures += [fmean(run[key] for run in runs) for key in ("dead", "linear", "train_dead", "train_linear")]
+    return [str(len(runs)), *(f"{figure:.2f}" for figure in figures)]
 
 
 def of_all_points(record: Record, run: Record) -> float:

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Record = dict[str, Any]
+from benchmarks.paper.sweep import Record
+
+DIGITS = 7  # of a mean, so that equal counts are equal
 Best = Mapping[str, Mapping[str, Record]]  # by data set and technique
 Accuracies = Mapping[str, Mapping[str, float]]  # by technique and data set
 
@@ -33,22 +35,24 @@ class Pair(NamedTuple):
 
 
 def best_runs(runs: Sequence[Record], seed: int) -> dict[str, dict[str, Record]]:
-    """Of each data set and technique the run of the best test accuracy, as the paper chooses it.
+    """The best test accuracy of each data set and technique, as the paper chooses; dead and linear units.
 
-    Of equal ones that with the fewest dead and linear units, then the first.
+    Of several runs that have it, the means of their dead and of their linear units.
     """
-    best: dict[str, dict[str, Record]] = {}
+    groups: dict[str, dict[str, list[Record]]] = {}
     for run in runs:
         if run["seed"] == seed:
-            of_set = best.setdefault(run["data_set"], {})
-            other = of_set.get(run["technique"])
-            if other is None or _merit(run) > _merit(other):
-                of_set[run["technique"]] = run
-    return best
+            groups.setdefault(run["data_set"], {}).setdefault(run["technique"], []).append(run)
+    return {
+        data_set: {technique: _best(group) for technique, group in of_set.items()}
+        for data_set, of_set in groups.items()
+    }
 
 
-def _merit(run: Record) -> tuple[float, float]:
-    return run["accuracy"], -(run["dead"] + run["linear"])
+def _best(runs: Sequence[Record]) -> Record:
+    accuracy = max(run["accuracy"] for run in runs)
+    best = [run for run in runs if run["accuracy"] == accuracy]
+    return {"accuracy": accuracy, **{key: fmean(run[key] for run in best) for key in ("dead", "linear")}}
 
 
 def global_metrics(best: Best) -> dict[str, Global]:
@@ -86,10 +90,13 @@ def convergence(accuracies: Accuracies, technique: str) -> float:
 
 
 def mean_accuracies(bests: Sequence[Best]) -> dict[str, dict[str, float]]:
-    """By technique and data set, over the seeds."""
+    """By technique and data set, over the seeds; equal where as many rows were right."""
     techniques = list(next(iter(bests[0].values())))
     return {
-        technique: {name: fmean(best[name][technique]["accuracy"] for best in bests) for name in bests[0]}
+        technique: {
+            name: round(fmean(best[name][technique]["accuracy"] for best in bests), DIGITS)
+            for name in bests[0]
+        }
         for technique in techniques
     }
 
@@ -107,7 +114,7 @@ def compare(one: Mapping[str, float], other: Mapping[str, float]) -> Pair:
     """Accuracies of two techniques by data set."""
     from scipy.stats import wilcoxon
 
-    differences = [one[name] - other[name] for name in one]
+    differences = [round(one[name] - other[name], DIGITS) for name in one]
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     p_value = float(wilcoxon(differences).pvalue) if wins + losses else 1.0
     return Pair(wins, len(differences) - wins - losses, losses, p_value)

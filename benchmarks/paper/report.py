@@ -20,6 +20,7 @@ TABLES: dict[str, Mapping[str, Callable[[Record], str]]] = {
     "paper_uci": {
         "uci-conditions": uci_report.conditions,
         "uci-global": uci_report.global_table,
+        "uci-one-choice": uci_report.one_choice_table,
         "uci-pairs": uci_report.pair_table,
         "uci-data-sets": uci_report.data_set_table,
         "uci-choices": uci_report.choice_table,
@@ -28,6 +29,7 @@ TABLES: dict[str, Mapping[str, Callable[[Record], str]]] = {
     "paper_uci_steadied": {
         "uci-steadied-conditions": uci_report.conditions,
         "uci-steadied-global": uci_report.global_table,
+        "uci-steadied-one-choice": uci_report.one_choice_table,
         "uci-steadied-pairs": uci_report.pair_table,
         "uci-steadied-data-sets": uci_report.data_set_table,
         "uci-steadied-choices": uci_report.choice_table,

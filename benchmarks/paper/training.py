@@ -22,7 +22,8 @@ from jumpstart_kernels.schedules import (
 )
 
 EVALUATIONS = 20  # of a training, unless told
-DIGITS = 4  # of a stored fraction
+DIGITS = 10  # of a stored fraction, so that equal counts stay equal in means
+CURVE_DIGITS = 4
 
 
 LAM_SCHEDULES: dict[str, Callable[[float, int], PenaltySchedule]] = {
@@ -84,27 +85,25 @@ class Outcome:
 
     accuracy: float
     """On the test part behind the last step."""
-    best_accuracy: float
-    """On the test part, the best of the evaluations on the way, the last one included."""
     kept_accuracy: float
     """On the test part, at the evaluation of the least loss (without the penalty) on the training part."""
     train_accuracy: float
     """On the training part behind the last step."""
     dead: float
-    """Fraction of the units that are dead on the test part behind the last step."""
+    """Fraction of the units that are dead on the test part behind the last step; one that is NaN counts."""
     linear: float
     """Likewise, of linear ones."""
     train_dead: float
     train_linear: float
     diverged: float
-    """1 if the loss behind the last step is infinite or NaN, else 0."""
+    """1 if the loss behind the last step is infinite or NaN, else 0. What is not finite counts as wrong."""
     curve: tuple[float, ...]
     """Test accuracy at each evaluation."""
 
     def record(self) -> dict[str, Any]:
-        """For JSON, rounded to ``DIGITS``."""
+        """For JSON, rounded."""
         numbers = {field.name: round(getattr(self, field.name), DIGITS) for field in fields(self)[:-1]}
-        return {**numbers, "curve": [round(value, DIGITS) for value in self.curve]}
+        return {**numbers, "curve": [round(value, CURVE_DIGITS) for value in self.curve]}
 
 
 def train(
@@ -113,7 +112,6 @@ def train(
     depth: int,
     width: int,
     schedule: Schedule,
-    report: Callable[[], object] = lambda: None,
     share_groups: bool = True,
 ) -> list[Outcome]:
     """Train networks of one technique at once.
@@ -125,7 +123,6 @@ def train(
         depth: layers.
         width: units of each.
         schedule: how long.
-        report: called at each evaluation.
         share_groups: of convolutions, see :class:`Stack`. If a network is no longer finite, all are trained
             anew without, since it may have spoilt those that share its groups.
 
@@ -166,8 +163,7 @@ def train(
             curve.append(accuracy(stack, x_test, y_test))
             losses.append(loss(stack, x_train, y))
             if shape.image and share_groups and not losses[-1].isfinite().all():
-                return train(runs, data, depth, width, schedule, report, share_groups=False)
-            report()
+                return train(runs, data, depth, width, schedule, share_groups=False)
     by_evaluation = torch.stack(losses)  # [evaluations, K]
     diverged = ~by_evaluation[-1].isfinite()
     accuracies = torch.stack(curve)  # [evaluations, K]
@@ -175,7 +171,6 @@ def train(
     shares, train_shares = unit_shares(stack, x_test), unit_shares(stack, x_train)
     columns = (
         accuracies[-1],
-        accuracies.amax(0),
         kept,
         accuracy(stack, x_train, y),
         *shares,
@@ -245,7 +240,8 @@ def accuracy(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
     stack.eval()
     logits, _ = stack(x)
     stack.train()
-    return (logits.argmax(1) == y).float().mean(1)
+    right = (logits.argmax(1) == y) & logits.isfinite().all(1)
+    return right.double().mean(1)
 
 
 @torch.no_grad()
@@ -262,5 +258,5 @@ def unit_shares(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor]:
     stack.eval()
     largest, smallest = stack.unit_extrema(x)
     stack.train()
-    dead, linear = largest <= 0, smallest > 0
-    return dead.float().mean((1, 2)), linear.float().mean((1, 2))
+    dead, linear = ~(largest > 0), smallest > 0  # NaN is dead: nothing comes of it
+    return dead.double().mean((1, 2)), linear.double().mean((1, 2))

@@ -93,7 +93,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace, command: list[str]) -> Record:
     recipe = RECIPES[arguments.recipe]
     grid = {technique: runs_of_technique(technique, recipe, arguments.seeds) for technique in TECHNIQUES}
-    settings = {"learning_rates": LEARNING_RATES, "lams": LAMS, "recipe": arguments.recipe}
+    settings = {"learning_rates": LEARNING_RATES, "lams": LAMS, "recipe": {arguments.recipe: recipe}}
     return run_grid(grid, settings, arguments, command)
 
 

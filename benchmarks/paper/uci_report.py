@@ -4,7 +4,6 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.paper.metrics import (
-    Best,
     Global,
     best_runs,
     compare,
@@ -36,6 +35,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "jumpstart": {"color": "#0072B2", "marker": "s", "linestyle": "-", "linewidth": 2.4},
 }
 HEADINGS = ("Dead Units", "Linear Units", "Trainability", "Convergence")
+CHOICE_HEADINGS = ("accuracy − best of all", "runs that end at chance", "dead", "linear")
 
 
 def bests_of(record: Record, runs: list[Record] | None = None) -> list[dict[str, dict[str, Record]]]:
@@ -48,8 +48,8 @@ def conditions(record: Record) -> str:
     settings, machine = record["settings"], record["machine"]
     minutes = seconds_of(record) / 60
     return (
-        f"{len(settings['data_sets'])} data sets, {settings['seeds']} seeds, {len(runs_of(record)):,} "
-        f"networks of {settings['depth']} layers of {settings['width']} units, Adam at "
+        f"{len(settings['data_sets'])} data sets, {settings['seeds']} seeds, {count(record)} "
+        f"of {settings['depth']} layers of {settings['width']} units, Adam at "
         f"{listed(settings['learning_rates'])}, λ of {listed(settings['lams'])}, batches of "
         f"{settings['batch_size']} rows, {settings['epochs']:,} epochs, at most {settings['steps']:,} steps. "
         f"{machine['cpu']}, {machine['jobs']} processes of one thread: {minutes:.0f} minutes of processor "
@@ -68,8 +68,6 @@ def global_table(record: Record) -> str:
     lines = [f"| | {' | '.join(headings)} |", "|---|" + "---:|" * len(headings)]
     for technique, name in NAMES.items():
         lines.append(f"| {name} | {_metrics(bests, technique)} | {ranks[technique]:.2f} |")
-    rate, lam, bests = fixed_choice(record)
-    lines.append(f"| Jumpstart, everywhere λ = {lam:g} at {rate:g} | {_metrics(bests, 'jumpstart')} | |")
     published = " | ".join(f"{value:.2f}".replace("-", "−") for value in PUBLISHED)
     lines.append(f"| published, Jumpstart | {published} | | | |")
     return "\n".join(lines)
@@ -83,44 +81,56 @@ def _metrics(bests: list[dict[str, dict[str, Record]]], technique: str) -> str:
     return " | ".join(cells)
 
 
-def fixed_choice(record: Record) -> tuple[float, float, list[dict[str, dict[str, Record]]]]:
-    """The learning rate and λ that do best on all data sets together, against the others' best runs."""
-    runs = runs_of(record)
-    choices = sorted({(run["learning_rate"], run["lam"]) for run in runs if run["technique"] == "jumpstart"})
-    found = []
-    for rate, lam in choices:
-        kept = [
-            run
-            for run in runs
-            if run["technique"] != "jumpstart" or (run["learning_rate"], run["lam"]) == (rate, lam)
-        ]
-        bests = bests_of(record, kept)
-        found.append(
-            (fmean(global_metrics(best)["jumpstart"].convergence for best in bests), (rate, lam, bests))
-        )
-    return max(found, key=lambda entry: entry[0])[1]
-
-
 def pair_table(record: Record) -> str:
-    """Jumpstart against each of the others: wins, draws, losses over the data sets."""
-    accuracies = mean_accuracies(bests_of(record))
-    lines = ["| Jumpstart against | wins | draws | losses | p (Wilcoxon) |", "|---|---:|---:|---:|---:|"]
-    for technique, name in NAMES.items():
-        if technique != "jumpstart":
-            pair = compare(accuracies["jumpstart"], accuracies[technique])
-            lines.append(f"| {name} | {pair.wins} | {pair.draws} | {pair.losses} | {pair.p_value:.2g} |")
+    """Jumpstart against each of the others, by their best runs and by one choice for all data sets each."""
+    headings = ["Jumpstart against", "wins", "draws", "losses", "p (Wilcoxon)"]
+    lines = [f"| compared | {' | '.join(headings)} |", "|---|---|" + "---:|" * 4]
+    one_choice = [run for _, runs in one_choices(record).values() for run in runs]
+    for compared, runs in (("best runs", None), ("one choice each", one_choice)):
+        accuracies = mean_accuracies(bests_of(record, runs))
+        for technique, name in NAMES.items():
+            if technique != "jumpstart":
+                pair = compare(accuracies["jumpstart"], accuracies[technique])
+                cells = [compared, name, str(pair.wins), str(pair.draws), str(pair.losses)]
+                lines.append(f"| {' | '.join(cells)} | {pair.p_value:.2g} |")
+    return "\n".join(lines)
+
+
+def one_choices(record: Record) -> dict[str, tuple[tuple[float, float], list[Record]]]:
+    """Of each technique the learning rate and λ of the best mean accuracy, and its runs."""
+    found = {}
+    for technique in NAMES:
+        by_choice: dict[tuple[float, float], list[Record]] = {}
+        for run in runs_of(record):
+            if run["technique"] == technique:
+                by_choice.setdefault((run["learning_rate"], run["lam"]), []).append(run)
+        found[technique] = max(by_choice.items(), key=lambda item: fmean(run["accuracy"] for run in item[1]))
+    return found
+
+
+def one_choice_table(record: Record) -> str:
+    """Each technique with one learning rate and λ for all data sets, against the best of all runs."""
+    chosen = one_choices(record)
+    ranks = mean_ranks(
+        mean_accuracies(bests_of(record, [run for _, runs in chosen.values() for run in runs]))
+    )
+    lines = [f"| | learning rate | λ | {' | '.join(CHOICE_HEADINGS)} | mean rank |", "|---|" + "---:|" * 7]
+    best = best_accuracies(record)
+    for technique, (choice, runs) in chosen.items():
+        lines.append(f"| {_choice_row(technique, choice, runs, best)} | {ranks[technique]:.2f} |")
     return "\n".join(lines)
 
 
 def data_set_table(record: Record) -> str:
     """Test accuracy of each technique's best run on each data set, and Jumpstart's dead and linear units."""
     bests, summaries = bests_of(record), record["settings"]["data_sets"]
+    accuracies = mean_accuracies(bests)
     lines = [
         "| data set | rows | classes | most frequent | " + " | ".join(NAMES.values()) + " | dead | linear |",
         "|---|" + "---:|" * (5 + len(NAMES)),
     ]
     for name, summary in summaries.items():
-        means = {t: fmean(best[name][t]["accuracy"] for best in bests) for t in NAMES}
+        means = {technique: accuracies[technique][name] for technique in NAMES}
         top = max(means.values())
         cells = []
         for technique, mean in means.items():
@@ -139,26 +149,35 @@ def data_set_table(record: Record) -> str:
 
 def choice_table(record: Record) -> str:
     """What each learning rate and λ come to over all data sets and seeds."""
-    runs = runs_of(record)
+    lines = [f"| | learning rate | λ | {' | '.join(CHOICE_HEADINGS)} |", "|---|" + "---:|" * 6]
+    best = best_accuracies(record)
+    for technique in NAMES:
+        own = [run for run in runs_of(record) if run["technique"] == technique]
+        for choice in sorted({(run["learning_rate"], run["lam"]) for run in own}):
+            chosen = [run for run in own if (run["learning_rate"], run["lam"]) == choice]
+            lines.append(f"| {_choice_row(technique, choice, chosen, best)} |")
+    return "\n".join(lines)
+
+
+def best_accuracies(record: Record) -> dict[tuple[str, int], float]:
+    """Of all runs, by data set and seed."""
     best: dict[tuple[str, int], float] = {}
-    for run in runs:
+    for run in runs_of(record):
         key = (run["data_set"], run["seed"])
         best[key] = max(best.get(key, 0.0), run["accuracy"])
-    lines = [
-        "| | learning rate | λ | accuracy − best of all | runs at chance | dead | linear |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for technique, name in NAMES.items():
-        own = [run for run in runs if run["technique"] == technique]
-        for rate, lam in sorted({(run["learning_rate"], run["lam"]) for run in own}):
-            chosen = [run for run in own if (run["learning_rate"], run["lam"]) == (rate, lam)]
-            behind = fmean(run["accuracy"] - best[run["data_set"], run["seed"]] for run in chosen)
-            at_chance = fmean(run["accuracy"] <= run["chance"] for run in chosen)
-            shares = [fmean(run[key] for run in chosen) for key in ("dead", "linear")]
-            cells = [name, f"{rate:g}", f"{lam:g}" if lam else "", f"{behind:.2f}".replace("-", "−")]
-            cells += [f"{at_chance:.0%}".replace("%", " %"), *(f"{share:.2f}" for share in shares)]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return best
+
+
+def _choice_row(
+    technique: str, choice: tuple[float, float], runs: list[Record], best: dict[tuple[str, int], float]
+) -> str:
+    rate, lam = choice
+    behind = fmean(run["accuracy"] - best[run["data_set"], run["seed"]] for run in runs)
+    at_chance = fmean(run["accuracy"] <= run["chance"] for run in runs)
+    cells = [NAMES[technique], f"{rate:g}", f"{lam:g}" if lam else "", f"{behind:.2f}".replace("-", "−")]
+    cells += [f"{at_chance:.0%}".replace("%", " %")]
+    cells += [f"{fmean(run[key] for run in runs):.2f}" for key in ("dead", "linear")]
+    return " | ".join(cells)
 
 
 def note_table(record: Record) -> str:
@@ -195,7 +214,7 @@ def draw_accuracies(record: Record) -> "Figure":
     from matplotlib.figure import Figure
 
     bests, summaries = bests_of(record), record["settings"]["data_sets"]
-    names = sorted(summaries, key=lambda name: _mean(bests, name, "jumpstart"))
+    names = sorted(summaries, key=mean_accuracies(bests)["jumpstart"].__getitem__)
     figure = Figure(figsize=(9, 0.34 * len(names) + 1.4), layout="constrained")
     axis = figure.subplots()
     for i, (technique, title) in enumerate(NAMES.items()):
@@ -217,15 +236,19 @@ def draw_accuracies(record: Record) -> "Figure":
     return figure
 
 
-def _mean(bests: list[Best] | list[dict[str, dict[str, Record]]], name: str, technique: str) -> float:
-    return fmean(best[name][technique]["accuracy"] for best in bests)
-
-
 def spread(values: list[float]) -> str:
     """Mean ± standard deviation."""
     text = f"{fmean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
     return text.replace("-", "−")
 
 
+def count(record: Record) -> str:
+    """Of networks, and of those that diverged."""
+    runs = runs_of(record)
+    diverged = sum(run["diverged"] > 0 for run in runs)
+    return f"{len(runs):,} networks ({diverged or 'none'} diverged)"
+
+
 def listed(values: list[float]) -> str:
-    return " and ".join([", ".join(f"{value:g}" for value in values[:-1]), f"{values[-1]:g}"])
+    *first, last = (f"{value:g}" for value in values)
+    return f"{', '.join(first)} and {last}" if first else last

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from benchmarks.paper import choices, grid, report, uci
+from benchmarks.paper import choices, grid, grid_report, report, uci
 from benchmarks.paper.networks import TECHNIQUES
 from benchmarks.paper.sweep import runs_of
 from benchmarks.tables import insert
@@ -38,12 +38,12 @@ def test_a_sweep_has_every_run_once(results):
     runs = [(r["data_set"], r["technique"], r["seed"], r["learning_rate"], r["lam"]) for r in runs_of(record)]
     networks = 2 * 2 * (len(TECHNIQUES) - 1) + 2 * 2 * 4  # of a data set: seeds, rates, λ
     assert len(runs) == len(set(runs)) == 2 * networks
-    assert all(0 <= r["accuracy"] <= 1 and r["accuracy"] == r["curve"][-1] for r in runs_of(record))
+    assert all(r["accuracy"] == pytest.approx(r["curve"][-1], abs=1e-4) for r in runs_of(record))
     assert record["settings"]["data_sets"]["iris"]["repeats"] == 1
     assert record["machine"]["command"].endswith("paper_uci.json")
 
     record = read(results / "paper_uci_steadied.json")
-    assert len(runs_of(record)) == 2 * networks
+    assert len(runs_of(record)) == 2 * networks and list(record["settings"]["recipe"]) == ["steadied"]
     assert all(run["weight_decay"] > 0 and run["initialization"] == "he" for run in runs_of(record))
 
     record = read(results / "paper_choices.json")
@@ -81,6 +81,23 @@ def test_a_sweep_that_was_stopped_goes_on(results, tmp_path, capsys):
     assert again["tasks"]["plain/1/3"]["runs"][0]["accuracy"] == -1.0
 
 
+def test_a_question_that_was_added_is_not_taken_for_answered(results, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "paper_choices.json"
+    shutil.copy(results / "paper_choices.json", path)
+    monkeypatch.setitem(choices.QUESTIONS, "λ", choices.combine(lam=(0.5,)))
+    assert choices.main([*UCI, "--output", str(path)]) == 2
+    assert "has results of other settings" in capsys.readouterr().err
+
+
+def test_shallow_grids_have_no_deep_networks_to_sum_up(tmp_path):
+    path = tmp_path / "paper_moons.json"
+    words = ["moons", "--depth", "2", "--width", "2", *GRID, "--epochs", "1", "--output", str(path)]
+    assert grid.main(words) == 0
+    table = grid_report.summary_table(read(path))
+    assert table.count("| none | ") == 2 * (2 + len(grid.LAMS))
+    assert "depths of 2, widths of 2" in grid_report.conditions(read(path))
+
+
 def test_results_of_other_settings_are_kept(results, tmp_path, capsys):
     path = tmp_path / "paper_moons.json"
     shutil.copy(results / "paper_moons.json", path)
@@ -99,6 +116,10 @@ def test_the_report_writes_tables_and_pictures(results, tmp_path, capsys):
     assert report.main(["--results", str(results), "--root", str(tmp_path)]) == 0
     text = page.read_text()
     assert "| Jumpstart | " in text and "| published, Jumpstart | 0.07 | 0.12 | 1.00 | −0.03 | | | |" in text
+    assert (
+        "| one choice each | BatchNorm | " in text
+        and "| published, ReLU | | | 0.00 | 0.42 | |" in text.replace("  ", " ")
+    )
     assert "| Iris | 149 | 3 | 0.34 |" in text and "| Jumpstart, λ = 0.3 | steadied | 4 |" in text
     assert "| 0.1 | " in other.read_text()
     assert "| norm | 0.01 | " in text and "| BatchNorm | he | not cut | " in text

@@ -31,17 +31,17 @@ RUNS = [
 ]
 
 
-def test_the_best_run_is_that_of_the_best_accuracy_and_then_of_the_fewest_dead_and_linear_units():
+def test_of_equally_good_runs_dead_and_linear_units_are_averaged():
     best = best_runs(RUNS, seed=0)
-    assert best["a"]["plain"]["accuracy"] == 0.4
-    assert best["a"]["jumpstart"]["lam"] == 1.0
+    assert best["a"]["plain"] == {"accuracy": 0.4, "dead": 0.5, "linear": 0.25}
+    assert best["a"]["jumpstart"] == pytest.approx({"accuracy": 0.9, "dead": 0.15, "linear": 0.025})
     assert best["b"]["jumpstart"]["accuracy"] == 0.6
     assert list(best_runs(RUNS, seed=1)) == ["b"]
 
 
 def test_global_metrics():
     found = global_metrics(best_runs(RUNS, seed=0))
-    assert found["jumpstart"] == pytest.approx((0.2, 0.1, 0.5, -0.05))
+    assert found["jumpstart"] == pytest.approx((0.225, 0.0875, 0.5, -0.05))
     assert found["plain"] == pytest.approx((0.75, 0.125, 0.5, -0.25))
 
 
@@ -66,6 +66,12 @@ def test_ranks_are_shared_by_equals():
 def test_accuracies_are_means_over_the_seeds():
     bests = [best_runs([run("a", "plain", value, seed=seed)], seed) for seed, value in enumerate((0.5, 0.7))]
     assert mean_accuracies(bests) == {"plain": {"a": pytest.approx(0.6)}}
+    hits = {"plain": (10, 10, 10), "batch_norm": (10, 11, 9)}  # of 26
+    runs = [
+        run("a", t, round(n / 26, 10), seed=seed) for t, of_t in hits.items() for seed, n in enumerate(of_t)
+    ]
+    means = mean_accuracies([best_runs(runs, seed) for seed in range(3)])
+    assert means["plain"] == means["batch_norm"]
 
 
 def test_of_means_over_the_seeds_a_tie_of_one_seed_counts_less():

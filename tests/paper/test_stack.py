@@ -1,5 +1,7 @@
 """``benchmarks/paper/stack.py``: what is trained in a stack is what is trained alone."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from benchmarks.paper.networks import TECHNIQUES, Rectangle, Shape
 from benchmarks.paper.optimizer import StackedAdam
 from benchmarks.paper.stack import Stack, convolve
 from benchmarks.paper.training import take_step, unit_shares
-from jumpstart_kernels.penalty import REDUCTIONS
+from jumpstart_kernels.penalty import REDUCTIONS, TERMS
 from jumpstart_kernels.usage import unit_usage
 
 RATES, LAMS, MAX_NORMS, DECAYS = (0.01, 0.001, 0.01), (0.0, 0.1, 1.0), (None, 0.05, 0.5), (0.1, 0.0, 0.01)
@@ -64,13 +66,19 @@ def test_a_stack_trains_as_its_networks_do_alone(technique, image):
     torch.testing.assert_close(logits, alone, rtol=1e-6, atol=1e-8)  # BatchNorm divides by small deviations
 
 
-@pytest.mark.parametrize("terms", ("full", "unit", "all_but_unit_negative"))
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_rates_gradients_and_penalties_are_those_of_one_network(reduction, terms):
-    networks, _, x, y = make(False, "jumpstart")
+@pytest.mark.parametrize(
+    ("image", "technique", "reduction", "terms"),
+    [
+        *((False, "jumpstart", *names) for names in itertools.product(REDUCTIONS, TERMS)),
+        *((True, "jumpstart", reduction, "full") for reduction in REDUCTIONS),
+        *((image, name, "balanced", "full") for image in (False, True) for name in ("plain", "batch_norm")),
+    ],
+)
+def test_rates_gradients_and_penalties_are_those_of_one_network(image, technique, reduction, terms):
+    networks, _, x, y = make(image, technique)
     for network, *options in zip(networks, x, y, RATES, LAMS, MAX_NORMS, DECAYS, strict=True):
         train_alone(network, *options, reduction=reduction, terms=terms)
-    beside, _, _, _ = make(False, "jumpstart")
+    beside, _, _, _ = make(image, technique)
     stack = Stack(beside, [(reduction, terms)] * len(beside))
     optimizer = StackedAdam(stack, RATES, MAX_NORMS, DECAYS)
     lams = torch.tensor(LAMS, dtype=torch.float64)
@@ -79,7 +87,7 @@ def test_rates_gradients_and_penalties_are_those_of_one_network(reduction, terms
         take_step(stack, optimizer, stack.arrange(x), y, lams, factors)
     for depth in range(DEPTH):
         alone = torch.stack([network.layers[depth].weight for network in networks])
-        torch.testing.assert_close(stack.weights[depth], alone, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(stack.weights[depth].view_as(alone), alone, rtol=1e-9, atol=1e-11)
 
 
 def test_gradients_whose_squares_overflow_are_cut():
