@@ -57,9 +57,8 @@ paper-run: setup  ## Run the papers' experiments; UCI=FOLDER CIFAR=FILE.npz CIFA
 	$(BIN)/python -m benchmarks.paper.uci $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_uci.json
 	$(BIN)/python -m benchmarks.paper.uci --recipe steadied $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_uci_steadied.json
 	$(BIN)/python -m benchmarks.paper.choices --output benchmarks/results/paper_choices.json
-	for problem in moons digits; do \
-	  $(BIN)/python -m benchmarks.paper.grid $$problem --output benchmarks/results/paper_$$problem.json || exit; \
-	done
+	$(BIN)/python -m benchmarks.paper.grid moons --output benchmarks/results/paper_moons.json
+	$(BIN)/python -m benchmarks.paper.grid digits $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_digits.json
 	$(if $(CIFAR),$(BIN)/python -m benchmarks.paper.cifar --data $(CIFAR) $(CIFAR_OPTIONS) --output benchmarks/results/paper_cifar.json)
 
 lint: setup  ## Linters, types, format

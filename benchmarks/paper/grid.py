@@ -1,9 +1,9 @@
 """The papers' grids of depths and widths: which networks train, of which technique.
 
     python -m benchmarks.paper.grid moons --output benchmarks/results/paper_moons.json
-    python -m benchmarks.paper.grid digits --output benchmarks/results/paper_digits.json
+    python -m benchmarks.paper.grid digits --data FOLDER --output benchmarks/results/paper_digits.json
 
-A sweep that was stopped goes on where it was.
+Digits without ``--data`` are those that scikit-learn has, a third of UCI's. A sweep that was stopped goes on.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.paper.changes import RECIPES, runs_of_changes
+from benchmarks.paper.datasets import load_table
 from benchmarks.paper.sweep import Record, run_command, sweep
 from benchmarks.paper.training import Run, Schedule, train
 from jumpstart_kernels.cli_inputs import positive
@@ -24,7 +25,7 @@ TECHNIQUES = ("jumpstart", "batch_norm", "plain")
 MOONS, MOONS_NOISE = (85, 43), 0.1  # training and validation points
 
 
-def make_moons(seed: int) -> Data:
+def make_moons(seed: int, folder: Path | None = None) -> Data:
     """Other points for each seed, in scikit-learn's own scale."""
     from sklearn import datasets
 
@@ -34,12 +35,19 @@ def make_moons(seed: int) -> Data:
     return Data("Two Moons", points[:train], labels[:train], points[train:], labels[train:])
 
 
-def load_digits(seed: int) -> Data:
-    """Digits of 8×8 pixels in ``[-1, 1]``, the test part of UCI's; a third of it for validation."""
+def load_digits(seed: int, folder: Path | None = None) -> Data:
+    """Digits of 8×8 pixels in ``[-1, 1]``, a third of them for validation.
+
+    UCI's optdigits of a folder, or the part of them that scikit-learn has.
+    """
     from sklearn import datasets
     from sklearn.model_selection import train_test_split
 
-    x, y = datasets.load_digits(return_X_y=True)
+    if folder is None:
+        x, y = datasets.load_digits(return_X_y=True)
+    else:
+        table = load_table("optdigits", folder)
+        x, y = table.rows.astype("float64"), table.labels
     parts = train_test_split(x, y, test_size=1 / 3, stratify=y, random_state=seed)
     x_train, x_test = (torch.from_numpy(part).float().view(-1, 1, 8, 8) / 8 - 1 for part in parts[:2])
     return Data("Digits", x_train, torch.from_numpy(parts[2]), x_test, torch.from_numpy(parts[3]))
@@ -49,24 +57,26 @@ def load_digits(seed: int) -> Data:
 class Problem:
     """Data, and how networks are trained on them."""
 
-    load: Callable[[int], Data]
-    """By the seed."""
+    load: Callable[[int, Path | None], Data]
+    """By the seed, and the folder of UCI's files."""
     depths: tuple[int, ...]
     widths: tuple[int, ...]
     learning_rate: float
+    lams: tuple[float, ...]
+    """Jumpstart's."""
     epochs: int
     batch_size: int
     evaluations: int
     seeds: int
 
 
-LAMS = (0.3, 1.0)
 PROBLEMS = {
     "moons": Problem(
         make_moons,
         depths=(1, 5, 10, 20, 30, 50, 80, 120),
         widths=(1, 2, 4, 8, 16, 25),
         learning_rate=0.01,
+        lams=(0.3, 1.0),
         epochs=5000,
         batch_size=85,
         evaluations=100,
@@ -76,11 +86,12 @@ PROBLEMS = {
         load_digits,
         depths=(10, 20, 30, 50, 68),
         widths=(2, 4, 8),
-        learning_rate=0.01,
-        epochs=60,
-        batch_size=120,
-        evaluations=20,
-        seeds=4,
+        learning_rate=0.003,
+        lams=(0.3,),
+        epochs=30,
+        batch_size=64,
+        evaluations=6,
+        seeds=2,
     ),
 }
 
@@ -90,6 +101,7 @@ class Task:
     """Networks of one shape and technique, trained at once."""
 
     problem: str
+    folder: Path | None
     technique: str
     depth: int
     width: int
@@ -101,8 +113,9 @@ class Task:
         return f"{self.technique}/{self.depth}/{self.width}"
 
     def runs(self) -> tuple[Run, ...]:
-        base = Run(self.technique, 0, PROBLEMS[self.problem].learning_rate)
-        lams = LAMS if self.technique == "jumpstart" else (0.0,)
+        problem = PROBLEMS[self.problem]
+        base = Run(self.technique, 0, problem.learning_rate)
+        lams = problem.lams if self.technique == "jumpstart" else (0.0,)
         changes = [{**recipe, "lam": lam} for recipe in RECIPES.values() for lam in lams]
         return runs_of_changes(base, changes, self.seeds)
 
@@ -110,7 +123,7 @@ class Task:
 def work(task: Task) -> list[Record]:
     """Train a task's networks."""
     problem, runs = PROBLEMS[task.problem], task.runs()
-    data = [problem.load(run.seed) for run in runs]
+    data = [problem.load(run.seed, task.folder) for run in runs]
     schedule = Schedule(task.epochs, sys.maxsize, problem.batch_size, problem.evaluations)
     outcomes = train(runs, data, task.depth, task.width, schedule)
     place = {"depth": task.depth, "width": task.width}
@@ -125,6 +138,9 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         prog="python -m benchmarks.paper.grid", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("problem", choices=list(PROBLEMS), help="moons: tables; digits: convolutions")
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="of files in UCI's own format, for digits"
+    )
     parser.add_argument("--depth", type=positive, action="append", metavar="N", help="may be repeated")
     parser.add_argument("--width", type=positive, action="append", metavar="N", help="may be repeated")
     parser.add_argument("--seeds", type=positive, metavar="N", help="networks of each shape and technique")
@@ -143,12 +159,12 @@ def run(arguments: argparse.Namespace, command: list[str]) -> Record:
     depths, widths = arguments.depth or problem.depths, arguments.width or problem.widths
     seeds, epochs = arguments.seeds or problem.seeds, arguments.epochs or problem.epochs
     tasks = [
-        Task(arguments.problem, technique, depth, width, seeds, epochs)
+        Task(arguments.problem, arguments.data, technique, depth, width, seeds, epochs)
         for depth in sorted(depths, reverse=True)  # the longest first
         for technique in TECHNIQUES
         for width in sorted(widths, reverse=True)
     ]
-    data = problem.load(0)
+    data = problem.load(0, arguments.data)
     settings = {
         "problem": arguments.problem,
         "depths": depths,
@@ -156,7 +172,7 @@ def run(arguments: argparse.Namespace, command: list[str]) -> Record:
         "seeds": seeds,
         "base": asdict(Run("plain", 0, problem.learning_rate)),
         "recipes": RECIPES,
-        "lams": LAMS,
+        "lams": problem.lams,
         "epochs": epochs,
         "batch_size": problem.batch_size,
         "evaluations": problem.evaluations,
