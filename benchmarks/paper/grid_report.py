@@ -92,7 +92,7 @@ def draw_grid(record: Record) -> "Figure":
     figure = Figure(figsize=(2.5 * len(columns) + 0.8, 3.3 * len(recipes) + 0.4), layout="constrained")
     axes = figure.subplots(len(recipes), len(columns), sharex=True, sharey=True, squeeze=False)
     for row, (recipe, change) in zip(axes, recipes.items(), strict=True):
-        for axis, (heading, technique, lam) in zip(row, columns, strict=True):
+        for axis, (_, technique, lam) in zip(row, columns, strict=True):
             values = cells(record, runs_with(record, technique, {**change, "lam": lam}))
             image = axis.imshow(values, vmin=lowest, vmax=1, cmap="cividis", aspect="auto", origin="lower")
             for i, line in enumerate(values):
@@ -101,10 +101,10 @@ def draw_grid(record: Record) -> "Figure":
                     axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=shade)
             axis.set_xticks(range(len(settings["widths"])), settings["widths"])
             axis.set_yticks(range(len(settings["depths"])), settings["depths"])
-            if row is axes[0]:
-                axis.set_title(heading)
-            if row is axes[-1]:
-                axis.set_xlabel("width")
         row[0].set_ylabel(f"{recipe}\ndepth")
+    for axis, (heading, _, _) in zip(axes[0], columns, strict=True):
+        axis.set_title(heading)
+    for axis in axes[-1]:
+        axis.set_xlabel("width")
     figure.colorbar(image, ax=axes, label="validation accuracy", extend="min")
     return figure

@@ -98,6 +98,11 @@ def test_shallow_grids_have_no_deep_networks_to_sum_up(tmp_path):
     table = grid_report.summary_table(read(path))
     assert table.count("| none | ") == 2 * (2 + 2)  # recipes; techniques, of Jumpstart two λ
     assert "depths of 2, widths of 2" in grid_report.conditions(read(path))
+    axes = grid_report.draw_grid(read(path)).axes[: 2 * (2 + 2)]
+    assert [axis.get_title() for axis in axes[:4]] == [
+        heading for heading, *_ in grid_report.choices(read(path))
+    ]
+    assert {axis.get_xlabel() for axis in axes[4:]} == {"width"}
 
 
 def test_results_of_other_settings_are_kept(results, tmp_path, capsys):
