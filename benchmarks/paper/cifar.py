@@ -1,7 +1,7 @@
 """ResNet-50 on CIFAR-10: with BatchNorm and skip connections, with neither, with Jumpstart in their place.
 
     python -m benchmarks.paper.cifar --data cifar10_jpeg.npz --output benchmarks/results/paper_cifar.json
-    python -m benchmarks.paper.cifar --small --data ...    # on a CPU: few blocks, few channels, few images
+    python -m benchmarks.paper.cifar --small --data ...    # on a CPU: as deep, few channels, few images
 
 The network has CIFAR's stem. Variants that the output has already are not trained again.
 """
@@ -184,16 +184,20 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, required=True, metavar="FILE.npz", help="CIFAR-10 as JPEG files")
     parser.add_argument("--only", action="append", choices=list(VARIANTS), help="a variant; may be repeated")
-    parser.add_argument(
-        "--small", action="store_true", help="defaults for a CPU: a bottleneck each, 16 channels"
-    )
+    parser.add_argument("--small", action="store_true", help="defaults for a CPU: 8 channels")
     parser.add_argument("--device", metavar="NAME", help="default: a GPU if there is one")
-    parser.add_argument("--epochs", type=positive, metavar="N", help="default: 30; small: 10")
-    parser.add_argument("--batch-size", type=positive, metavar="N", help="default: 256; small: 100")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, metavar="R", help="default: 0.001")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="default: 30; small: 12")
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="default: 256; small: 50")
+    parser.add_argument("--learning-rate", type=float, metavar="R", help="default: 0.001; small: 0.003")
     parser.add_argument("--lam", type=float, default=0.1, metavar="λ", help="of the penalty; default: 0.1")
     parser.add_argument("--weight-decay", type=float, default=0.0, metavar="W", help="Adam's; default: 0")
-    parser.add_argument("--max-norm", type=float, metavar="G", help="cut gradients to it; default: do not")
+    parser.add_argument(
+        "--max-norm",
+        type=float,
+        default=1.0,
+        metavar="G",
+        help="cut gradients to it, inf: do not; default: 1",
+    )
     parser.add_argument("--train", type=positive, metavar="N", help="images; default: 50000; small: 5000")
     parser.add_argument("--test", type=positive, metavar="N", help="images; default: 10000; small: 2000")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
@@ -204,14 +208,14 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 def make_settings(arguments: argparse.Namespace) -> Settings:
     small = arguments.small
     return Settings(
-        epochs=arguments.epochs or (10 if small else 30),
-        batch_size=arguments.batch_size or (100 if small else 256),
-        learning_rate=arguments.learning_rate,
+        epochs=arguments.epochs or (12 if small else 30),
+        batch_size=arguments.batch_size or (50 if small else 256),
+        learning_rate=arguments.learning_rate or (3e-3 if small else 1e-3),
         lam=arguments.lam,
         weight_decay=arguments.weight_decay,
-        max_norm=arguments.max_norm,
-        channels=16 if small else 64,
-        blocks=(1, 1, 1, 1) if small else BLOCKS,
+        max_norm=arguments.max_norm if math.isfinite(arguments.max_norm) else None,
+        channels=8 if small else 64,
+        blocks=BLOCKS,
         train=arguments.train or (5000 if small else 50_000),
         test=arguments.test or (2000 if small else 10_000),
         seed=arguments.seed,
