@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.paper.changes import Change, runs_with
 from benchmarks.paper.choices import BESIDE, QUESTIONS
 from benchmarks.paper.sweep import Record, seconds_of
-from benchmarks.paper.uci_report import NAMES, STYLES, count, spread
+from benchmarks.paper.uci_report import NAMES, STYLES, count, ends_at_chance, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +70,7 @@ def _table(record: Record, rows: list[tuple[str, Change]], named: bool) -> str:
         runs = runs_with(record, technique, change)
         cells = [NAMES[technique]] * named + [_value(field, change[field]) for field in fields]
         cells += [spread(by_seed(runs, key)) for key in ("accuracy", "kept_accuracy")]
-        cells.append(f"{fmean(run['accuracy'] <= run['chance'] for run in runs):.0%}".replace("%", " %"))
+        cells.append(f"{fmean(map(ends_at_chance, runs)):.0%}".replace("%", " %"))
         cells += [f"{fmean(run[key] for run in runs):.2f}" for key in ("dead", "linear")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

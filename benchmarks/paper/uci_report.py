@@ -35,6 +35,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "jumpstart": {"color": "#0072B2", "marker": "s", "linestyle": "-", "linewidth": 2.4},
 }
 HEADINGS = ("Dead Units", "Linear Units", "Trainability", "Convergence")
+ROUNDING = 1e-6  # of stored accuracies; a row of the test part is more
 CHOICE_HEADINGS = ("accuracy − best of all", "runs that end at chance", "dead", "linear")
 
 
@@ -173,7 +174,7 @@ def _choice_row(
 ) -> str:
     rate, lam = choice
     behind = fmean(run["accuracy"] - best[run["data_set"], run["seed"]] for run in runs)
-    at_chance = fmean(run["accuracy"] <= run["chance"] for run in runs)
+    at_chance = fmean(ends_at_chance(run) for run in runs)
     cells = [NAMES[technique], f"{rate:g}", f"{lam:g}" if lam else "", f"{behind:.2f}".replace("-", "−")]
     cells += [f"{at_chance:.0%}".replace("%", " %")]
     cells += [f"{fmean(run[key] for run in runs):.2f}" for key in ("dead", "linear")]
@@ -240,6 +241,11 @@ def spread(values: list[float]) -> str:
     """Mean ± standard deviation."""
     text = f"{fmean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
     return text.replace("-", "−")
+
+
+def ends_at_chance(run: Record) -> bool:
+    """Whether it answers no better on the test part than the training part's most frequent class would."""
+    return run["accuracy"] <= run["chance"] + ROUNDING
 
 
 def count(record: Record) -> str:

@@ -1,6 +1,7 @@
 """``benchmarks/paper/metrics.py``: on results small enough to be worked out by hand."""
 
 import pytest
+import torch
 
 from benchmarks.paper.metrics import (
     best_runs,
@@ -11,6 +12,7 @@ from benchmarks.paper.metrics import (
     mean_ranks,
     trainability,
 )
+from benchmarks.paper.uci_report import ends_at_chance
 
 
 def run(data_set, technique, accuracy, dead=0.0, linear=0.0, seed=0, lam=0.0):
@@ -72,6 +74,12 @@ def test_accuracies_are_means_over_the_seeds():
     ]
     means = mean_accuracies([best_runs(runs, seed) for seed in range(3)])
     assert means["plain"] == means["batch_norm"]
+
+
+def test_the_most_frequent_class_is_chance_however_it_is_rounded():
+    chance = torch.tensor([1.0] * 62 + [0.0] * 37).mean().item()  # float32
+    assert ends_at_chance({"accuracy": round(62 / 99, 10), "chance": chance})
+    assert not ends_at_chance({"accuracy": round(63 / 99, 10), "chance": chance})
 
 
 def test_of_means_over_the_seeds_a_tie_of_one_seed_counts_less():
