@@ -106,8 +106,8 @@ def draw_choices(record: Record) -> "Figure":
         axis.set_ylim(len(labels) - 0.5, -0.5)
         axis.set_title(question, loc="left", fontsize=9)
         axis.grid(axis="x", alpha=0.3)
-    count = len(record["settings"]["data_sets"])
-    axes[-1].set_xlabel(f"test accuracy behind the last epoch, mean of {count} data sets")
+    data_sets = len(record["settings"]["data_sets"])
+    axes[-1].set_xlabel(f"test accuracy behind the last epoch, mean of {data_sets} data sets")
     return figure
 
 

@@ -105,7 +105,7 @@ class Training:
         warm_up = max(1, round(WARM_UP * self.steps))
         if step < warm_up:
             return (step + 1) / warm_up
-        return (1 + math.cos(math.pi * (step - warm_up) / (self.steps - warm_up))) / 2
+        return (1 + math.cos(math.pi * (step - warm_up) / max(1, self.steps - warm_up))) / 2
 
     def train_epoch(self) -> dict[str, float | None]:
         """Mean loss, without the penalty, and mean penalty; None for what is not finite."""

@@ -97,16 +97,24 @@ def pair_table(record: Record) -> str:
     return "\n".join(lines)
 
 
+def runs_by_choice(record: Record, technique: str) -> dict[tuple[float, float], list[Record]]:
+    """The runs of each learning rate and λ, in their order."""
+    found: dict[tuple[float, float], list[Record]] = {}
+    for run in runs_of(record):
+        if run["technique"] == technique:
+            found.setdefault((run["learning_rate"], run["lam"]), []).append(run)
+    return dict(sorted(found.items()))
+
+
 def one_choices(record: Record) -> dict[str, tuple[tuple[float, float], list[Record]]]:
     """Of each technique the learning rate and λ of the best mean accuracy, and its runs."""
-    found = {}
-    for technique in NAMES:
-        by_choice: dict[tuple[float, float], list[Record]] = {}
-        for run in runs_of(record):
-            if run["technique"] == technique:
-                by_choice.setdefault((run["learning_rate"], run["lam"]), []).append(run)
-        found[technique] = max(by_choice.items(), key=lambda item: fmean(run["accuracy"] for run in item[1]))
-    return found
+    return {
+        technique: max(
+            runs_by_choice(record, technique).items(),
+            key=lambda item: fmean(run["accuracy"] for run in item[1]),
+        )
+        for technique in NAMES
+    }
 
 
 def one_choice_table(record: Record) -> str:
@@ -153,10 +161,8 @@ def choice_table(record: Record) -> str:
     lines = [f"| | learning rate | λ | {' | '.join(CHOICE_HEADINGS)} |", "|---|" + "---:|" * 6]
     best = best_accuracies(record)
     for technique in NAMES:
-        own = [run for run in runs_of(record) if run["technique"] == technique]
-        for choice in sorted({(run["learning_rate"], run["lam"]) for run in own}):
-            chosen = [run for run in own if (run["learning_rate"], run["lam"]) == choice]
-            lines.append(f"| {_choice_row(technique, choice, chosen, best)} |")
+        for choice, runs in runs_by_choice(record, technique).items():
+            lines.append(f"| {_choice_row(technique, choice, runs, best)} |")
     return "\n".join(lines)
 
 

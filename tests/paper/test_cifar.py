@@ -77,6 +77,12 @@ def test_the_rate_rises_and_falls(images):
     assert factors[100] == 0 and factors[10:] == sorted(factors[10:], reverse=True)
 
 
+def test_a_single_step_is_a_training(images):
+    settings = cifar.Settings(1, 60, 1e-3, 0.1, 0.0, None, 16, (1, 1, 1, 1), 60, 20, 0)
+    record = cifar.train_variant(cifar.VARIANTS["plain"], settings, images, torch.device("cpu"))
+    assert len(record["epochs"]) == 1
+
+
 def test_a_network_that_diverged_is_told_of(images, tmp_path):
     path = tmp_path / "paper_cifar.json"
     words = [*WORDS, "--only", "plain", "--learning-rate", "1e30", "--output", str(path)]
