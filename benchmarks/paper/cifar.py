@@ -206,11 +206,17 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def make_settings(arguments: argparse.Namespace) -> Settings:
+    """Raises CommandError for a number that is negative or NaN."""
     small = arguments.small
+    for option in ("learning_rate", "lam", "weight_decay", "max_norm"):
+        number = getattr(arguments, option)
+        if number is not None and not number >= 0:
+            raise CommandError(f"--{option.replace('_', '-')} must be 0 or more, got {number:g}")
+    rate = arguments.learning_rate
     return Settings(
         epochs=arguments.epochs or (12 if small else 30),
         batch_size=arguments.batch_size or (50 if small else 256),
-        learning_rate=arguments.learning_rate or (3e-3 if small else 1e-3),
+        learning_rate=(3e-3 if small else 1e-3) if rate is None else rate,
         lam=arguments.lam,
         weight_decay=arguments.weight_decay,
         max_norm=arguments.max_norm if math.isfinite(arguments.max_norm) else None,

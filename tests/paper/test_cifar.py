@@ -96,3 +96,12 @@ def test_batches_larger_than_the_data_are_refused(tmp_path, capsys):
     words = [*WORDS, "--batch-size", "61", "--output", str(tmp_path / "x.json")]
     assert cifar.main(words) == 2
     assert "--batch-size 61 is more than the 60 images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--learning-rate", "--lam", "--weight-decay", "--max-norm"])
+@pytest.mark.parametrize("number", ["-1", "nan"])
+def test_numbers_below_zero_are_refused(option, number, tmp_path, capsys):
+    output = tmp_path / "x.json"
+    assert cifar.main([*WORDS, f"{option}={number}", "--output", str(output)]) == 2
+    assert f"error: {option} must be 0 or more, got {number}" in capsys.readouterr().err
+    assert not output.exists()
