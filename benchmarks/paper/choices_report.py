@@ -11,6 +11,7 @@ from benchmarks.paper.sweep import Record, seconds_of
 from benchmarks.paper.uci_report import NAMES, STYLES, count, ends_at_chance, spread
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 HEADINGS = {
@@ -86,29 +87,53 @@ def draw_choices(record: Record) -> "Figure":
     """Test accuracy of every answer: mean over data sets and seeds, and the range of the seeds."""
     from matplotlib.figure import Figure
 
-    questions = record["settings"]["questions"]
-    heights = [len(changes) for changes in questions.values()]
-    figure = Figure(figsize=(7.5, 0.23 * sum(heights) + 0.35 * len(heights) + 0.6), layout="constrained")
-    axes = figure.subplots(len(heights), sharex=True, height_ratios=heights)
+    halves = _in_halves(record["settings"]["questions"])
+    heights = [0.23 * sum(map(len, half.values())) + 0.35 * len(half) + 0.6 for half in halves]
+    figure = Figure(figsize=(13, max(heights)), layout="constrained")
     base = fmean(by_seed(runs_with(record, "jumpstart", {}), "accuracy"))
-    for axis, (question, changes) in zip(axes, questions.items(), strict=True):
-        labels = []
-        for row, change in enumerate(changes):
-            values = by_seed(runs_with(record, "jumpstart", change), "accuracy")
-            colour = STYLES["jumpstart"]["color"]
-            axis.plot([min(values), max(values)], [row, row], color=colour, linewidth=1)
-            axis.plot(fmean(values), row, marker="s", markersize=5, linestyle="", color=colour)
-            parts = [_value(field, value) for field, value in change.items() if field != "lam"]
-            parts += [f"λ = {change['lam']:g}"] if "lam" in change else []
-            labels.append(", ".join(parts))
-        axis.axvline(base, color="#777777", linewidth=1, linestyle=":")
-        axis.set_yticks(range(len(labels)), labels, fontsize=8)
-        axis.set_ylim(len(labels) - 0.5, -0.5)
-        axis.set_title(question, loc="left", fontsize=9)
-        axis.grid(axis="x", alpha=0.3)
-    data_sets = len(record["settings"]["data_sets"])
-    axes[-1].set_xlabel(f"test accuracy behind the last epoch, mean of {data_sets} data sets")
+    columns: Any = figure.subfigures(1, 2)
+    shared = None
+    for half, column in zip(halves, columns, strict=True):
+        axes = column.subplots(
+            len(half), squeeze=False, height_ratios=[len(changes) for changes in half.values()]
+        )
+        for axis, (question, changes) in zip(axes[:, 0], half.items(), strict=True):
+            if shared is not None:
+                axis.sharex(shared)
+            shared = shared or axis
+            axis.axvline(base, color="#777777", linewidth=1, linestyle=":")
+            axis.set_title(question, loc="left", fontsize=9)
+            axis.grid(axis="x", alpha=0.3)
+            axis.tick_params(labelbottom=axis is axes[-1, 0])
+            _draw_answers(axis, record, changes)
+        data_sets = len(record["settings"]["data_sets"])
+        axes[-1, 0].set_xlabel(f"test accuracy behind the last epoch, mean of {data_sets} data sets")
     return figure
+
+
+def _in_halves(questions: dict[str, list[Change]]) -> tuple[dict[str, list[Change]], dict[str, list[Change]]]:
+    """The questions in order, with about as many answers on the left as on the right."""
+    answers = sum(map(len, questions.values()))
+    left: dict[str, list[Change]] = {}
+    right: dict[str, list[Change]] = {}
+    for question, changes in questions.items():
+        fits = not right and sum(map(len, [*left.values(), changes])) <= answers / 2
+        (left if fits or not left else right)[question] = changes
+    return left, right
+
+
+def _draw_answers(axis: "Axes", record: Record, changes: list[Change]) -> None:
+    labels = []
+    for row, change in enumerate(changes):
+        values = by_seed(runs_with(record, "jumpstart", change), "accuracy")
+        colour = STYLES["jumpstart"]["color"]
+        axis.plot([min(values), max(values)], [row, row], color=colour, linewidth=1)
+        axis.plot(fmean(values), row, marker="s", markersize=5, linestyle="", color=colour)
+        parts = [_value(field, value) for field, value in change.items() if field != "lam"]
+        parts += [f"λ = {change['lam']:g}"] if "lam" in change else []
+        labels.append(", ".join(parts))
+    axis.set_yticks(range(len(labels)), labels, fontsize=8)
+    axis.set_ylim(len(labels) - 0.5, -0.5)
 
 
 TABLES: dict[str, Callable[[Record], str]] = {
