@@ -9,7 +9,7 @@ from benchmarks.paper.sweep import Record, runs_of
 from benchmarks.paper.training import Run
 
 Change = Mapping[str, Any]
-RECIPES: dict[str, Change] = {
+RECIPES: dict[str, dict[str, Any]] = {
     "as published": {},
     "steadied": {"initialization": "he", "max_norm": 1.0, "weight_decay": 0.003, "rate_schedule": "linear"},
 }

@@ -57,7 +57,7 @@ def test_a_sweep_has_every_run_once(results):
     keys = ("depth", "width", *asdict(choices.BASE))
     runs = [tuple(run[key] for key in keys) for run in runs_of(record)]
     assert (
-        len(runs) == len(set(runs)) == 2 * 2 * 2 * len(grid.RECIPES) * (2 + 2)
+        len(runs) == len(set(runs)) == 2 * 2 * 2 * len(grid.PROBLEMS["moons"].recipes) * (2 + 2)
     )  # techniques, of Jumpstart two λ
 
 
