@@ -25,7 +25,7 @@ def choices(record: Record) -> list[tuple[str, str, float]]:
 def conditions(record: Record) -> str:
     settings, machine = record["settings"], record["machine"]
     return (
-        f"{settings['train']:,} training and {settings['validation']} validation points, "
+        f"{settings['train']:,} training and {settings['validation']:,} validation points, "
         f"{settings['seeds']} seeds, {count(record)}, Adam at "
         f"{settings['base']['learning_rate']:g}, batches of at most {settings['batch_size']}, "
         f"{settings['epochs']:,} epochs, {settings['evaluations']} evaluations; depths of "
