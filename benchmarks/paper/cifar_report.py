@@ -54,7 +54,7 @@ def draw_curves(record: Record) -> "Figure":
     """Test accuracy over the epochs."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    figure = Figure(figsize=(8.5, 3.8), layout="constrained")
     axis = figure.subplots()
     for name, variant in record["variants"].items():
         accuracies = [epoch["accuracy"] for epoch in variant["epochs"]]
@@ -63,5 +63,5 @@ def draw_curves(record: Record) -> "Figure":
         )
     axis.set(xlabel="epoch", ylabel="test accuracy", ylim=(0, None))
     axis.grid(alpha=0.3)
-    axis.legend()
+    figure.legend(loc="outside right upper")
     return figure
