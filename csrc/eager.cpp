@@ -137,9 +137,11 @@ bool is_plain(const Tensor& x) {
          !x._fw_grad(0).defined();
 }
 
+// A tensor of one dimension has no units: a module passes it on as it is.
 bool is_supported(const Tensor& x, int64_t unit_dim, bool position_points) {
   const auto dtype = x.scalar_type();
-  return (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble) &&
+  return x.layout() == at::kStrided && x.dim() > 1 &&
+         (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble) &&
          unit_dim < x.dim() && (unit_dim > 0 || (unit_dim == 0 && position_points));
 }
 

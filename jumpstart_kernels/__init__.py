@@ -15,7 +15,7 @@ from jumpstart_kernels.injection import (
     count_units_and_points,
     inject_penalty,
 )
-from jumpstart_kernels.modules import JumpstartReLU, clear_records
+from jumpstart_kernels.modules import JumpstartReLU, clear_records, no_record
 from jumpstart_kernels.penalty import penalty
 from jumpstart_kernels.penalty_by_layer import penalty_by_layer
 from jumpstart_kernels.surgery import find_relu, replace_relu, restore_relu
@@ -35,6 +35,7 @@ __all__ = [
     "inject_penalty",
     "layer_extrema",
     "integrations",
+    "no_record",
     "penalty",
     "penalty_by_layer",
     "replace_relu",

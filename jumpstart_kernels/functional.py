@@ -9,9 +9,9 @@ from torch import Tensor
 
 from jumpstart_kernels.backends import select
 from jumpstart_kernels.kernels import native
+from jumpstart_kernels.kernels.composite import composite_extrema, is_transformed
 from jumpstart_kernels.kernels.layout import point_shape
 from jumpstart_kernels.kernels.slack import slacks, sum_slacks
-from jumpstart_kernels.kernels.ties import tied_extrema
 from jumpstart_kernels.ops import OVERLOADS
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -71,7 +71,8 @@ def jumpstart_relu(
         margin: how far beyond 0 an extremum has to be, in the units of ``x``.
         tie_breaking: which element gets an extremum's gradient if several hold it: ``"single"``, the first
             in row-major order; ``"average"``, all of them evenly; ``"random"``, one drawn from PyTorch's
-            generator. The last two are not fused and keep memory of twice the size of ``x``.
+            generator. The last two are not fused and keep memory of twice the size of ``x``. Nor is anything
+            under ``torch.func`` or forward-mode differentiation.
         inplace: overwrite ``x`` with the output, as ``F.relu`` does.
 
     Returns:
@@ -100,11 +101,11 @@ def jumpstart_stats(
     """
     check_options(unit_dim, points, margin, tie_breaking)
     unit_dim = check_input(x, unit_dim, points)
-    if tie_breaking == "single":
+    if tie_breaking == "single" and not is_transformed():
         overload = OVERLOADS[select(x)]
         _, _, slack_sums, extrema, _ = overload(x, unit_dim, points == "position", margin, False, True)
     else:
-        extrema = tied_extrema(x, unit_dim, points == "position", tie_breaking)
+        extrema = composite_extrema(x, unit_dim, points == "position", tie_breaking)
         slack_sums = _slack_sums(extrema, x, unit_dim, margin)
     return JumpstartStatistics(slack_sums, *split_extrema(extrema, x, unit_dim, points))
 
@@ -123,14 +124,30 @@ def run(
     Without ``all_indices`` the extrema must not be differentiated: only those with slack have a gradient.
     """
     unit_dim = check_input(x, unit_dim, points)
-    if tie_breaking == "single":
+    if tie_breaking == "single" and not is_transformed():
         overload = OVERLOADS[select(x)]
         output, _, slack_sums, extrema, _ = overload(
             x, unit_dim, points == "position", margin, True, all_indices
         )
         return (x.copy_(output) if inplace else output), slack_sums, extrema
-    extrema = tied_extrema(x, unit_dim, points == "position", tie_breaking)
+    extrema = composite_extrema(x, unit_dim, points == "position", tie_breaking)
     return torch.nn.functional.relu(x, inplace), _slack_sums(extrema, x, unit_dim, margin), extrema
+
+
+def run_eagerly(
+    x: Tensor,
+    unit_dim: int,
+    points: str,
+    margin: float,
+    tie_breaking: str,
+    inplace: bool,
+) -> tuple[Tensor, Tensor, Tensor, int, int] | None:
+    """:func:`run_layer` by the shortest way to the compiled backend; None where that cannot be gone."""
+    if tie_breaking != "single" or torch.compiler.is_compiling() or not isinstance(x, Tensor):
+        return None
+    if select(x) != "native":
+        return None
+    return native.jumpstart_relu(x, unit_dim, points == "position", margin, inplace)
 
 
 def run_layer(
@@ -144,15 +161,7 @@ def run_layer(
     """What a module needs: output, slack sums, ``[2, C + P]`` extrema, units C and points P (0 of nothing).
 
     Of the extrema only those with slack have a gradient.
-
-    Eager code takes the shortest way to the compiled backend, where that can take ``x`` as it is.
     """
-    eager = tie_breaking == "single" and not torch.compiler.is_compiling() and isinstance(x, Tensor)
-    if eager and select(x) == "native":
-        position_points = points == "position"
-        result = native.jumpstart_relu(x, unit_dim, position_points, margin, inplace)
-        if result is not None:
-            return result
     output, slack_sums, extrema = run(x, unit_dim, points, margin, tie_breaking, inplace, all_indices=False)
     units = x.shape[unit_dim]
     return output, slack_sums, extrema, units, extrema.shape[1] - units if x.numel() else 0

@@ -68,22 +68,32 @@ class PenaltyInjection:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
-    def _inject(self, output: Tensor, slack_sums: Tensor) -> Tensor:
+    def _inject(self, output: Tensor, slack_sums: Tensor, active: bool) -> Tensor:
         weights = self._weights.to(slack_sums)  # itself, but on another device or of another dtype
-        return _Inject.apply(output, slack_sums, weights)
+        return _Inject.apply(output, slack_sums, weights, active)
 
 
 class _Inject(torch.autograd.Function):
-    """``output`` as it is; in backward ``slack_sums`` get ``weights`` as their gradient."""
+    """``output`` as it is; in backward ``slack_sums`` get ``weights`` as their gradient, if it is active.
+
+    It saves the same for backward either way: a checkpoint's second forward may be active, the first not.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx, output: Tensor, slack_sums: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(weights)
+    def forward(output: Tensor, slack_sums: Tensor, weights: Tensor, active: bool) -> Tensor:
         return output.detach()  # no view: it may be overwritten
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        return grad, ctx.saved_tensors[0], None
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Tensor) -> None:
+        *_, weights, ctx.active = inputs
+        ctx.save_for_backward(weights)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        (weights,) = ctx.saved_tensors
+        return grad, weights if ctx.active else None, None, None
 
 
 def inject_penalty(

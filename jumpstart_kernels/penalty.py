@@ -12,6 +12,7 @@ from jumpstart_kernels.backends import select
 from jumpstart_kernels.distributed import across_ranks, check_process_group, scale_gradient
 from jumpstart_kernels.functional import check_choice
 from jumpstart_kernels.kernels import native
+from jumpstart_kernels.kernels.composite import is_transformed
 from jumpstart_kernels.kernels.penalty import penalty as reference_penalty
 from jumpstart_kernels.modules import JumpstartReLU, check_module
 from jumpstart_kernels.ops import PENALTY_OVERLOADS
@@ -86,6 +87,8 @@ def penalty(
     counts, unreachable = [], []
     for name, layer in layers:
         of_layer = list(records.unwind(layer._records))
+        if layer._transformed:
+            of_layer = [record for record in of_layer if not records.is_left_behind(record)]
         taken += reversed(of_layer)
         counts.append(len(of_layer))
         if layer._unreachable:
@@ -125,7 +128,7 @@ def reduce_records(taken: Sequence[Record], reduction: str, sign_balance: float,
     square_root = reduction == "norm"
     first = slack_sums[0]
     # A compiler has nothing to gain from the operator: it fuses the reference.
-    if torch.compiler.is_compiling() or select(first) != "native":
+    if torch.compiler.is_compiling() or is_transformed() or select(first) != "native":
         weights = penalty_weights(reduction, sign_balance, terms, units, points)
         return reference_penalty(slack_sums, weights, square_root)
     weights = _cached_weights(reduction, sign_balance, terms, units, points)
@@ -202,5 +205,6 @@ def _nothing_recorded(layers: list[JumpstartReLU]) -> str:
     return (
         "no JumpstartReLU layer of the model has recorded a forward since the last penalty: run the model in "
         "training mode (model.train()) with grad enabled, outside of reentrant checkpoints and of "
-        "nn.DataParallel (whose replicas take their records with them), then call penalty(model) once"
+        "nn.DataParallel (whose replicas take their records with them), then call penalty(model) once; with "
+        "torch.func call it inside the function that is transformed"
     )

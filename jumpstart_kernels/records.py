@@ -31,6 +31,7 @@ class Recorder(Protocol):
     _records: Records
     _unclaimed: int
     _unreachable: bool
+    _transformed: bool
 
 
 def add(layer: Recorder, record: Record) -> None:
@@ -58,6 +59,7 @@ def clear(layer: Recorder) -> None:
     layer._records = None
     layer._unclaimed = 0
     layer._unreachable = False
+    layer._transformed = False
 
 
 def recomputing() -> bool:
@@ -65,15 +67,33 @@ def recomputing() -> bool:
     return not torch.compiler.is_dynamo_compiling() and torch._C._current_graph_task_id() != -1
 
 
-def note_unreachable(layer: Recorder) -> None:
-    """Remember a forward without grad that is the inside of an autograd function: a reentrant checkpoint.
+def is_unreachable() -> bool:
+    """Whether a forward without grad is the inside of an autograd function: a reentrant checkpoint.
 
     Such a function turns forward gradients off too, which ``torch.no_grad`` does not.
     """
     if torch.compiler.is_dynamo_compiling() or torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-        return
-    if not torch._C._is_fwd_grad_enabled():
-        layer._unreachable = True
+        return False
+    return not torch._C._is_fwd_grad_enabled()
+
+
+def note_transform(layer: Recorder) -> None:
+    """Before a forward inside ``torch.func``: forget what transforms that have ended left on top."""
+    layer._transformed = True
+    while layer._records is not None and is_left_behind(layer._records[0]):
+        layer._records = layer._records[1]
+
+
+def is_left_behind(record: Record) -> bool:
+    """Whether a record is of a ``torch.func`` transform that has ended, and its tensors with it."""
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    functorch, tensor = torch._C._functorch, record.slack_sums
+    if not functorch.is_functorch_wrapped_tensor(tensor):
+        return False
+    if functorch.is_gradtrackingtensor(tensor) and functorch.is_dead_tensor_wrapper(tensor):
+        return True
+    return functorch.maybe_get_level(tensor) > (functorch.maybe_current_level() or 0)
 
 
 def forget_recomputed(value: Tensor, layers: Sequence[tuple[str, Recorder]], taken: Sequence[int]) -> None:
@@ -88,6 +108,8 @@ def forget_recomputed(value: Tensor, layers: Sequence[tuple[str, Recorder]], tak
         taken: how many records of each the penalty was made of.
     """
     if torch.compiler.is_dynamo_compiling() or "torch._dynamo" not in sys.modules or not value.requires_grad:
+        return
+    if torch._C._are_functorch_transforms_active():  # no hook, and no checkpoint either
         return
 
     def begin(_: Tensor) -> None:

@@ -17,9 +17,8 @@ def slacks(extrema: Tensor, margin: float | Tensor) -> Tensor:
 def sum_slacks(slack: Tensor, units: int) -> Tensor:
     """``[2, C + P]`` slacks to ``[2, 5]``: for units and for points Σs⁺, Σs⁻, Σs⁺², Σs⁻², Σs⁺s⁻."""
     positive, negative = slack.unbind(0)
-    # Where one slack is zero the product is zero, also beside an infinite one.
-    product = torch.where((positive == 0) | (negative == 0), 0.0, positive * negative)
-    terms = torch.stack([positive, negative, positive.square(), negative.square(), product])
+    squares = _product(positive, positive), _product(negative, negative)
+    terms = torch.stack([positive, negative, *squares, _product(positive, negative)])
     return torch.stack([terms[:, :units].sum(1), terms[:, units:].sum(1)])
 
 
@@ -39,6 +38,17 @@ def extremum_gradients(extrema: Tensor, grad: Tensor, margin: float | Tensor) ->
     return torch.stack(
         [torch.where(positive == 0, 0.0, -by_positive), torch.where(negative == 0, 0.0, by_negative)]
     )
+
+
+def _product(one: Tensor, other: Tensor) -> Tensor:
+    """Of two slacks, which is zero where one of them is, also beside an infinite one.
+
+    An infinite product has no gradient: that would be NaN in all sums, those outside of the loss included.
+    """
+    zero, infinite = (one == 0) | (other == 0), one.isinf() | other.isinf()
+    plain = zero | infinite
+    product = torch.where(plain, 0.0, one) * torch.where(plain, 0.0, other)
+    return torch.where(infinite & ~zero, torch.inf, product)
 
 
 def _weighted(grad: Tensor, slack: Tensor) -> Tensor:
