@@ -128,8 +128,8 @@ class JumpstartReLU(nn.ReLU):
     def _enter_transform(self) -> None:
         if self._watchers:
             raise RuntimeError(
-                f"{self._described()} cannot be watched inside a torch.func transform, which hides the values: "
-                "watch the model outside of it"
+                f"{self._described()} cannot be watched inside a torch.func transform, which hides values: watch "
+                "the model outside of it"
             )
         records.note_transform(self)
 
@@ -180,12 +180,13 @@ def as_batch(x: Tensor, unit_dim: int, points: str, derived: bool) -> tuple[Tens
 
 def _call_of(layer: JumpstartReLU, x: fx.Proxy) -> fx.Proxy:
     """What ``torch.fx`` traces: a call of the layer, a leaf as ``nn.ReLU`` is. It records when that runs."""
-    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), (x,), {})
+    tracer: Any = x.tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(layer), (x,), {})
 
 
 def _warn_of_no_units(layer: str, dim: int) -> None:
     warnings.warn(
-        f"{layer} got a {dim}-D tensor, which has no units: it is plain ReLU there, without a penalty. To say "
+        f"{layer} got a {dim}-D tensor, which has no units: it is plain ReLU there, without penalty. To say "
         "nothing of it, leave that layer out: replace_relu(model, skip=...)",
         stacklevel=4,
     )

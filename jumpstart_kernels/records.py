@@ -88,7 +88,8 @@ def is_left_behind(record: Record) -> bool:
     """Whether a record is of a ``torch.func`` transform that has ended, and its tensors with it."""
     if torch.compiler.is_dynamo_compiling():
         return False
-    functorch, tensor = torch._C._functorch, record.slack_sums
+    functorch: Any = torch._C._functorch
+    tensor = record.slack_sums
     if not functorch.is_functorch_wrapped_tensor(tensor):
         return False
     if functorch.is_gradtrackingtensor(tensor) and functorch.is_dead_tensor_wrapper(tensor):

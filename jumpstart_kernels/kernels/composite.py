@@ -1,8 +1,8 @@
-"""The extrema in operations that PyTorch can differentiate by itself, for what the fused operator is not for.
+"""The extrema in operations that PyTorch differentiates by itself, for what the fused operator is not for.
 
-That is ``torch.func``, forward-mode differentiation, and the tie rules that need all the elements that hold an
-extremum: these read the pre-activation again and keep shares of its size for the backward. Right anywhere, but
-neither free nor fused.
+That is ``torch.func``, forward-mode differentiation, and the tie rules that need all the elements that hold
+an extremum: these read the pre-activation again and keep shares of its size for the backward. Right anywhere,
+but neither free nor fused.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jumpstart_kernels.kernels.layout import point_rows, statistics_dtype, unit_
 
 
 def is_transformed() -> bool:
-    """Whether ``torch.func`` or forward-mode differentiation is at work, which want operations of their own."""
+    """Whether ``torch.func`` or forward-mode differentiation is at work, which the operator cannot follow."""
     if torch._C._are_functorch_transforms_active():
         return True
     # A compiler follows torch.func, and no other forward mode.
