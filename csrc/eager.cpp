@@ -27,12 +27,13 @@ using torch::autograd::variable_list;
 
 using NodePointer = decltype(torch::autograd::Edge::function);  // intrusive in newer versions of PyTorch
 
-template <typename T>
-NodePointer own(T* node) {
-  if constexpr (std::is_same_v<NodePointer, std::shared_ptr<torch::autograd::Node>>) {
-    return NodePointer(node, [](T* owned) { deleteNode(owned); });  // not recursive in a deep graph
+// Pointer is a template parameter for if constexpr to leave out the version of the other PyTorch.
+template <typename T, typename Pointer = NodePointer>
+Pointer own(T* node) {
+  if constexpr (std::is_same_v<Pointer, std::shared_ptr<torch::autograd::Node>>) {
+    return Pointer(node, [](T* owned) { torch::autograd::deleteNode(owned); });  // no recursion
   } else {
-    return NodePointer::unsafe_steal_from_new(node);
+    return Pointer::unsafe_steal_from_new(node);
   }
 }
 

@@ -27,6 +27,16 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def dimension(text: str) -> int | str:
+    """A dimension, or ``"auto"``, for argparse."""
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be an integer or auto, got {text!r}") from None
+
+
 def find_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -12,6 +12,7 @@ from jumpstart_kernels.cli_inputs import (
     DATA_FILES,
     DATASETS,
     CommandError,
+    dimension,
     find_device,
     load_data,
     load_model,
@@ -57,10 +58,10 @@ def add_usage(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--unit-dim",
-        type=int,
-        default=1,
+        type=dimension,
+        default="auto",
         metavar="D",
-        help="dimension of the units in plain ReLUs; default: 1",
+        help="dimension of the units in plain ReLUs; default: by what is before them",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
     parser.set_defaults(run=usage)

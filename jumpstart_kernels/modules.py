@@ -128,17 +128,17 @@ class JumpstartReLU(nn.ReLU):
     def _enter_transform(self) -> None:
         if self._watchers:
             raise RuntimeError(
-                f"{self._described()} cannot be watched inside a torch.func transform, which hides values: watch "
-                "the model outside of it"
+                f"{self._described()} cannot be watched inside a torch.func transform: watch the model "
+                "outside of it"
             )
         records.note_transform(self)
 
     def _warn_of_no_units(self, x: Tensor) -> None:
         if torch.compiler.is_compiling():
-            _warn_of_no_units(self._described(), x.dim())
+            warn_of_no_units(self._described(), x.dim())
         elif not self._without_units:
             self._without_units = True
-            _warn_of_no_units(self._described(), x.dim())
+            warn_of_no_units(self._described(), x.dim())
 
     def _described(self) -> str:
         return f"the layer {self._name!r}" if self._name else "a JumpstartReLU"
@@ -184,17 +184,14 @@ def _call_of(layer: JumpstartReLU, x: fx.Proxy) -> fx.Proxy:
     return tracer.create_proxy("call_module", tracer.path_of_module(layer), (x,), {})
 
 
-def _warn_of_no_units(layer: str, dim: int) -> None:
-    warnings.warn(
-        f"{layer} got a {dim}-D tensor, which has no units: it is plain ReLU there, without penalty. To say "
-        "nothing of it, leave that layer out: replace_relu(model, skip=...)",
-        stacklevel=4,
-    )
+def warn_of_no_units(layer: str, dim: int, consequence: str = "it is plain ReLU there, unrecorded") -> None:
+    """The one warning that a layer gives of a tensor of fewer than two dimensions."""
+    warnings.warn(f"{layer} got a {dim}-D tensor, which has no units: {consequence}", stacklevel=4)
 
 
 # As torch.compiler.assume_constant_result marks it, which would import the compiler: to be called once, when
 # torch.compile traces the layer.
-_warn_of_no_units._dynamo_marked_constant = True  # type: ignore[attr-defined]
+warn_of_no_units._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @contextmanager

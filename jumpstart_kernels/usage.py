@@ -81,7 +81,7 @@ class UnitUsage(Metric):
 
     @contextmanager
     def watch(
-        self, model: nn.Module, *, layers: Iterable[str] | None = None, unit_dim: int = 1
+        self, model: nn.Module, *, layers: Iterable[str] | None = None, unit_dim: int | str = "auto"
     ) -> Iterator[None]:
         """Inside the ``with`` block every forward of ``model`` is one update, in training and in ``eval()``.
 
@@ -92,7 +92,8 @@ class UnitUsage(Metric):
             model: the module that is called: the wrapper, if it is wrapped in one (DDP).
             layers: names in ``model.named_modules()``, of modules whose first argument is the pre-activation;
                 by default every ``JumpstartReLU`` and ``nn.ReLU``.
-            unit_dim: the dimension of the units, for modules that are not a ``JumpstartReLU``.
+            unit_dim: the dimension of the units, for modules that are not a ``JumpstartReLU``; or ``"auto"``,
+                by what is before them, as in :func:`~jumpstart_kernels.replace_relu`.
 
         Raises:
             TypeError: ``model``, ``layers`` or ``unit_dim`` is of a wrong type.
@@ -235,7 +236,7 @@ def unit_usage(
     loader: Iterable[Any],
     *,
     layers: Iterable[str] | None = None,
-    unit_dim: int = 1,
+    unit_dim: int | str = "auto",
     progress: bool = False,
 ) -> UsageReport:
     """Run ``model`` over ``loader`` in ``eval()`` without grad: which units are dead, linear, nonlinear.

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from jumpstart_kernels import records
 from jumpstart_kernels.functional import jumpstart_stats
-from jumpstart_kernels.modules import JumpstartReLU, LayerExtrema, check_module
+from jumpstart_kernels.modules import (
+    JumpstartReLU,
+    LayerExtrema,
+    as_batch,
+    check_module,
+    warn_of_no_units,
+)
+from jumpstart_kernels.surgery import check_unit_dim, find_unit_dims
 
 
 class LayerWatch:
@@ -30,7 +37,8 @@ class LayerWatch:
         model: any model; a compiled one is watched before its first call, or as the model inside of it.
         layers: names in ``model.named_modules()``, of modules whose first argument is the pre-activation; by
             default every ``JumpstartReLU`` and ``nn.ReLU``.
-        unit_dim: the dimension of the units, for modules that are not a ``JumpstartReLU``.
+        unit_dim: the dimension of the units, for modules that are not a ``JumpstartReLU``; or ``"auto"``, by
+            what is before them, as in :func:`~jumpstart_kernels.replace_relu`.
         when: asked at every call whether to collect it; costs nothing but the question when it says no.
 
     Raises:
@@ -43,13 +51,17 @@ class LayerWatch:
         model: nn.Module,
         *,
         layers: Iterable[str] | None = None,
-        unit_dim: int = 1,
+        unit_dim: int | str = "auto",
         when: Callable[[], bool] = lambda: True,
     ) -> None:
         self._layers = find_layers(model, layers)
-        if isinstance(unit_dim, bool) or not isinstance(unit_dim, int):
-            raise TypeError(f"unit_dim must be an int, got {type(unit_dim).__name__}")
-        self._unit_dim = unit_dim
+        check_unit_dim(unit_dim)
+        plain = {name: layer for name, layer in self._layers.items() if not isinstance(layer, JumpstartReLU)}
+        self._derived = not isinstance(unit_dim, int)
+        self._unit_dims = (
+            dict.fromkeys(plain, unit_dim) if isinstance(unit_dim, int) else find_unit_dims(model, plain)
+        )
+        self._without_units: set[str] = set()
         self._when = when
         self._calls: Counter[str] = Counter()
         self._extrema: dict[str, LayerExtrema] = {}
@@ -103,18 +115,27 @@ class LayerWatch:
             if not self._collecting():
                 return
             x: Any = next(chain(args, kwargs.values()), None)
+            if isinstance(x, Tensor) and x.dim() < 2:
+                self._leave_out(name, x)
+                return
             try:
+                x, unit_dim = as_batch(x, self._unit_dims[name], "sample", self._derived)
                 with torch.no_grad():
-                    statistics = jumpstart_stats(x, unit_dim=self._unit_dim)
+                    statistics = jumpstart_stats(x, unit_dim=unit_dim)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"layer {name!r}: {error}") from error
             self._add(name, LayerExtrema(*statistics[1:]))
 
         return module.register_forward_pre_hook(observe_input, with_kwargs=True).remove
 
+    def _leave_out(self, name: str, x: Tensor) -> None:
+        if name not in self._without_units:
+            self._without_units.add(name)
+            warn_of_no_units(f"the layer {name!r}", x.dim(), "it is not watched there")
+
 
 def layer_extrema(
-    model: nn.Module, x: Tensor, *, layers: Iterable[str] | None = None, unit_dim: int = 1
+    model: nn.Module, x: Tensor, *, layers: Iterable[str] | None = None, unit_dim: int | str = "auto"
 ) -> dict[str, LayerExtrema]:
     """The extrema of every layer on one batch, by name: one forward in ``eval()`` without grad.
 
@@ -125,7 +146,7 @@ def layer_extrema(
             training flags are put back after.
         x: its input; moved to the device of the first parameter.
         layers: names in ``model.named_modules()``; by default every ``JumpstartReLU`` and ``nn.ReLU``.
-        unit_dim: the dimension of the units, for modules that are not a ``JumpstartReLU``.
+        unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
 
     Returns:
         Named tuples: ``unit_max`` and ``unit_min`` ``[C]``, ``point_max`` and ``point_min`` ``[N]``, or

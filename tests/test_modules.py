@@ -235,3 +235,86 @@ def test_empty_batch():
     assert output.shape == (0, 3)
     (output.sum() + jk.penalty(model)).backward()
     assert all((p.grad == 0).all() for p in model.parameters())
+
+
+class Fusion(nn.Module):
+    """ReLUs of tensors without units: weights of a fusion, a hinge, a scalar."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights, self.relu = nn.Parameter(torch.tensor([1.0, -0.5])), nn.ReLU()
+        self.left, self.right = nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def forward(self, x):
+        weights = self.relu(self.weights)
+        hidden = torch.relu(self.left(x) * weights[0] + self.right(x) * weights[1])
+        return hidden + F.relu(1 - hidden.sum(1))[:, None] + F.relu(hidden.sum())
+
+
+@pytest.mark.parametrize("compiled", (False, True), ids=("eager", "compiled"))
+def test_tensors_without_units_are_plain_relu_with_one_warning(compiled):
+    torch.manual_seed(0)
+    model = Fusion()
+    x = make_input(5, 6)
+    expected = model(x)
+    expected.sum().backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    jk.replace_relu(model).zero_grad()
+    torch._dynamo.reset()
+    run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            output = run(x)
+    for name, dim in (("relu", 1), ("jumpstart_relu_1", 1), ("jumpstart_relu_2", 0)):
+        told = [w for w in caught if f"the layer {name!r} got a {dim}-D tensor" in str(w.message)]
+        assert len(told) == 1
+    assert torch.equal(output, expected)
+    output.sum().backward()
+    assert all(map(torch.equal, [parameter.grad for parameter in model.parameters()], gradients))
+    assert count(model) == 3 and count(model.jumpstart_relu_0) == 3
+    assert jk.penalty(model).isfinite()
+
+
+def test_tensors_without_units_in_eval_and_watched():
+    model = jk.replace_relu(Fusion())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.eval()(make_input(5, 6))
+    with pytest.warns(UserWarning, match="has no units"):
+        usage = jk.unit_usage(model, [make_input(5, 6)])
+    assert list(usage.layers) == ["jumpstart_relu_0"]
+
+
+@pytest.mark.parametrize("inplace", (False, True), ids=("new", "inplace"))
+@pytest.mark.parametrize("ties", ("single", "average"))
+def test_unbatched_input_is_a_batch_of_one(ties, inplace):
+    x = make_input(3, 4, 5)
+    layer = jk.JumpstartReLU(inplace, unit_dim=-3, tie_breaking=ties)
+    results = []
+    for shape in (x.shape, (1, *x.shape)):
+        leaf = x.clone().view(shape).requires_grad_()
+        hidden = leaf * 1
+        output = layer(hidden)
+        assert output.shape == shape and (output is hidden) == inplace
+        (record,) = unwind(layer._records)
+        assert (record.units, record.points) == (3, 1)
+        (output.sin().sum() + jk.penalty(layer)).backward()
+        results.append((output.detach().flatten(), leaf.grad.flatten()))
+    for value, expected in zip(*results, strict=True):
+        assert torch.equal(value, expected)
+
+
+def test_unbatched_input_is_watched_as_a_batch_of_one():
+    layer, seen = jk.JumpstartReLU(unit_dim=-3), []
+    layer._watchers.append(seen.append)
+    layer.eval()(make_input(3, 4, 5))
+    assert seen[0].unit_max.shape == (3,) and seen[0].point_max.shape == (1,)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("layout", (torch.sparse_coo, torch.sparse_csr))
+def test_sparse_tensors_are_named(layout):
+    x = torch.eye(3).to_sparse(layout=layout)
+    with pytest.raises(TypeError, match=f"x must be a dense tensor .*, got {layout}"):
+        jk.JumpstartReLU()(x)

@@ -66,7 +66,7 @@ class JumpstartCallback(Callback):
         interval: str = "step",
         usage: bool = True,
         layers: Iterable[str] | None = None,
-        unit_dim: int = 1,
+        unit_dim: int | str = "auto",
         prefix: str = "jumpstart/",
     ) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ class UsageObserver:
         unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
     """
 
-    def __init__(self, layers: Iterable[str] | None = None, unit_dim: int = 1) -> None:
+    def __init__(self, layers: Iterable[str] | None = None, unit_dim: int | str = "auto") -> None:
         self._layers = layers if layers is None or isinstance(layers, str) else list(layers)
         self._unit_dim = unit_dim
         self._metric = UnitUsage()

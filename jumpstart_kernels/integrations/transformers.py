@@ -62,7 +62,7 @@ class JumpstartCallback(TrainerCallback):
         interval: str = "step",
         usage: bool = True,
         layers: Iterable[str] | None = None,
-        unit_dim: int = 1,
+        unit_dim: int | str = "auto",
         **penalty_options: Any,
     ) -> None:
         check_interval(interval)

@@ -2,5 +2,6 @@
 
 from jumpstart_kernels.surgery.replace import replace_relu, restore_relu
 from jumpstart_kernels.surgery.sites import Site, find_relu
+from jumpstart_kernels.surgery.units import check_unit_dim, find_unit_dims
 
-__all__ = ["Site", "find_relu", "replace_relu", "restore_relu"]
+__all__ = ["Site", "check_unit_dim", "find_relu", "find_unit_dims", "replace_relu", "restore_relu"]

@@ -10,23 +10,19 @@ import torch
 from torch import fx, nn
 
 from jumpstart_kernels.modules import JumpstartReLU
+from jumpstart_kernels.surgery.layers import Options, make_layer
 from jumpstart_kernels.surgery.tracing import (
-    TRACE_DEPENDENT,
     Pattern,
-    Tracer,
+    StandIn,
     Untraceable,
     call_pattern,
-    mentions,
-    no_isinstance,
-    preserved,
-    preserved_randomness,
-    python_functions,
-    relu_attributes,
     relu_nodes,
+    trace_forward,
 )
+from jumpstart_kernels.surgery.units import UNKNOWN, UnitFinder, Units
 
 
-class TracedForward:
+class TracedForward(StandIn):
     """Stands in a module's ``forward``: runs the trace that fits the mode and the arguments of the call.
 
     A trace for a new combination of ``training`` and of None, bool and string arguments is made when it comes
@@ -39,9 +35,12 @@ class TracedForward:
         torch.compiler.assume_constant_result(cls._choose)
         return super().__new__(cls)
 
-    def __init__(self, module: nn.Module, options: dict[str, Any]) -> None:
+    def __init__(self, module: nn.Module, name: str, options: Options, units: Units) -> None:
+        """``name`` is the module's in its model, ``units`` where its input has them."""
         self._module = module
+        self._name = name
         self._options = options
+        self._units = units
         self._labels: dict[tuple[Any, ...], str] = {}
         self._functions: dict[str, Callable[..., Any]] = {}
         self.names: list[str] = []  # of the submodules it added
@@ -101,64 +100,27 @@ class TracedForward:
     def _compile(self, graph: fx.Graph) -> Callable[..., Any]:
         """The trace as a function of the module and its inputs, each ReLU call turned into a submodule's."""
         unused = list(self.names)
-        for node, inplace in relu_nodes(graph):
-            fitting = (name for name in unused if self._module.get_submodule(name).inplace == inplace)
+        relus = relu_nodes(graph)
+        units = UnitFinder(self._module, self._units).in_trace(self._module, graph)
+        for node, inplace in relus:
+            x: Any = node.args[0] if node.args else node.kwargs["input"]
+            layer = make_layer(self._options, units.get(x, UNKNOWN), inplace)
+            options = layer.extra_repr()
+            fitting = (name for name in unused if self._module.get_submodule(name).extra_repr() == options)
             name = next(fitting, None)
             if name is None:
-                name = self._add(inplace)
+                name = self._add(layer)
             else:
                 unused.remove(name)
-            x = node.args[0] if node.args else node.kwargs["input"]
             with graph.inserting_before(node):
                 node.replace_all_uses_with(graph.call_module(name, (x,)))
             graph.erase_node(node)
         return type(fx.GraphModule(self._module, graph)).forward
 
-    def _add(self, inplace: bool) -> str:
+    def _add(self, layer: JumpstartReLU) -> str:
         names = (f"jumpstart_relu_{i}" for i in itertools.count())
         name = next(name for name in names if not hasattr(self._module, name))
-        self._module.add_module(name, JumpstartReLU(inplace, **self._options).train(self._module.training))
+        layer._name = f"{self._name}.{name}".lstrip(".")
+        self._module.add_module(name, layer.train(self._module.training))
         self.names.append(name)
         return name
-
-
-def trace_forward(module: nn.Module, training: bool, pattern: Pattern) -> fx.Graph:
-    """The calls of ``module``'s forward, those of its submodules unopened, for one mode and one call pattern.
-
-    The module and the random number generators are as before afterwards, also if it raises.
-
-    Raises:
-        Untraceable: the trace fails, or would not do what the forward does.
-    """
-    functions = python_functions(module)
-    for name in TRACE_DEPENDENT:
-        if any(mentions(function, name) for function in functions):
-            raise Untraceable(f"its forward asks {name}()")
-    with preserved(module):
-        for submodule in list(module.modules()):
-            vars(submodule)["training"] = training
-            forward = vars(submodule).get("forward")
-            if isinstance(forward, TracedForward):
-                forward.remove()  # a forward may call another's, or loop over the module's children
-            for name in relu_attributes(submodule):
-                setattr(submodule, name, nn.ReLU())
-        try:
-            with (
-                preserved(module) as changed,
-                preserved_randomness() as drawn,
-                torch.set_grad_enabled(training),
-                no_isinstance(functions),
-            ):
-                graph = Tracer(pattern).trace(module)
-        except Untraceable:
-            raise
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise Untraceable(f"torch.fx cannot trace its forward ({reason})") from error
-    if drawn:
-        raise Untraceable("its forward draws random numbers that do not depend on its input")
-    if any(name.startswith("_tensor_constant") for name in changed):
-        raise Untraceable("its forward creates a tensor")
-    if changed:
-        raise Untraceable(f"its forward changes attributes: {', '.join(changed)}")
-    return graph

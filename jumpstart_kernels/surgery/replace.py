@@ -10,9 +10,11 @@ from typing import Any
 from torch import nn
 
 from jumpstart_kernels.modules import JumpstartReLU, check_module
+from jumpstart_kernels.surgery.code import RELU_FUNCTIONS
 from jumpstart_kernels.surgery.forward import TracedForward
+from jumpstart_kernels.surgery.layers import make_layer
 from jumpstart_kernels.surgery.sites import Site, Skip, survey
-from jumpstart_kernels.surgery.tracing import RELU_FUNCTIONS
+from jumpstart_kernels.surgery.units import UNKNOWN, check_unit_dim, log_unknown
 
 _OPTIONS = tuple(name for name in inspect.signature(JumpstartReLU).parameters if name != "inplace")
 _ADDED = tuple(name for name in vars(JumpstartReLU()) if name not in vars(nn.ReLU()))  # attributes
@@ -20,7 +22,9 @@ _ADDED = tuple(name for name in vars(JumpstartReLU()) if name not in vars(nn.ReL
 logger = logging.getLogger("jumpstart_kernels")
 
 
-def replace_relu(model: nn.Module, *, skip: Skip = (), **options: Any) -> nn.Module:
+def replace_relu(
+    model: nn.Module, *, skip: Skip = (), unit_dim: int | str = "auto", **options: Any
+) -> nn.Module:
     """Make every ReLU of a model a :class:`~jumpstart_kernels.JumpstartReLU`, in place.
 
     Replaced are
@@ -45,7 +49,11 @@ def replace_relu(model: nn.Module, *, skip: Skip = (), **options: Any) -> nn.Mod
     Args:
         model: any module, or the wrapper of one (DDP, ``torch.compile``).
         skip: what to leave as it is, with all below it: qualified names of modules, module types, modules.
-        **options: ``unit_dim``, ``points``, ``margin``, ``tie_breaking`` of every new JumpstartReLU.
+        unit_dim: the dimension of the units of every new JumpstartReLU; or ``"auto"``, the one where the
+            layer before it puts its outputs: the last behind a ``Linear``, −(n+1) behind a ``ConvNd``,
+            without a batch too. Norms, pooling and element-wise calls pass it on. What does not tell (a
+            ``view`` in between, other layers that share the ReLU) is 1, and a warning of the logger.
+        **options: ``points``, ``margin``, ``tie_breaking`` of every new JumpstartReLU.
 
     Returns:
         ``model`` itself.
@@ -58,21 +66,24 @@ def replace_relu(model: nn.Module, *, skip: Skip = (), **options: Any) -> nn.Mod
     for name in options:
         if name not in _OPTIONS:
             raise TypeError(f"unknown option {name!r}: replace_relu takes skip, {', '.join(_OPTIONS)}")
-    JumpstartReLU(**options)
+    check_unit_dim(unit_dim)
+    options["unit_dim"] = unit_dim
+    make_layer(options, UNKNOWN)
     found = survey(model, skip)
     with ExitStack() as undo:
-        for relu in found.relus:
+        for relu, place, units in found.relus:
             undo.callback(_to_relu, relu)
-            _to_jumpstart_relu(relu, options)
-        for module, name in found.attributes:
+            _to_jumpstart_relu(relu, place, make_layer(options, units))
+        for module, name, place, units in found.attributes:
             undo.callback(_restore_attributes, module)
-            _replace_attribute(module, name, options)
-        for module, graphs in found.forwards:
-            forward = TracedForward(module, options)
+            layer = make_layer(options, units, RELU_FUNCTIONS[vars(module)[name]])
+            _replace_attribute(module, name, place, layer)
+        for module, place, units, graphs in found.forwards:
+            forward = TracedForward(module, place, options, units)
             undo.callback(forward.remove)
             forward.install(graphs)
         undo.pop_all()
-    _report(model, found.sites)
+    _report(model, found.sites, unit_dim == "auto")
     return model
 
 
@@ -103,10 +114,10 @@ def restore_relu(model: nn.Module) -> nn.Module:
     return model
 
 
-def _to_jumpstart_relu(relu: nn.ReLU, options: dict[str, Any]) -> None:
+def _to_jumpstart_relu(relu: nn.ReLU, place: str, layer: JumpstartReLU) -> None:
     """Change the class: hooks, handles and all that refers to the module stay."""
-    fresh = vars(JumpstartReLU(**options))
-    vars(relu).update((name, fresh[name]) for name in _ADDED)
+    layer._name = place
+    vars(relu).update((name, vars(layer)[name]) for name in _ADDED)
     relu.__class__ = JumpstartReLU
 
 
@@ -116,11 +127,10 @@ def _to_relu(relu: nn.ReLU) -> None:
         vars(relu).pop(name, None)
 
 
-def _replace_attribute(module: nn.Module, name: str, options: dict[str, Any]) -> None:
-    function = vars(module)[name]
-    relu = JumpstartReLU(RELU_FUNCTIONS[function], **options).train(module.training)
-    vars(relu)["_replaced_function"] = function, list(vars(module)).index(name)
-    setattr(module, name, relu)
+def _replace_attribute(module: nn.Module, name: str, place: str, layer: JumpstartReLU) -> None:
+    layer._name = place
+    vars(layer)["_replaced_function"] = vars(module)[name], list(vars(module)).index(name)
+    setattr(module, name, layer.train(module.training))
 
 
 def _restore_attributes(module: nn.Module) -> None:
@@ -136,15 +146,24 @@ def _restore_attributes(module: nn.Module) -> None:
                 attributes[key] = attributes.pop(key)
 
 
-def _report(model: nn.Module, sites: list[Site]) -> None:
+def _report(model: nn.Module, sites: list[Site], auto: bool) -> None:
     replaced = Counter(site for site in sites if not site.reason)
-    listed = [f"{count} x {_label(site)} ({site.kind})" for site, count in replaced.items()]
+    listed = [f"{count} x {_label(site)} ({_kind(site, auto)})" for site, count in replaced.items()]
     logger.info("replaced %d ReLUs: %s", replaced.total(), ", ".join(listed))
+    unknown = list(dict.fromkeys(_label(site) for site in replaced if site.unit_dim is None))
+    if auto and unknown:
+        log_unknown(unknown)
     left = [f"  {_label(site)} ({site.kind}): {site.reason}" for site in sites if site.reason]
     if left:
         warnings.warn("\n".join(["replace_relu could not replace", *left]), stacklevel=3)
     elif not replaced and not any(isinstance(module, JumpstartReLU) for module in model.modules()):
         warnings.warn("replace_relu found no ReLU in the model: nothing is replaced", stacklevel=3)
+
+
+def _kind(site: Site, auto: bool) -> str:
+    if not auto:
+        return site.kind
+    return f"{site.kind}, unit_dim {'1, a guess' if site.unit_dim is None else site.unit_dim}"
 
 
 def _label(site: Site) -> str:

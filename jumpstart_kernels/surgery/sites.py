@@ -7,17 +7,22 @@ import torch
 from torch import fx, nn
 
 from jumpstart_kernels.modules import JumpstartReLU, check_module
-from jumpstart_kernels.surgery.forward import TracedForward, trace_forward
-from jumpstart_kernels.surgery.tracing import (
+from jumpstart_kernels.surgery.code import (
     RELU_METHODS,
-    Untraceable,
-    default_pattern,
     is_of_torch,
+    may_call_relu,
     mentions,
     python_functions,
+)
+from jumpstart_kernels.surgery.tracing import (
+    StandIn,
+    Untraceable,
+    default_pattern,
     relu_attributes,
     relu_nodes,
+    trace_forward,
 )
+from jumpstart_kernels.surgery.units import UNKNOWN, UnitFinder, Units
 
 Skip = Iterable[str | type[nn.Module] | nn.Module]
 
@@ -28,15 +33,16 @@ class Site(NamedTuple):
     name: str  # of the module, the attribute, or the module in whose forward the call is; "" is the model
     kind: str  # "module", "attribute" or "call"
     reason: str  # why it cannot be replaced; "" where it can
+    unit_dim: int | None = None  # where its units are, by what is before it; None where that does not say
 
 
 class Survey(NamedTuple):
     """The sites of a model, and what replaces them."""
 
     sites: list[Site]
-    relus: list[nn.ReLU]
-    attributes: list[tuple[nn.Module, str]]
-    forwards: list[tuple[nn.Module, dict[tuple[Any, ...], fx.Graph]]]
+    relus: list[tuple[nn.ReLU, str, Units]]  # the module, its name, its units
+    attributes: list[tuple[nn.Module, str, str, Units]]  # of which module, the attribute, its name, its units
+    forwards: list[tuple[nn.Module, str, Units, dict[tuple[Any, ...], fx.Graph]]]  # those of its input
 
 
 def find_relu(model: nn.Module, *, skip: Skip = ()) -> list[Site]:
@@ -47,9 +53,10 @@ def find_relu(model: nn.Module, *, skip: Skip = ()) -> list[Site]:
         skip: what to leave out, as in :func:`replace_relu`.
 
     Returns:
-        Sites ``(name, kind, reason)``. ``kind`` is ``"module"`` for an ``nn.ReLU``, ``"attribute"`` for an
-        attribute that is ``F.relu``, ``"call"`` for a call in a module's forward: a site for every call.
-        ``reason`` is empty, or says why the site cannot be replaced. What is replaced already is left out.
+        Sites ``(name, kind, reason, unit_dim)``. ``kind`` is ``"module"`` for an ``nn.ReLU``, ``"attribute"``
+        for an attribute that is ``F.relu``, ``"call"`` for a call in a module's forward: a site for every
+        call. ``reason`` is empty, or says why the site cannot be replaced. ``unit_dim`` is what ``"auto"``
+        takes, or None where it is not to be told. What is replaced already is left out.
 
     Raises:
         TypeError: ``model`` or an entry of ``skip`` is of a wrong type.
@@ -63,6 +70,7 @@ def survey(model: nn.Module, skip: Skip) -> Survey:
     check_module(model)
     skipped = _skipped(model, skip)
     result = Survey([], [], [], [])
+    finder = UnitFinder(model)
     scripted: set[nn.Module] = set()
     for name, module in model.named_modules():
         if module in skipped or module in scripted:
@@ -73,14 +81,16 @@ def survey(model: nn.Module, skip: Skip) -> Survey:
         if reason:
             result.sites.append(Site(name, "module", reason))
         elif type(module) is nn.ReLU:
-            result.sites.append(Site(name, "module", ""))
-            result.relus.append(module)
+            units = finder.before(module)
+            result.sites.append(_site(name, "module", units))
+            result.relus.append((module, name, units))
         else:
             for attribute in relu_attributes(module):
-                result.sites.append(Site(f"{name}.{attribute}".lstrip("."), "attribute", ""))
-                result.attributes.append((module, attribute))
-            if _has_own_forward(module):
-                _survey_forward(name, module, result)
+                place, units = f"{name}.{attribute}".lstrip("."), finder.in_attribute(module, attribute)
+                result.sites.append(_site(place, "attribute", units))
+                result.attributes.append((module, attribute, place, units))
+            if _has_own_forward(module) and may_call_relu(module):
+                _survey_forward(name, module, finder, result)
     return result
 
 
@@ -125,22 +135,29 @@ def _irreplaceable(module: nn.Module) -> str:
 
 def _has_own_forward(module: nn.Module) -> bool:
     """Whether the forward is the user's. PyTorch's modules have their ReLUs as modules or attributes."""
-    replaced = isinstance(vars(module).get("forward"), TracedForward)
+    replaced = isinstance(vars(module).get("forward"), StandIn)
     script = isinstance(module, torch.jit.ScriptModule)
     return not (script or replaced or isinstance(module, nn.ReLU) or is_of_torch(type(module).forward))
 
 
-def _survey_forward(name: str, module: nn.Module, result: Survey) -> None:
+def _site(name: str, kind: str, units: Units) -> Site:
+    return Site(name, kind, "", units if isinstance(units, int) else None)
+
+
+def _survey_forward(name: str, module: nn.Module, finder: UnitFinder, result: Survey) -> None:
     try:
         if "forward" in vars(module):
             raise Untraceable("its forward is an attribute of the instance, put there by other code")
         pattern = default_pattern(module)
         graphs = {(mode, *pattern): trace_forward(module, mode, pattern) for mode in (True, False)}
-        calls = max(len(relu_nodes(graph)) for graph in graphs.values())
+        longest = max(graphs.values(), key=lambda graph: len(relu_nodes(graph)))
+        calls = [node for node, _ in relu_nodes(longest)]
     except Untraceable as error:
         if any(mentions(function, relu) for function in python_functions(module) for relu in RELU_METHODS):
             result.sites.append(Site(name, "call", str(error)))
         return
     if calls:
-        result.sites.extend([Site(name, "call", "")] * calls)
-        result.forwards.append((module, graphs))
+        units = finder.in_trace(module, longest)
+        places = [units.get(call.all_input_nodes[0], UNKNOWN) for call in calls]
+        result.sites.extend(_site(name, "call", place) for place in places)
+        result.forwards.append((module, name, finder.before(module), graphs))

@@ -5,31 +5,20 @@ lost, so what a trace cannot carry over is looked for here, and is a reason to l
 """
 
 import builtins
-import copy
-import dis
 import inspect
+import operator
 import random
 import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
-RELU_FUNCTIONS = {  # the value: whether it is in place
-    F.relu: False,
-    torch.relu: False,
-    torch.relu_: True,
-    torch.ops.aten.relu: False,
-    torch.ops.aten.relu.default: False,
-    torch.ops.aten.relu_: True,
-    torch.ops.aten.relu_.default: True,
-}
-RELU_METHODS = {"relu": False, "relu_": True}
+from jumpstart_kernels.surgery.code import RELU_FUNCTIONS, RELU_METHODS, mentions, python_functions
 
 # Whether a question of this name has another answer in a trace than in a run.
 TRACE_DEPENDENT = ("is_tensor", "is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled")
@@ -40,6 +29,13 @@ Pattern = tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]
 
 class Untraceable(Exception):
     """Why a forward cannot be traced, in words for the user."""
+
+
+class StandIn:
+    """What stands in a module's ``forward`` instead of that of its class, and can be taken out again."""
+
+    def remove(self) -> None:
+        raise NotImplementedError
 
 
 def call_pattern(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pattern:
@@ -89,45 +85,46 @@ def relu_attributes(module: nn.Module) -> list[str]:
     ]
 
 
-def python_functions(module: nn.Module) -> list[FunctionType]:
-    """The module's forward, and the Python functions outside PyTorch that its code names, to any depth."""
-    found: list[FunctionType] = []
-    namespaces = [vars(module), *map(vars, type(module).__mro__)]
-    queue: list[Any] = [vars(module).get("forward"), type(module).forward]
-    while queue:
-        function = queue.pop()
-        function = inspect.unwrap(getattr(function, "__func__", function))  # of a method, of a decorator
-        if not isinstance(function, FunctionType) or function in found or is_of_torch(function):
-            continue
-        found.append(function)
-        for code in _nested_codes(function.__code__):
-            for name in code.co_names:
-                queue += [namespace.get(name) for namespace in (*namespaces, function.__globals__)]
-    return found
+def trace_forward(module: nn.Module, training: bool, pattern: Pattern) -> fx.Graph:
+    """The calls of ``module``'s forward, those of its submodules unopened, for one mode and one call pattern.
 
+    The module and the random number generators are as before afterwards, also if it raises.
 
-def mentions(function: FunctionType, name: str) -> bool:
-    """Whether the code loads a function or method ``name``; ``self.name`` is the module's own, not one."""
-    for code in _nested_codes(function.__code__):
-        previous = None
-        for instruction in dis.get_instructions(code):
-            loads = instruction.opname in ("LOAD_GLOBAL", "LOAD_ATTR", "LOAD_METHOD")
-            if loads and instruction.argval == name and previous != "self":
-                return True
-            previous = instruction.argval
-    return False
-
-
-def is_of_torch(thing: Any) -> bool:
-    """Whether a class or function is PyTorch's own."""
-    return (getattr(thing, "__module__", None) or "").partition(".")[0] == "torch"
-
-
-def _nested_codes(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _nested_codes(constant)
+    Raises:
+        Untraceable: the trace fails, or would not do what the forward does.
+    """
+    functions = python_functions(module)
+    for name in TRACE_DEPENDENT:
+        if any(mentions(function, name) for function in functions):
+            raise Untraceable(f"its forward asks {name}()")
+    with preserved(module):
+        for submodule in list(module.modules()):
+            vars(submodule)["training"] = training
+            forward = vars(submodule).get("forward")
+            if isinstance(forward, StandIn):
+                forward.remove()  # a forward may call another's, or loop over the module's children
+            for name in relu_attributes(submodule):
+                setattr(submodule, name, nn.ReLU())
+        try:
+            with (
+                preserved(module) as changed,
+                preserved_randomness() as drawn,
+                torch.set_grad_enabled(training),
+                no_isinstance(functions),
+            ):
+                graph = Tracer(pattern).trace(module)
+        except Untraceable:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise Untraceable(f"torch.fx cannot trace its forward ({reason})") from error
+    if drawn:
+        raise Untraceable("its forward draws random numbers that do not depend on its input")
+    if any(name.startswith("_tensor_constant") for name in changed):
+        raise Untraceable("its forward creates a tensor")
+    if changed:
+        raise Untraceable(f"its forward changes attributes: {', '.join(changed)}")
+    return graph
 
 
 class Tracer(fx.Tracer):
@@ -195,7 +192,7 @@ def preserved(module: nn.Module) -> Iterator[list[str]]:
         prefix = f"{name}." if name else ""
         saved.append((prefix, vars(submodule), dict(vars(submodule))))
         containers = [(key, value) for key, value in vars(submodule).items() if type(value) in _CONTAINERS]
-        saved += [(f"{prefix}{key}.", value, copy.copy(value)) for key, value in containers]
+        saved += [(f"{prefix}{key}.", value, value.copy()) for key, value in containers]
     changed: list[str] = []
     try:
         yield changed
@@ -226,18 +223,23 @@ def _changed_names(prefix: str, container: Any, before: Any) -> list[str]:
 def preserved_randomness() -> Iterator[list[str]]:
     """Put the random number generators back afterwards; yields a list of those it had to."""
     numpy = sys.modules.get("numpy")
-    generators: dict[str, tuple[Callable[[], Any], Callable[[Any], None], Callable[[Any], Any]]] = {
-        "random": (random.getstate, random.setstate, tuple),
-        "torch": (torch.get_rng_state, torch.set_rng_state, torch.Tensor.tolist),
+    generators: dict[str, tuple[Callable[[], Any], Callable[[Any], None], Callable[[Any, Any], bool]]] = {
+        "random": (random.getstate, random.setstate, operator.eq),
+        "torch": (torch.get_rng_state, torch.set_rng_state, torch.equal),
     }
     if numpy is not None:
-        generators["numpy"] = (numpy.random.get_state, numpy.random.set_state, lambda state: state[1:3])
+        get_state, set_state = numpy.random.get_state, numpy.random.set_state
+        generators["numpy"] = (get_state, set_state, _same_numpy_state)
     before = {name: get_state() for name, (get_state, _, _) in generators.items()}
     drawn: list[str] = []
     try:
         yield drawn
     finally:
-        for name, (get_state, set_state, compared) in generators.items():
-            if str(compared(get_state())) != str(compared(before[name])):
+        for name, (get_state, set_state, same) in generators.items():
+            if not same(get_state(), before[name]):
                 drawn.append(name)
                 set_state(before[name])
+
+
+def _same_numpy_state(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return one[2:] == other[2:] and one[1].tobytes() == other[1].tobytes()

@@ -31,7 +31,7 @@ from jumpstart_kernels.surgery import Site, find_relu, replace_relu, restore_rel
 def test_sites_of_functional_model():
     model = build(FunctionalCNN)
     before = fingerprint(model)
-    assert find_relu(model) == [Site("", "call", "")] * 4
+    assert find_relu(model) == [Site("", "call", "", unit_dim) for unit_dim in (-3, -3, -1, -1)]
     assert fingerprint(model) == before
     quietly_replace(model)
     names = [name for name, module in model.named_modules() if isinstance(module, JumpstartReLU)]
@@ -102,7 +102,8 @@ def test_says_what_it_replaced(caplog):
     with caplog.at_level(logging.INFO, "jumpstart_kernels"):
         replace_relu(nested())
     assert caplog.messages == [
-        "replaced 5 ReLUs: 1 x 0.act (attribute), 1 x 0.act_ (attribute), 1 x 1.1 (module), 2 x 2 (call)"
+        "replaced 5 ReLUs: 1 x 0.act (attribute, unit_dim -1), 1 x 0.act_ (attribute, unit_dim -1), "
+        "1 x 1.1 (module, unit_dim -1), 2 x 2 (call, unit_dim -1)"
     ]
 
 
@@ -180,7 +181,7 @@ def test_attribute_that_the_class_has_too_is_found_as_a_call():
 
     model, x = build(Overridden), torch.randn(3, 4)
     expected = model(x)
-    assert find_relu(model) == [Site("", "call", "")]
+    assert find_relu(model) == [Site("", "call", "", -1)]
     assert torch.equal(quietly_replace(model)(x), expected)
     assert penalty(model).isfinite() and restore_relu(model).act is F.relu
 

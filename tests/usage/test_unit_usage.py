@@ -69,7 +69,7 @@ def test_errors_of_watch():
             {"model": model, "layers": ["7"]},
         ),
         (ValueError, r"layers must be names", {"model": model, "layers": []}),
-        (TypeError, "unit_dim must be an int, got float", {"model": model, "unit_dim": 1.0}),
+        (TypeError, "unit_dim must be an int or 'auto', got float", {"model": model, "unit_dim": 1.0}),
     ]:
         with pytest.raises(error, match=match), UnitUsage().watch(**arguments):
             pytest.fail("watch took it")

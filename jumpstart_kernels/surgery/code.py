@@ -1,0 +1,175 @@
+"""What the code of a module's forward can reach: read, not run."""
+
+import dis
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+RELU_FUNCTIONS = {  # the value: whether it is in place
+    F.relu: False,
+    torch.relu: False,
+    torch.relu_: True,
+    torch.ops.aten.relu: False,
+    torch.ops.aten.relu.default: False,
+    torch.ops.aten.relu_: True,
+    torch.ops.aten.relu_.default: True,
+}
+RELU_METHODS = {"relu": False, "relu_": True}
+
+# With one of these a forward can call what it does not name, if only as a string.
+_INDIRECT = {"getattr", "methodcaller", "attrgetter", "eval", "exec", "vars", "globals", "__dict__"}
+# Their functions call no ReLU, or are its definition.
+_FOREIGN = {"torch", "numpy", "builtins", "math", "functools", "typing", "collections", "warnings", "logging"}
+
+
+def python_functions(module: nn.Module) -> list[FunctionType]:
+    """The module's forward, and the Python functions outside PyTorch that its code names, to any depth."""
+    return [thing for thing in _reached(module) if _is_users(thing)]
+
+
+def loaded_names(module: nn.Module) -> set[str]:
+    """The names that :func:`python_functions` load; ``self.name`` is the module's own, and not one."""
+    return {name for function in python_functions(module) for name in _loaded(function.__code__)}
+
+
+def may_call_relu(module: nn.Module) -> bool:
+    """Whether the forward can call a ReLU that is no module: what says no here needs no trace."""
+    indirect = named = False
+    for thing in _reached(module):
+        if _is_users(thing):
+            if any(mentions(thing, name) for name in RELU_METHODS):
+                return True
+            indirect = indirect or not _INDIRECT.isdisjoint(_names(thing))
+            named = named or any(_holds(code.co_consts, _is_relu_name) for code in _codes(thing.__code__))
+        elif _holds(thing, _is_relu):
+            return True
+        else:
+            named = named or _holds(thing, _is_relu_name)
+    return indirect and named
+
+
+def mentions(function: FunctionType, name: str) -> bool:
+    """Whether the code loads a function or method ``name``; ``self.name`` is the module's own, not one."""
+    return name in _loaded(function.__code__)
+
+
+@functools.lru_cache(maxsize=4096)
+def _loaded(code: CodeType) -> frozenset[str]:
+    names: set[str] = set()
+    previous: Any = None
+    for instruction in dis.get_instructions(code):
+        loads = instruction.opname in ("LOAD_GLOBAL", "LOAD_ATTR", "LOAD_METHOD")
+        if loads and previous != "self":
+            names.add(instruction.argval)
+        # From Python 3.13 on one instruction may load two variables.
+        previous = instruction.argval[-1] if isinstance(instruction.argval, tuple) else instruction.argval
+    return frozenset(names).union(
+        *(_loaded(inner) for inner in code.co_consts if isinstance(inner, CodeType))
+    )
+
+
+def _is_users(thing: Any) -> bool:
+    return isinstance(thing, FunctionType) and not is_of_torch(thing)
+
+
+def is_of_torch(thing: Any) -> bool:
+    """Whether a class or function is PyTorch's own."""
+    return _package(thing) == "torch"
+
+
+def _package(thing: Any) -> str:
+    name = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", None)
+    return name.partition(".")[0] if isinstance(name, str) else ""
+
+
+def _reached(module: nn.Module) -> Iterator[Any]:
+    """What the forward names, and what the functions name that are among it: functions and all else."""
+    own = _namespaces(module)
+    seen: set[int] = set()
+    queue: list[Any] = [vars(module).get("forward"), type(module).forward]
+    while queue:
+        thing = queue.pop()
+        if isinstance(thing, (FunctionType, MethodType, property, staticmethod, classmethod)):
+            inner: Any = getattr(thing, "fget", None) or getattr(thing, "__func__", thing)
+            thing = inspect.unwrap(inner)
+        if thing is None or id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        yield thing
+        if _is_users(thing):
+            queue += _named_by(thing, own)
+
+
+def _named_by(function: FunctionType, own: list[Mapping[str, Any]]) -> list[Any]:
+    """The values of a function's names: in its module, and in what other names of it stand for."""
+    names = _names(function)
+    closure = list(inspect.getclosurevars(function).nonlocals.values())
+    found = [*closure, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    spaces: list[Mapping[str, Any]] = [*own, function.__globals__]
+    for value in closure:
+        spaces += _namespaces(value)
+    seen = {id(space) for space in spaces}
+    while spaces:
+        space = spaces.pop()
+        for name in names & space.keys():
+            value = space[name]
+            found.append(value)
+            for inner in _namespaces(value):
+                if id(inner) not in seen:
+                    seen.add(id(inner))
+                    spaces.append(inner)
+    return found
+
+
+def _namespaces(value: Any) -> list[Mapping[str, Any]]:
+    """Where the attributes of a value are found, if it can have functions of the user's."""
+    if isinstance(value, (nn.ModuleList, nn.ModuleDict, nn.Sequential)) and is_of_torch(type(value).forward):
+        one_of_each = {type(child): child for child in value.children()}
+        return [value._modules, *(space for child in one_of_each.values() for space in _namespaces(child))]
+    if _package(value if isinstance(value, (type, ModuleType)) else type(value)) in _FOREIGN:
+        return []
+    if isinstance(value, ModuleType):
+        return [vars(value)]
+    kind = value if isinstance(value, type) else type(value)
+    spaces: list[Mapping[str, Any]] = [vars(base) for base in kind.__mro__ if _package(base) not in _FOREIGN]
+    if kind is not value and hasattr(value, "__dict__"):
+        spaces.insert(0, vars(value))
+    return [*spaces, value._modules] if isinstance(value, nn.Module) else spaces
+
+
+def _holds(value: Any, is_it: Callable[[Any], bool], depth: int = 2) -> bool:
+    """Whether a value is what is looked for, or a container or partial of it."""
+    if isinstance(value, functools.partial):
+        return _holds(value.func, is_it, depth)
+    if isinstance(value, (list, tuple, set, frozenset, dict)):
+        items = value.values() if isinstance(value, dict) else value
+        return depth > 0 and any(_holds(item, is_it, depth - 1) for item in items)
+    return is_it(value)
+
+
+def _is_relu(value: Any) -> bool:
+    return any(value is function for function in _RELUS)
+
+
+def _is_relu_name(value: Any) -> bool:
+    return isinstance(value, str) and value in RELU_METHODS
+
+
+_RELUS = [*RELU_FUNCTIONS, torch.Tensor.relu, torch.Tensor.relu_]
+
+
+def _names(function: FunctionType) -> set[str]:
+    return {name for code in _codes(function.__code__) for name in code.co_names}
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)

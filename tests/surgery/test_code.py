@@ -1,0 +1,227 @@
+"""What a forward can reach: every way to a functional ReLU is seen, and what has none is not traced."""
+
+import functools
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+from surgery.models import quietly_replace
+from torch import nn
+from torch.nn.functional import relu as rectify
+
+import jumpstart_kernels as jk
+from jumpstart_kernels.surgery import sites, units
+from jumpstart_kernels.surgery.code import may_call_relu
+
+ACTIVATIONS = {"rectified": F.relu, "none": nn.Identity()}
+PARTIAL = functools.partial(F.relu, inplace=False)
+NAME = "relu"
+helpers = types.ModuleType("helpers")
+exec("import torch\ndef activate(x):\n    return torch.relu(x)", vars(helpers))
+
+
+def activate(x):
+    return x.relu()
+
+
+class Helper:
+    """An object that is no module."""
+
+    function = "relu"
+
+    def apply(self, x):
+        return torch.relu(x)
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+
+class Alias(Layer):
+    def forward(self, x):
+        return rectify(self.fc(x))
+
+
+class InDictionary(Layer):
+    def forward(self, x):
+        return ACTIVATIONS["rectified"](self.fc(x))
+
+
+class InList(Layer):
+    def __init__(self):
+        super().__init__()
+        self.functions = [torch.tanh, F.relu]
+
+    def forward(self, x):
+        return self.functions[1](self.fc(x))
+
+
+class Partial(Layer):
+    def forward(self, x):
+        return PARTIAL(self.fc(x))
+
+
+class PartialAttribute(Layer):
+    def __init__(self):
+        super().__init__()
+        self.act = functools.partial(torch.relu)
+
+    def forward(self, x):
+        return self.act(self.fc(x))
+
+
+class Default(Layer):
+    def run(self, x, function=F.relu):
+        return function(self.fc(x))
+
+    def forward(self, x):
+        return self.run(x)
+
+
+class Closure(Layer):
+    def forward(self, x):
+        def run(y):
+            return activate(y)
+
+        return run(self.fc(x))
+
+
+class ByName(Layer):
+    def forward(self, x):
+        return getattr(F, "relu")(self.fc(x))  # noqa: B009
+
+
+class ByNameElsewhere(Layer):
+    def forward(self, x):
+        return getattr(torch, NAME)(self.fc(x))
+
+
+class ByNameOfObject(Layer):
+    def __init__(self):
+        super().__init__()
+        self.helper = Helper()
+
+    def forward(self, x):
+        return getattr(F, self.helper.function)(self.fc(x))
+
+
+class OtherModule(Layer):
+    def forward(self, x):
+        return helpers.activate(self.fc(x))
+
+
+class OtherObject(Layer):
+    def __init__(self):
+        super().__init__()
+        self.helper = Helper()
+
+    def forward(self, x):
+        return self.helper.apply(self.fc(x))
+
+
+class StaticMethod(Layer):
+    @staticmethod
+    def run(x):
+        return torch.relu(x)
+
+    def forward(self, x):
+        return self.run(self.fc(x))
+
+
+class Property(Layer):
+    @property
+    def function(self):
+        return F.relu
+
+    def forward(self, x):
+        return self.function(self.fc(x))
+
+
+class Attending(Layer):
+    def attend(self, x):
+        return torch.relu(self.fc(x))
+
+
+class MethodOfChild(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([Attending()])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer.attend(x)
+        return x
+
+
+class Inherited(Alias):
+    def forward(self, x):
+        return super().forward(x)
+
+
+class Unbound(Layer):
+    def forward(self, x):
+        return torch.Tensor.relu(self.fc(x))
+
+
+WAYS = [
+    Alias,
+    InDictionary,
+    InList,
+    Partial,
+    PartialAttribute,
+    Default,
+    Closure,
+    ByName,
+    ByNameElsewhere,
+    ByNameOfObject,
+    OtherModule,
+    OtherObject,
+    StaticMethod,
+    Property,
+    MethodOfChild,
+    Inherited,
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_every_way_to_a_functional_relu_is_found(way):
+    torch.manual_seed(0)
+    model, x = way(), torch.randn(5, 4)
+    expected = model(x)
+    assert may_call_relu(model)
+    assert [site.reason for site in jk.find_relu(model)] == [""]
+    assert torch.equal(quietly_replace(model)(x), expected)
+    assert jk.penalty(model).isfinite()
+
+
+def test_what_does_not_trace_is_found_too():
+    (site,) = jk.find_relu(Unbound())
+    assert (site.kind, site.unit_dim) == ("call", None) and "torch.fx cannot trace its forward" in site.reason
+
+
+class Block(nn.Module):
+    """What most models are made of: modules, and a name that is looked up in oneself."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()
+
+    def forward(self, x):
+        shortcut = getattr(self, "shortcut", None)
+        y = self.relu(self.norm(self.conv(x)))
+        return x + y if shortcut is None else shortcut(x) + y
+
+
+def test_what_has_no_functional_relu_is_not_traced(monkeypatch):
+    def fail(*_):
+        raise AssertionError("a module without a functional ReLU is traced")
+
+    for module in (sites, units):
+        monkeypatch.setattr(module, "trace_forward", fail)
+    model = quietly_replace(nn.Sequential(Block(), Block()))
+    assert [layer.unit_dim for layer in model.modules() if isinstance(layer, jk.JumpstartReLU)] == [-3, -3]
+    with pytest.raises(AssertionError, match="is traced"):
+        quietly_replace(Alias())

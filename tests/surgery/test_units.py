@@ -1,0 +1,277 @@
+"""``unit_dim="auto"``: the dimension in which the layer before a ReLU puts its units."""
+
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from surgery.models import quietly_replace
+from torch import nn
+
+import jumpstart_kernels as jk
+
+
+def block(forward, **layers):
+    """An instance of a class of its own, whose forward is that function."""
+
+    def init(self):
+        nn.Module.__init__(self)
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    return type("Block", (nn.Module,), {"__init__": init, "forward": forward, "__module__": __name__})()
+
+
+class Preactivation(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.relu, self.conv = nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.conv(self.relu(self.norm(x)))
+
+
+class ConvNeXtBlock(nn.Module):
+    """Positions are tokens for a while."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.LayerNorm(4)
+        self.up, self.relu, self.down = nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)
+
+    def forward(self, x):
+        y = self.norm(self.conv(x).permute(0, 2, 3, 1))
+        return x + self.down(self.relu(self.up(y))).permute(0, 3, 1, 2)
+
+
+class Classic(nn.Module):
+    """One module for convolutions and linear layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc, self.relu = nn.Conv2d(1, 4, 3), nn.Linear(4 * 36, 5), nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.fc(self.relu(self.conv(x)).flatten(1)))
+
+
+class Stages(nn.Module):
+    """Layers in a list, and a forward that torch.fx cannot follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU()])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x) if x.sum() < 1e9 else x
+        return x
+
+
+class NormAct(nn.BatchNorm2d):
+    """A norm with an activation of its own, as timm has them."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(x)
+
+
+class Projection(nn.Module):
+    """A matrix of one's own: nothing here says where the units of an einsum are."""
+
+    def __init__(self):
+        super().__init__()
+        self.matrix, self.relu = nn.Parameter(torch.eye(4)), nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(torch.einsum("nct,cd->ndt", x, self.matrix))
+
+
+def transposed(self, x):
+    return self.relu(self.fc(x).transpose(-1, -2))
+
+
+def normalized_tokens(self, x):
+    return self.relu(self.norm(self.fc(x).transpose(1, 2))).transpose(1, 2)
+
+
+def residual(self, x):
+    return torch.relu(self.scale * x + self.conv(x))
+
+
+def recurrent(self, x):
+    return self.relu(self.rnn(x)[0])
+
+
+def functional(self, x):
+    return F.relu(F.layer_norm(F.linear(x, self.weight), (4,)))
+
+
+def viewed(self, x):
+    return self.relu(self.fc(x).view(x.shape[0], 2, 2, -1))
+
+
+relu, linear = nn.ReLU, nn.Linear
+# The model, the size of an input without a batch, and the units of its ReLUs, in the order of find_relu.
+CASES = {
+    "mlp": (nn.Sequential(linear(4, 3), relu(), nn.Dropout(), linear(3, 2), relu()), (5, 4), [-1, -1]),
+    "conv1d": (nn.Sequential(nn.Conv1d(2, 3, 2), relu()), (2, 5), [-2]),
+    "conv2d": (nn.Sequential(nn.Conv2d(2, 3, 2), nn.MaxPool2d(2), relu()), (2, 5, 5), [-3]),
+    "conv3d": (nn.Sequential(nn.ConvTranspose3d(2, 3, 2), relu()), (2, 3, 3, 3), [-4]),
+    "group norm": (nn.Sequential(nn.Conv2d(2, 4, 2), nn.GroupNorm(2, 4), relu()), (2, 5, 5), [1]),
+    "norm": (nn.Sequential(linear(4, 3), nn.LayerNorm(3), nn.GELU(), relu()), (5, 4), [-1]),
+    "flattened": (nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), relu()), (2, 5, 5), [-1]),
+    "preactivation": (nn.Sequential(nn.Conv2d(2, 3, 1), Preactivation()), (2, 5, 5), [-3]),
+    "first": (nn.Sequential(nn.Conv1d(2, 3, 1), nn.Sequential(relu(), nn.Conv1d(3, 3, 1))), (2, 5), [-2]),
+    "convnext": (ConvNeXtBlock(), (4, 5, 5), [-1]),
+    "list": (Stages(), (5, 4), [-1, -1]),
+    "norm and activation": (nn.Sequential(nn.Conv2d(2, 3, 1), NormAct(3)), (2, 5, 5), [-3]),
+    "wrapped": (nn.Sequential(linear(4, 3), Wrapped(), Wrapped()), (5, 4), [-1, -1]),
+    "transposed": (block(transposed, fc=linear(4, 3), relu=relu()), (5, 4), [-2]),
+    "normalized tokens": (
+        block(normalized_tokens, fc=linear(4, 3), norm=nn.BatchNorm1d(3), relu=relu()),
+        (5, 4),
+        [1],
+    ),
+    "residual": (
+        block(residual, conv=nn.Conv2d(3, 3, 3, padding=1), scale=nn.Parameter(torch.ones(3, 1, 1))),
+        (3, 5, 5),
+        [-3],
+    ),
+    "recurrent": (block(recurrent, rnn=nn.GRU(4, 3, batch_first=True), relu=relu()), (5, 4), [-1]),
+    "functional": (block(functional, weight=nn.Parameter(torch.ones(4, 4))), (5, 4), [-1]),
+    "attention": (nn.TransformerEncoderLayer(4, 1, 8, batch_first=True), (5, 4), [-1]),
+    "transformer": (
+        nn.TransformerEncoderLayer(4, 1, 8, activation=nn.ReLU(), batch_first=True),
+        (5, 4),
+        [-1],
+    ),
+    "shared": (Classic(), (1, 8, 8), [None]),
+    "view": (block(viewed, fc=linear(4, 4), relu=relu()), (5, 4), [None]),
+    "own matrix": (Projection(), (4, 5), [None]),
+    "alone": (relu(), (5, 4), [None]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_units_are_found(name, caplog):
+    model, size, expected = CASES[name]
+    assert [site.unit_dim for site in jk.find_relu(model)] == expected
+    x = torch.randn(6, *size)
+    output = model.eval()(x)
+    with caplog.at_level(logging.WARNING, "jumpstart_kernels"):
+        quietly_replace(model.train())
+    try:
+        layers = [layer for layer in model.modules() if isinstance(layer, jk.JumpstartReLU)]
+        assert [layer.unit_dim for layer in layers] == [
+            1 if unit_dim is None else unit_dim for unit_dim in expected
+        ]
+        said = [message for message in caplog.messages if "does not tell where their units are" in message]
+        assert len(said) == (None in expected)
+        assert torch.equal(model.eval()(x), output)
+        model.train()(x)
+        assert jk.penalty(model).isfinite()
+    finally:
+        jk.restore_relu(model)
+
+
+@pytest.mark.parametrize("name", ["conv1d", "conv2d", "conv3d", "residual"])
+def test_without_a_batch_it_is_a_batch_of_one(name):
+    model, size, _ = CASES[name]
+    x = torch.randn(size)
+    values = []
+    quietly_replace(model)
+    try:
+        for sample in (x, x[None]):
+            output = model(sample)
+            assert output.shape[-len(size) + 1 :] == model(sample).shape[-len(size) + 1 :]
+            jk.clear_records(model)
+            model(sample)
+            values.append(jk.penalty(model))
+        assert torch.equal(*values)
+    finally:
+        jk.restore_relu(model)
+
+
+def test_a_guess_that_the_input_refutes_is_1():
+    class Pooled(nn.Module):
+        """Below its convolutions there is a call that no rule knows, in a forward that does not trace."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(1, 3, 3), nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(torch.std(self.conv(x), (2, 3)) if len(x) else x)
+
+    model, x = Pooled(), torch.randn(6, 1, 5, 5)
+    expected = model(x)
+    quietly_replace(model)
+    assert torch.equal(model(x), expected)
+    (record,) = jk.modules.records.unwind(model.relu._records)
+    assert (record.units, record.points) == (3, 6)
+    with pytest.raises(ValueError, match=r"unit_dim must be in \[-2, 1\]"):
+        jk.JumpstartReLU(unit_dim=-3)(torch.randn(6, 3))
+
+
+def test_calls_of_one_forward_have_their_own():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 3, 3), nn.Linear(3 * 9, 4)
+
+        def forward(self, x, again=False):
+            x = torch.relu(self.fc(torch.relu(self.conv(x)).flatten(1)))
+            return torch.relu(x - 1) if again else x
+
+    model = quietly_replace(Both())
+    model(torch.randn(6, 1, 5, 5), again=True)  # another trace
+    assert [layer.unit_dim for layer in model.children() if isinstance(layer, jk.JumpstartReLU)] == [
+        -3,
+        -1,
+        -1,
+    ]
+    assert model.jumpstart_relu_2._name == "jumpstart_relu_2"
+
+
+def test_an_explicit_number_stays(caplog):
+    model = quietly_replace(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), unit_dim=2)
+    assert model[1].unit_dim == 2 and not caplog.messages
+    with pytest.raises(ValueError, match=r"unit_dim must be in \[-2, 1\] for a 2-D x, got 2"):
+        model(torch.randn(5, 4))
+
+
+@pytest.mark.parametrize(("unit_dim", "error"), [("last", ValueError), (True, TypeError), (None, TypeError)])
+def test_errors(unit_dim, error):
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    for call in (jk.replace_relu, lambda m, **o: jk.unit_usage(m, [torch.ones(2, 4)], **o)):
+        with pytest.raises(error, match="unit_dim must be an int or 'auto', got"):
+            call(model, unit_dim=unit_dim)
+    assert type(model[1]) is nn.ReLU
+
+
+@pytest.mark.parametrize("replaced", (False, True), ids=("plain", "replaced"))
+def test_usage_of_tokens_is_of_the_last_dimension(replaced):
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.copy_(torch.tensor([1.0, -1.0, 1.0]))
+    usage = jk.unit_usage(quietly_replace(model) if replaced else model, [torch.randn(2, 7, 4)])
+    assert usage.layers["1"].units == 3 and usage.layers["1"].dead == 1
+
+
+def test_watched_layers_that_are_no_relu():
+    model = nn.Sequential(nn.Linear(4, 3), nn.GELU())
+    assert jk.unit_usage(model, [torch.randn(2, 7, 4)], layers=["1"]).layers["1"].units == 3
