@@ -17,6 +17,7 @@ try:
 except ImportError as error:
     raise ImportError("UnitUsage and unit_usage need torchmetrics: pip install torchmetrics") from error
 
+from jumpstart_kernels.batches import call_with_batch
 from jumpstart_kernels.modules import LayerExtrema
 from jumpstart_kernels.usage_report import (
     UNMATCHED,
@@ -246,8 +247,10 @@ def unit_usage(
     Args:
         model: any model with ``JumpstartReLU`` or ``nn.ReLU`` layers; a compiled one runs uncompiled. Its
             training flags are put back after.
-        loader: yields tensors, or tuples or lists whose first item is the input; for other batches write the
-            loop, inside :meth:`UnitUsage.watch`. Inputs are moved to the device of the first parameter.
+        loader: yields the model's input: a tensor; a dict of tensors, passed as keyword arguments (those of
+            transformers); or tuples or lists whose first item is one of these. Arrays become tensors, those
+            of floats in the dtype of the parameters. All are moved to the device of the first parameter. For
+            other batches write the loop, inside :meth:`UnitUsage.watch`.
         layers: as in :meth:`UnitUsage.watch`.
         unit_dim: as in :meth:`UnitUsage.watch`.
         progress: show a progress bar, if ``rich`` is installed.
@@ -261,7 +264,7 @@ def unit_usage(
     with metric.watch(model, layers=layers, unit_dim=unit_dim), evaluating(model) as device:
         metric.to(device)
         for batch in _track(loader) if progress else loader:
-            model(_input_of(batch).to(device))
+            call_with_batch(model, batch, device, "a batch of loader")
     if not metric.update_called:
         raise ValueError("loader must yield at least one batch, got none")
     return metric.report()
@@ -280,16 +283,6 @@ def _join(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
     """Joined where the first lies, so that ``device`` takes one transfer."""
     first, *others = tensors
     return torch.cat([first, *(tensor.to(first.device) for tensor in others)]).to(device)
-
-
-def _input_of(batch: Any) -> Tensor:
-    x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if not isinstance(x, Tensor):
-        raise TypeError(
-            f"loader must yield tensors, or tuples whose first item is one, got {type(batch).__name__}: for "
-            "other batches call the model inside `with UnitUsage().watch(model):`"
-        )
-    return x
 
 
 def _track(loader: Iterable[Any]) -> Iterable[Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jumpstart_kernels import records
+from jumpstart_kernels.batches import call_with_batch
 from jumpstart_kernels.functional import jumpstart_stats
 from jumpstart_kernels.modules import (
     JumpstartReLU,
@@ -135,7 +136,7 @@ class LayerWatch:
 
 
 def layer_extrema(
-    model: nn.Module, x: Tensor, *, layers: Iterable[str] | None = None, unit_dim: int | str = "auto"
+    model: nn.Module, x: Any, *, layers: Iterable[str] | None = None, unit_dim: int | str = "auto"
 ) -> dict[str, LayerExtrema]:
     """The extrema of every layer on one batch, by name: one forward in ``eval()`` without grad.
 
@@ -144,7 +145,7 @@ def layer_extrema(
     Args:
         model: any model with ``JumpstartReLU`` or ``nn.ReLU`` layers; a compiled one runs uncompiled. Its
             training flags are put back after.
-        x: its input; moved to the device of the first parameter.
+        x: its input, as a loader of :func:`~jumpstart_kernels.unit_usage` yields it.
         layers: names in ``model.named_modules()``; by default every ``JumpstartReLU`` and ``nn.ReLU``.
         unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
 
@@ -157,11 +158,9 @@ def layer_extrema(
         TypeError: ``model``, ``x``, ``layers`` or ``unit_dim`` is of a wrong type.
         ValueError: there is no such layer, no layer at all, or none that ran.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor, got {type(x).__name__}")
     model = uncompiled(model)
     with LayerWatch(model, layers=layers, unit_dim=unit_dim) as watch, evaluating(model) as device:
-        model(x.to(device))
+        call_with_batch(model, x, device, "x")
         extrema = watch.take()
     if not extrema:
         raise ValueError("model must run a watched layer in its forward, got none")

@@ -189,7 +189,7 @@ def test_a_layer_without_points_adds_nothing():
         (ValueError, "reduction must be one of", lambda m: jk.penalty_by_layer(m, reduction="norm")),
         (ValueError, "sign_balance must be in", lambda m: jk.penalty_by_layer(m, sign_balance=2)),
         (ValueError, "margin must be finite", lambda m: jk.penalty_by_layer(m, margin=-1)),
-        (TypeError, "x must be a tensor, got list", lambda m: jk.layer_extrema(m, [X])),
+        (TypeError, "x must be a tensor, an array, .* got list", lambda m: jk.layer_extrema(m, [1.0])),
         (ValueError, "layers must be names", lambda m: jk.layer_extrema(m, X, layers=["nothing"])),
         (TypeError, "unit_dim must be an int", lambda m: jk.layer_extrema(m, X, unit_dim=1.0)),
         (TypeError, "model must be a torch.nn.Module", lambda m: jk.layer_extrema(3, X)),

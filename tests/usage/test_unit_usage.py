@@ -1,6 +1,7 @@
 """unit_usage over a loader, its report as a table, and the errors."""
 
 import copy
+from collections import UserDict
 
 import pytest
 import torch
@@ -15,8 +16,19 @@ from usage.definition import (
 
 from jumpstart_kernels.usage import UnitUsage, unit_usage
 
+WRAPS = {
+    "tensor": lambda x: x,
+    "tuple": lambda x: (x, 0),
+    "list": lambda x: [x],
+    "array": lambda x: x.numpy(),
+    "float64 array": lambda x: (x.double().numpy(), 0),
+    "dict": lambda x: {"input": x},
+    "mapping": lambda x: UserDict(input=x),
+    "dict of arrays": lambda x: ({"input": x.numpy()}, 0),
+}
 
-@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: (x, 0), lambda x: [x]])
+
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
 def test_unit_usage_runs_the_loader_in_eval(wrap):
     class Spy(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +105,27 @@ def test_errors_of_unit_usage():
     model = nn.Sequential(nn.ReLU())
     with pytest.raises(ValueError, match="loader must yield at least one batch"):
         unit_usage(model, [])
-    for batch in ({"x": torch.ones(2, 3)}, (), [0, 1]):
-        with pytest.raises(TypeError, match="loader must yield tensors, or tuples"):
+    for batch in ((), [0, 1], {}, {1: torch.ones(2, 3)}, "text", None):
+        with pytest.raises(TypeError, match="a batch of loader must be a tensor, an array, a dict of them"):
             unit_usage(model, [batch])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'label'"):
+        unit_usage(model, [{"input": torch.ones(2, 3), "label": torch.ones(2)}])
     assert_unwatched(model)
+
+
+def test_batches_of_a_language_model():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.fc, self.relu = nn.Embedding(10, 4), nn.Linear(4, 6), nn.ReLU()
+
+        def forward(self, input_ids, attention_mask=None, return_dict=None):
+            return {"logits": self.relu(self.fc(self.embedding(input_ids)))}
+
+    torch.manual_seed(0)
+    model, ids = Model(), torch.randint(10, (3, 5))
+    batch = {"input_ids": ids.numpy(), "attention_mask": torch.ones_like(ids), "return_dict": True}
+    report = unit_usage(model, [batch])
+    hidden = model.fc(model.embedding(ids)).detach()
+    assert report.layers["relu"].units == 6
+    assert report.layers["relu"].dead == int((hidden <= 0).flatten(0, 1).all(0).sum())

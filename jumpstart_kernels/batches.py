@@ -1,0 +1,44 @@
+"""What loaders yield, as the inputs of a model."""
+
+import sys
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def call_with_batch(model: nn.Module, batch: Any, device: torch.device, argument: str) -> Any:
+    """Call ``model`` with a batch moved to ``device``.
+
+    Args:
+        batch: a tensor or a NumPy array; a mapping of them, which are keyword arguments; or a tuple or list
+            whose first item is one of these. An array of floats takes the dtype of the model's parameters.
+        argument: what to call the batch in an error.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    dtypes = (tensor.dtype for tensor in chain(model.parameters(), model.buffers()))
+    dtype = next((dtype for dtype in dtypes if dtype.is_floating_point), torch.get_default_dtype())
+    if isinstance(x, Mapping) and x and all(isinstance(name, str) for name in x):
+        return model(**{name: _moved(value, device, dtype) for name, value in x.items()})
+    x = _moved(x, device, dtype)
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{argument} must be a tensor, an array, a dict of them by names of the model's arguments, or a "
+            f"tuple whose first item is one of these, got {type(batch).__name__}: for other batches call the "
+            "model inside `with UnitUsage().watch(model):`"
+        )
+    return model(x)
+
+
+def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """A tensor or array as a tensor of the device, all else as it is."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray):
+        value = torch.as_tensor(value)
+        value = value.to(dtype) if value.is_floating_point() else value
+    return value.to(device) if isinstance(value, Tensor) else value
