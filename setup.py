@@ -11,8 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import setup
+import setuptools
 
+OLDEST_SETUPTOOLS = 77  # as in pyproject.toml, which says the license by its SPDX name
 CSRC = Path("csrc")
 FLAGS = ["-O3", "-g0", "-fno-math-errno", "-Wall"]
 # Off: what the compiler says of its own AVX-512 header, and of vectors wider than the target's.
@@ -113,4 +114,15 @@ def without_extension(reason: str) -> dict:
     return {}
 
 
-setup(**extension_arguments())
+def check_setuptools() -> None:
+    """End with one line where setuptools is too old to read pyproject.toml: without isolation it may be."""
+    major = setuptools.__version__.partition(".")[0]
+    if int(major) < OLDEST_SETUPTOOLS:
+        raise SystemExit(
+            f"jumpstart_kernels needs setuptools {OLDEST_SETUPTOOLS} or later to be built, found "
+            f"{setuptools.__version__}: run pip install --upgrade setuptools wheel"
+        )
+
+
+check_setuptools()
+setuptools.setup(**extension_arguments())

@@ -1,13 +1,11 @@
 // What Python and the dispatcher see of the extension. The schemas are defined by jumpstart_kernels/ops.
 
-#include <ATen/Version.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/library.h>
 
-#include <string>
-
 #include "autograd.h"
+#include "cpu/instruction_sets.h"
 #include "eager.h"
 #include "jumpstart_relu.h"
 #include "penalty.h"
@@ -29,7 +27,9 @@ PYBIND11_MODULE(_native, m) {
   m.doc() = "Compiled kernels of jumpstart_kernels; importing registers them with PyTorch.";
   m.def("jumpstart_relu", &jumpstart::jumpstart_relu_eager);
   m.def("penalty", &jumpstart::penalty_eager);
-  m.attr("cpu_capability") = at::get_cpu_capability();
+  m.def("instruction_sets", &jumpstart::instruction_sets);
+  m.def("instruction_set", &jumpstart::instruction_set);
+  m.def("use_instruction_set", &jumpstart::use_instruction_set);
 #ifdef _OPENMP
   m.attr("openmp") = true;
 #else

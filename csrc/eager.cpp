@@ -31,7 +31,7 @@ using NodePointer = decltype(torch::autograd::Edge::function);  // intrusive in 
 template <typename T, typename Pointer = NodePointer>
 Pointer own(T* node) {
   if constexpr (std::is_same_v<Pointer, std::shared_ptr<torch::autograd::Node>>) {
-    return Pointer(node, [](T* owned) { torch::autograd::deleteNode(owned); });  // no recursion
+    return Pointer(node, [](T* owned) { deleteNode(owned); });  // no recursion
   } else {
     return Pointer::unsafe_steal_from_new(node);
   }

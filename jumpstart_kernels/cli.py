@@ -124,8 +124,10 @@ def _info() -> Iterator[str]:
         )
         cuda = f"with CUDA {extension.cuda_version}" if native.has_cuda() else "without CUDA"
         yield f"native extension   {threads}, {cuda}"
-    if os.environ.get("JUMPSTART_BACKEND"):
-        yield f"JUMPSTART_BACKEND  {os.environ['JUMPSTART_BACKEND']}"
+        yield f"instruction set    {native.instruction_set()} of {', '.join(native.instruction_sets())}"
+    for variable in ("JUMPSTART_BACKEND", "JUMPSTART_CPU"):
+        if os.environ.get(variable):
+            yield f"{variable:<18} {os.environ[variable]}"
     yield ""
     for device in ("cpu", "cuda"):
         for backend in backends.BACKENDS:

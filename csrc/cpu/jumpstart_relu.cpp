@@ -4,16 +4,15 @@
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
-#include <ATen/Version.h>
 
 #include <algorithm>
 #include <cmath>
-#include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "cpu/instruction_sets.h"
 #include "cpu/kernels.h"
 #include "cpu/statistics.h"
 
@@ -21,18 +20,6 @@ namespace jumpstart {
 namespace {
 
 constexpr int64_t kGrain = 32768;  // elements that are worth a thread
-
-const Kernels& kernels() {
-  static const Kernels& chosen = []() -> const Kernels& {
-#if defined(__x86_64__)
-    const std::string capability = at::get_cpu_capability();
-    if (capability == "AVX512") return kernels_avx512();
-    if (capability == "AVX2") return kernels_avx2();
-#endif
-    return kernels_default();
-  }();
-  return chosen;
-}
 
 // Whether a tensor is too large for the caches to keep, and every vector of it lies where it can be stored
 // past them: that saves reading what is overwritten.

@@ -42,6 +42,7 @@ def describe(device: torch.device, command: Sequence[str], keeps_memory: bool = 
         "device_type": device.type,
         "cpu": _cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "instruction_set": native.instruction_set(),
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "keeps_memory": keeps_memory,

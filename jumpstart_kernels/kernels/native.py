@@ -5,7 +5,9 @@ schemas that :mod:`jumpstart_kernels.ops` defines. Eager code can call them with
 dispatcher's Python, which costs a thin network more than the kernels do.
 """
 
+import os
 import shutil
+from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -23,6 +25,40 @@ except ImportError as error:
 def extension() -> ModuleType | None:
     """The compiled module, or None where it was not built or does not load."""
     return _extension
+
+
+INSTRUCTION_SETS = ("avx512", "avx2", "default")
+
+
+def instruction_sets() -> list[str]:
+    """The sets that this processor has kernels for, the best first; none without the extension."""
+    return [] if _extension is None else _extension.instruction_sets()
+
+
+def instruction_set() -> str | None:
+    """That of the CPU kernels in use: the best, or the one that ``JUMPSTART_CPU`` chooses."""
+    return None if _extension is None else _extension.instruction_set()
+
+
+def _choose_instruction_set() -> None:
+    name = os.environ.get("JUMPSTART_CPU")
+    if not name:
+        return
+    if name not in INSTRUCTION_SETS:
+        raise ValueError(f"JUMPSTART_CPU must be one of {_listed(INSTRUCTION_SETS)}, got {name!r}")
+    if _extension is None:
+        return
+    if name not in instruction_sets():
+        there = _listed(instruction_sets())
+        raise ValueError(f"JUMPSTART_CPU must be one of {there} on this processor, which has no {name!r}")
+    _extension.use_instruction_set(name)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+_choose_instruction_set()
 
 
 def _declines(*arguments) -> Any:
