@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import jumpstart_kernels as jk
 from benchmarks.imagenet import state
+from benchmarks.imagenet.convolutions import check_convolutions
 from benchmarks.imagenet.data import (
     Images,
     TrainingOrder,
@@ -138,6 +139,7 @@ class Training:
         network: Any = build_resnet50(
             batch_norm=False, skips=False, classes=self.classes, width=options.width, blocks=blocks
         )
+        check_convolutions(network, options.image_size, options.precision, self.processes.device)
         if options.penalty_weight:
             network = jk.replace_relu(network)
         network.to(self.processes.device)
