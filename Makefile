@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h)
 
-.PHONY: help setup demo test test-gpu test-large fuzz soak bench figures paper paper-run lint format clean
+.PHONY: help setup demo test test-gpu test-instruction-sets test-matrix test-large fuzz soak bench figures paper paper-run lint format clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -33,6 +33,17 @@ test: setup  ## The whole test suite
 
 test-gpu: setup  ## Only the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -q $(ARGS)
+
+INSTRUCTION_SET_TESTS := tests/kernels tests/test_functional.py tests/test_golden.py tests/test_mixed_precision.py
+
+test-instruction-sets: setup  ## The CPU kernels' tests, by the kernels of each instruction set of this processor
+	for set in $$($(BIN)/python -c "from jumpstart_kernels.kernels import native; print(*native.instruction_sets())"); do \
+		echo "instruction set $$set"; \
+		JUMPSTART_CPU=$$set $(BIN)/python -m pytest -n 2 -q $(INSTRUCTION_SET_TESTS) -k "not triton and not cuda and not reference" $(ARGS) || exit 1; \
+	done
+
+test-matrix: setup  ## Build and test under the oldest, the pinned and the newest PyTorch; 12 GB; docs/versions.md
+	$(BIN)/python -m benchmarks.matrix $(ARGS)
 
 bench: setup  ## What the layer costs on this machine, beside its peers
 	$(BIN)/python -m jumpstart_kernels bench $(ARGS)

@@ -1,0 +1,204 @@
+"""One environment of the matrix: a Python, a PyTorch, and a copy of the sources built in place."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).parent.parent.parent
+FOLDER = ROOT / "build" / "matrix"
+TESTS = (
+    *("tests/kernels", "tests/ops", "tests/surgery"),
+    *(
+        f"tests/test_{name}.py"
+        for name in (
+            *("backends", "checkpointing", "compile", "functional", "golden", "injection", "modules"),
+            *("no_record", "penalty", "tracers", "transforms"),
+        )
+    ),
+)
+BUILD_TOOLS = ("setuptools", "wheel", "pybind11", "ninja", "numpy")
+TEST_TOOLS = ("torchmetrics", "hypothesis", "pytest", "pytest-benchmark", "pytest-timeout", "pytest-xdist")
+
+
+class Environment(NamedTuple):
+    """What a row of the matrix is made of."""
+
+    name: str
+    torch: str  # what pip is asked for
+    python: Path
+    constraints: tuple[str, ...] = ()  # in place of those of the development environment
+    with_cuda: bool = False  # whether its CUDA code must be compiled, linked and imported
+
+    @property
+    def folder(self) -> Path:
+        return FOLDER / self.name
+
+    @property
+    def sources(self) -> Path:
+        return self.folder / "sources"
+
+    def install(self) -> None:
+        """Make the virtual environment, or keep it if it was made for the same."""
+        venv, stamp = self.folder / "venv", self.folder / "environment"
+        constraints, text = self.folder / "constraints.txt", self._constraints()
+        wanted = f"{self.torch}\n{self.python}\n{text}"
+        if not stamp.is_file() or stamp.read_text() != wanted:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            constraints.write_text(text)
+            run([self.python, "-m", "venv", venv])
+        pip: list[str | Path] = [
+            venv / "bin" / "python",
+            *["-m", "pip", "install", "--quiet", "--disable-pip-version-check"],
+        ]
+        # Alone, for pip to choose the build that a user gets; and each time, for what is the newest changes.
+        run([*pip, "--constraint", constraints, "--upgrade", self.torch])
+        run([*pip, "--constraint", constraints, "triton", *BUILD_TOOLS, *TEST_TOOLS])
+        stamp.write_text(wanted)
+
+    def _constraints(self) -> str:
+        """Those of the development environment, but for what the row says itself."""
+        pinned = (ROOT / "constraints.txt").read_text().splitlines()
+        replaced = {re.split("[<>=]", line)[0] for line in self.constraints}
+        if self.torch != f"torch=={pinned_torch()}":
+            replaced |= {"torch", "triton"}
+        kept = [line for line in pinned if line.partition("==")[0] not in replaced]
+        return "\n".join([*kept, *self.constraints, ""])
+
+    def copy_sources(self) -> None:
+        """The working tree as it is, in a place of its own: a built extension fits one PyTorch alone."""
+        listed = run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"], capture=True
+        ).splitlines()
+        wanted = {self.sources / name for name in listed if (ROOT / name).is_file()}
+        for path in self.sources.rglob("*"):
+            built = path.suffix == ".so" or "build" in path.relative_to(self.sources).parts
+            if path.is_file() and path not in wanted and not built:
+                path.unlink()
+        for path in wanted:
+            original = ROOT / path.relative_to(self.sources)
+            if not path.is_file() or path.read_bytes() != original.read_bytes():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(original, path)
+
+    def build(self) -> None:
+        """Compile and link the extension; fails where that fails."""
+        variables = {"JUMPSTART_REQUIRE_NATIVE": "1"}
+        if self.with_cuda:
+            variables |= {"CUDA_HOME": str(find_cuda()), "TORCH_CUDA_ARCH_LIST": "9.0"}
+        self.run(["setup.py", "--quiet", "build_ext", "--inplace"], variables)
+
+    def probe(self) -> dict[str, Any]:
+        """:func:`benchmarks.matrix.probe.probe` of this environment."""
+        found: dict[str, Any] = json.loads(self.run(["-m", "benchmarks.matrix.probe"], capture=True))
+        if self.with_cuda and found["operators"]["CUDA"] != found["operators"]["CPU"]:
+            raise SystemExit(f"{self.name}: CUDA has not the operators of the CPU: {found['operators']}")
+        return found
+
+    def test(self, tests: Sequence[str], workers: int) -> dict[str, Any]:
+        """Run the tests; how many passed, failed and were skipped, and in how many seconds."""
+        report = self.folder / "report.xml"
+        report.unlink(missing_ok=True)
+        words = ["-m", "pytest", "-q", "-n", str(workers), f"--junitxml={report}", *tests]
+        self.run(words, check=False)
+        if not report.is_file():
+            raise SystemExit(f"{self.name}: pytest ended without a report")
+        return read_report(report)
+
+    def run(
+        self,
+        words: Sequence[str],
+        variables: dict[str, str] | None = None,
+        capture: bool = False,
+        check: bool = True,
+    ) -> str:
+        python = self.folder / "venv" / "bin" / "python"
+        path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # of ninja
+        environment = {**os.environ, "PATH": path, **(variables or {})}
+        return run([python, *words], self.sources, environment, capture, check)
+
+
+def run(
+    words: Sequence[str | Path],
+    folder: Path = ROOT,
+    environment: dict[str, str] | None = None,
+    capture: bool = False,
+    check: bool = True,
+) -> str:
+    """Run a program and give what it prints, if that is to be captured."""
+    print("$", *words, file=sys.stderr, flush=True)
+    done = subprocess.run(
+        [str(word) for word in words],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE if capture else None,
+        text=True,
+    )
+    if check and done.returncode:
+        raise SystemExit(f"this failed, with status {done.returncode}: {' '.join(map(str, words))}")
+    return done.stdout or ""
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """What pytest's JUnit report counts."""
+    suite = ElementTree.parse(path).getroot().find("testsuite")
+    assert suite is not None  # as pytest writes it
+    total, skipped, failed, errors = (
+        int(suite.attrib[name]) for name in ("tests", "skipped", "failures", "errors")
+    )
+    return {
+        "passed": total - skipped - failed - errors,
+        "skipped": skipped,
+        "failed": failed + errors,
+        "seconds": round(float(suite.attrib["time"])),
+    }
+
+
+def pinned_torch() -> str:
+    """That of the development environment."""
+    return _find(r"^torch==(.+)$", ROOT / "constraints.txt")
+
+
+def oldest_torch() -> str:
+    """That of the package's metadata."""
+    return f"{_find(r'^dependencies = .*torch>=([0-9.]+)', ROOT / 'pyproject.toml')}.0"
+
+
+def _find(pattern: str, path: Path) -> str:
+    match = re.search(pattern, path.read_text(), re.MULTILINE)
+    if match is None:
+        raise SystemExit(f"{path.name} has no line {pattern}")
+    return match[1]
+
+
+def find_python(version: str, given: Sequence[Path] = ()) -> Path:
+    """A Python of a version such as "3.12": one that is given, on the PATH, or of pyenv."""
+    on_path = [Path(found) for found in (shutil.which(f"python{version}"), shutil.which("python3")) if found]
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    of_pyenv = sorted(pyenv.glob(f"versions/{version}*/bin/python"))
+    for python in (*given, Path(sys.executable), *on_path, *of_pyenv):
+        asked: list[str | Path] = [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        try:
+            done = subprocess.run(asked, capture_output=True, text=True)
+        except OSError:
+            continue
+        if done.returncode == 0 and done.stdout.strip() == version:
+            return python
+    raise SystemExit(f"there is no Python {version}: install it, or name one with --python PATH")
+
+
+def find_cuda() -> Path:
+    """The CUDA toolkit: ``CUDA_HOME``, that of the nvcc on the PATH, or ``/usr/local/cuda``."""
+    nvcc = shutil.which("nvcc")
+    found = [os.environ.get("CUDA_HOME"), "/usr/local/cuda", nvcc and Path(nvcc).resolve().parent.parent]
+    for home in found:
+        if home and (Path(home) / "bin" / "nvcc").is_file():
+            return Path(home)
+    raise SystemExit("there is no nvcc: install the CUDA toolkit, or set CUDA_HOME to where it is")
