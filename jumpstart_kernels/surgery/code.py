@@ -67,8 +67,9 @@ def _loaded(code: CodeType) -> frozenset[str]:
         loads = instruction.opname in ("LOAD_GLOBAL", "LOAD_ATTR", "LOAD_METHOD")
         if loads and previous != "self":
             names.add(instruction.argval)
-        # From Python 3.13 on one instruction may load two variables.
-        previous = instruction.argval[-1] if isinstance(instruction.argval, tuple) else instruction.argval
+        previous = instruction.argval
+        if instruction.opname.startswith("LOAD_FAST") and isinstance(previous, tuple):
+            previous = previous[-1]  # from Python 3.13 on one instruction may load two variables
     return frozenset(names).union(
         *(_loaded(inner) for inner in code.co_consts if isinstance(inner, CodeType))
     )

@@ -212,7 +212,8 @@ class UnitFinder:
         if node.op == "placeholder":
             return PASSED_ON
         if node.op == "call_module":
-            found = self._behind_one(module.get_submodule(str(node.target)))
+            child = _submodule(module, str(node.target))
+            found = PASSED_ON if child is None else self._behind_one(child)
             return _joined(node, units) if found == PASSED_ON else found
         if node.op not in ("call_function", "call_method"):
             return UNKNOWN
@@ -222,6 +223,16 @@ class UnitFinder:
         if name in _PASSING_CALLS or name.removesuffix("_") in _PASSING_CALLS:
             return _joined(node, units)
         return _moved(name, node, units)
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    """What a trace calls; None for an attribute that was a ReLU function when it was traced."""
+    found: Any = module
+    for name in path.split("."):
+        found = found._modules.get(name)
+        if found is None:
+            return None
+    return found
 
 
 def _by_type(module: nn.Module) -> Units:
