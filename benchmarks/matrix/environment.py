@@ -68,7 +68,7 @@ class Environment(NamedTuple):
         pinned = (ROOT / "constraints.txt").read_text().splitlines()
         replaced = {re.split("[<>=]", line)[0] for line in self.constraints}
         if self.torch != f"torch=={pinned_torch()}":
-            replaced |= {"torch", "triton"}
+            replaced |= {"torch", "triton", "setuptools"}  # which each torch chooses
         kept = [line for line in pinned if line.partition("==")[0] not in replaced]
         return "\n".join([*kept, *self.constraints, ""])
 
