@@ -10,7 +10,7 @@ from jumpstart_kernels.cli_inputs import CommandError
 
 
 def check_convolutions(network: nn.Module, image_size: int, precision: str, device: torch.device) -> None:
-    """Raise where a weight gradient in bfloat16 would be NaN now and then.
+    """Raise where a weight gradient in bfloat16 would be NaN or wrong now and then.
 
     With AVX-512, oneDNN reads memory that nobody wrote for a padded convolution whose stride is larger than
     its input: in a plain network too, and in torch 2.11 to 2.14.
@@ -32,7 +32,7 @@ def check_convolutions(network: nn.Module, image_size: int, precision: str, devi
             raise CommandError(
                 f"--image-size must be larger than {image_size} for --precision bf16 on this processor: a "
                 f"convolution of stride {convolution.stride[0]} gets {sizes[0]}×{sizes[1]} pixels, of which "
-                "oneDNN's weight gradient is NaN now and then. Or take --precision fp32"
+                "oneDNN's weight gradient is NaN or wrong now and then. Or take --precision fp32"
             )
 
     for module in network.modules():
