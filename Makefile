@@ -35,9 +35,10 @@ test-gpu: setup  ## Only the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -q $(ARGS)
 
 INSTRUCTION_SET_TESTS := tests/kernels tests/test_functional.py tests/test_golden.py tests/test_mixed_precision.py
+LIST_INSTRUCTION_SETS := from jumpstart_kernels.kernels import native; print(*native.instruction_sets())
 
 test-instruction-sets: setup  ## The CPU kernels' tests, by the kernels of each instruction set of this processor
-	for set in $$($(BIN)/python -c "from jumpstart_kernels.kernels import native; print(*native.instruction_sets())"); do \
+	sets=$$($(BIN)/python -c "$(LIST_INSTRUCTION_SETS)") && test -n "$$sets" && for set in $$sets; do \
 		echo "instruction set $$set"; \
 		JUMPSTART_CPU=$$set $(BIN)/python -m pytest -n 2 -q $(INSTRUCTION_SET_TESTS) -k "not triton and not cuda and not reference" $(ARGS) || exit 1; \
 	done

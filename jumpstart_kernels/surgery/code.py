@@ -33,8 +33,14 @@ def python_functions(module: nn.Module) -> list[FunctionType]:
     return [thing for thing in _reached(module) if _is_users(thing)]
 
 
+SUBSCRIPT = "[]"
+
+
 def loaded_names(module: nn.Module) -> set[str]:
-    """The names that :func:`python_functions` load; ``self.name`` is the module's own, and not one."""
+    """The names that :func:`python_functions` load; ``self.name`` is the module's own, and not one.
+
+    ``SUBSCRIPT`` is among them where something is indexed.
+    """
     return {name for function in python_functions(module) for name in _loaded(function.__code__)}
 
 
@@ -67,6 +73,8 @@ def _loaded(code: CodeType) -> frozenset[str]:
         loads = instruction.opname in ("LOAD_GLOBAL", "LOAD_ATTR", "LOAD_METHOD")
         if loads and previous != "self":
             names.add(instruction.argval)
+        elif instruction.opname in ("BINARY_SUBSCR", "BINARY_SLICE") or instruction.argrepr == SUBSCRIPT:
+            names.add(SUBSCRIPT)
         previous = instruction.argval
         if instruction.opname.startswith("LOAD_FAST") and isinstance(previous, tuple):
             previous = previous[-1]  # from Python 3.13 on one instruction may load two variables

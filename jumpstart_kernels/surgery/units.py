@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from jumpstart_kernels.surgery.code import is_of_torch, loaded_names
+from jumpstart_kernels.surgery.code import SUBSCRIPT, is_of_torch, loaded_names
 from jumpstart_kernels.surgery.tracing import Untraceable, default_pattern, trace_forward
 
 logger = logging.getLogger("jumpstart_kernels")
@@ -62,7 +62,7 @@ _MOVING_CALLS = _words(
     H T einsum flatten mT movedim moveaxis permute rearrange reduce reshape stack swapaxes swapdims t
     transpose unbind unflatten unsqueeze squeeze view amax amin max mean min norm sum
     """
-)
+) | {SUBSCRIPT}
 
 
 def check_unit_dim(unit_dim: object) -> None:
@@ -170,7 +170,7 @@ class UnitFinder:
             return inside
         graph = self._trace(module)
         if graph is None:
-            return UNKNOWN if inside == PASSED_ON else inside
+            return -1 if inside == -1 else UNKNOWN  # behind a convolution fewer dimensions are a batch of one
         units = self.in_trace(module, graph)
         calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
         if not calls:

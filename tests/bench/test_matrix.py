@@ -58,6 +58,9 @@ def test_a_toolkit_is_found_or_named(monkeypatch, tmp_path):
     (tmp_path / "bin" / "nvcc").touch()
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     assert environment.find_cuda() == tmp_path
+    (tmp_path / "bin" / "nvcc").unlink()
+    with pytest.raises(SystemExit, match=f"there is no nvcc in CUDA_HOME, {tmp_path}"):
+        environment.find_cuda()
 
 
 def test_the_report_of_pytest_is_counted(tmp_path):
@@ -88,6 +91,13 @@ def test_the_table_has_a_line_for_each_row():
     assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
     assert "| built for 13.0, 2 operators | avx2 | 2,400 | 10 | 0 | 7.7 MB |" in lines[2]
     assert "| none | not built |" in lines[3]
+
+
+def test_programs_that_fail_end_it():
+    assert environment.run([sys.executable, "-c", "print('out')"], capture=True) == "out\n"
+    assert environment.run([sys.executable, "-c", "exit(1)"], allowed=(0, 1)) == ""
+    with pytest.raises(SystemExit, match="this failed, with status 5"):  # pytest that has collected nothing
+        environment.run([sys.executable, "-c", "exit(5)"], allowed=(0, 1))
 
 
 def test_words():

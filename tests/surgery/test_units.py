@@ -123,6 +123,19 @@ def viewed(self, x):
     return self.relu(self.fc(x).view(x.shape[0], 2, 2, -1))
 
 
+def pooled(self, x):
+    return self.relu(self.conv(x)[..., 0])
+
+
+def first_token(self, x):
+    return self.relu(self.fc(x)[0])
+
+
+def untraceable(self, x):
+    x = self.conv(x)
+    return self.relu(x[:, :, 0] if x.sum() < 1e9 else x)
+
+
 relu, linear = nn.ReLU, nn.Linear
 # The model, the size of an input without a batch, and the units of its ReLUs, in the order of find_relu.
 CASES = {
@@ -161,6 +174,9 @@ CASES = {
     "shared": (Classic(), (1, 8, 8), [None]),
     "view": (block(viewed, fc=linear(4, 4), relu=relu()), (5, 4), [None]),
     "own matrix": (Projection(), (4, 5), [None]),
+    "pooled": (block(pooled, conv=nn.Conv2d(3, 4, 2), relu=relu()), (3, 5, 5), [None]),
+    "first token": (block(first_token, fc=linear(4, 3), relu=relu()), (5, 4), [-1]),
+    "untraceable": (block(untraceable, conv=nn.Conv2d(3, 4, 2), relu=relu()), (3, 5, 5), [None]),
     "alone": (relu(), (5, 4), [None]),
 }
 

@@ -13,46 +13,40 @@ from jumpstart_kernels.cli_inputs import CommandError
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def avx512(monkeypatch):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-
-
 def make_network():
     return build_resnet50(batch_norm=False, skips=False, classes=4, width=4, blocks=(1, 1, 1, 1))
 
 
-def test_images_that_are_too_small_are_told(avx512):
-    message = "--image-size must be larger than 16 .* stride 2 gets 1×1 pixels, .* Or take --precision fp32"
+def test_images_that_are_too_small_are_told():
+    message = (
+        "--image-size must be larger than 16 .* stride 2 gets images 1 wide, .* take --precision fp32"
+    )
     with pytest.raises(CommandError, match=message):
         check_convolutions(make_network(), 16, "bf16", CPU)
     check_convolutions(make_network(), 17, "bf16", CPU)
-
-
-def test_where_the_fault_is_not_nothing_is_said(avx512, monkeypatch):
     check_convolutions(make_network(), 16, "fp32", CPU)
     check_convolutions(make_network(), 16, "bf16", torch.device("cuda"))
-    with monkeypatch.context() as lowered:
-        lowered.setenv("ONEDNN_MAX_CPU_ISA", "avx2")
-        check_convolutions(make_network(), 16, "bf16", CPU)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    check_convolutions(make_network(), 16, "bf16", CPU)
 
 
-def test_a_training_says_it_at_its_start(avx512, process, data, tmp_path):
+def test_a_training_says_it_at_its_start(process, data, tmp_path):
     with pytest.raises(CommandError, match="--image-size must be larger than 16"):
         Training(make_options(data, tmp_path, "--precision=bf16"), process)
 
 
-@pytest.mark.parametrize("stride,size", [(1, 1), (2, 2), (2, 3), (2, 7), (3, 3), (4, 4)])
-def test_convolutions_that_are_let_through_are_finite(stride, size):
-    torch.manual_seed(0)
+@pytest.mark.parametrize("freed", (torch.nan, 1.0))
+@pytest.mark.parametrize("stride,width", [(1, 1), (2, 2), (2, 3), (2, 7), (3, 3), (4, 4)])
+def test_convolutions_that_are_let_through_are_right(stride, width, freed):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(32, 32, 3, 3, generator=generator).bfloat16()
+    image = torch.randn(2, 32, 3, width, generator=generator).bfloat16().to(memory_format=torch.channels_last)
+
+    def weight_gradient(image, weight):
+        leaf = weight.detach().requires_grad_()
+        output = nn.functional.conv2d(image, leaf, stride=stride, padding=1)
+        memory = [torch.full((2**power,), freed) for power in range(4, 19) for _ in range(8)]
+        del memory  # what oneDNN finds where it has written nothing
+        return torch.autograd.grad(output, leaf, torch.ones_like(output))[0].float()
+
+    expected = weight_gradient(image.float(), weight.float())
     for _ in range(20):
-        convolution = nn.Conv2d(32, 32, 3, stride=stride, padding=1, bias=False)
-        convolution.to(memory_format=torch.channels_last)
-        torch.full((1 << 16,), torch.nan)  # what freed memory may hold
-        with torch.autocast("cpu", torch.bfloat16):
-            output = convolution(torch.randn(2, 32, size, size))
-        output.float().sum().backward()
-        assert convolution.weight.grad.isfinite().all()
+        torch.testing.assert_close(weight_gradient(image, weight), expected, rtol=0.02, atol=0.05)
