@@ -18,9 +18,7 @@ def make_network():
 
 
 def test_images_that_are_too_small_are_told():
-    message = (
-        "--image-size must be larger than 16 .* stride 2 gets images 1 wide, .* take --precision fp32"
-    )
+    message = "--image-size must be larger than 16 .* stride 2 gets images 1 wide, .* take --precision fp32"
     with pytest.raises(CommandError, match=message):
         check_convolutions(make_network(), 16, "bf16", CPU)
     check_convolutions(make_network(), 17, "bf16", CPU)
