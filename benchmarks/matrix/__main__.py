@@ -80,11 +80,11 @@ def main(words: Sequence[str] | None = None) -> int:
         counts = row.test(options.tests, options.workers)
         failed += counts["failed"]
         stored[row.name] = {**found, **counts}
-    rows = {name: stored[name] for name in NAMES if name in stored}
+        rows = {name: stored[name] for name in NAMES if name in stored}
+        if not options.no_output:
+            RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+            insert(ROOT / DOCUMENT, {"matrix": table(rows)})
     print(table(rows))
-    if not options.no_output:
-        RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
-        insert(ROOT / DOCUMENT, {"matrix": table(rows)})
     return 1 if failed else 0
 
 

@@ -34,7 +34,7 @@ class Environment(NamedTuple):
     torch: str  # what pip is asked for
     python: Path
     constraints: tuple[str, ...] = ()  # in place of those of the development environment
-    with_cuda: bool = False  # whether its CUDA code must be compiled, linked and imported
+    with_cuda: bool = False  # whether torch must be a CUDA build, for which the CUDA code is built too
 
     @property
     def folder(self) -> Path:
@@ -89,9 +89,12 @@ class Environment(NamedTuple):
                 shutil.copy(original, path)
 
     def build(self) -> None:
-        """Compile and link the extension; fails where that fails."""
+        """Compile and link the extension, CUDA code included for a CUDA build of torch."""
         variables = {"JUMPSTART_REQUIRE_NATIVE": "1"}
-        if self.with_cuda:
+        cuda = self.run(["-c", "import torch; print(torch.version.cuda or '')"], capture=True).strip()
+        if self.with_cuda and not cuda:
+            raise SystemExit(f"{self.name}: {self.torch} is a build without CUDA")
+        if cuda:
             variables |= {"CUDA_HOME": str(find_cuda()), "TORCH_CUDA_ARCH_LIST": "9.0"}
         self.run(["setup.py", "--quiet", "build_ext", "--inplace"], variables)
 
@@ -100,7 +103,7 @@ class Environment(NamedTuple):
         found: dict[str, Any] = json.loads(self.run(["-m", "benchmarks.matrix.probe"], capture=True))
         if not found["operators"]["CPU"]:
             raise SystemExit(f"{self.name}: the extension has registered no operator")
-        if self.with_cuda and found["operators"]["CUDA"] != found["operators"]["CPU"]:
+        if found["cuda"] and found["operators"]["CUDA"] != found["operators"]["CPU"]:
             raise SystemExit(f"{self.name}: CUDA has not the operators of the CPU: {found['operators']}")
         return found
 

@@ -21,6 +21,7 @@ RELU_FUNCTIONS = {  # the value: whether it is in place
     torch.ops.aten.relu_.default: True,
 }
 RELU_METHODS = {"relu": False, "relu_": True}
+RELU_NAMES = (*RELU_METHODS, "ReLU")  # the last for a module that is made in a forward
 
 # With one of these a forward can call what it does not name, if only as a string.
 _INDIRECT = {"getattr", "methodcaller", "attrgetter", "eval", "exec", "vars", "globals", "__dict__"}
@@ -49,7 +50,7 @@ def may_call_relu(module: nn.Module) -> bool:
     indirect = named = False
     for thing in _reached(module):
         if _is_users(thing):
-            if any(mentions(thing, name) for name in RELU_METHODS):
+            if any(mentions(thing, name) for name in RELU_NAMES):
                 return True
             indirect = indirect or not _INDIRECT.isdisjoint(_names(thing))
             named = named or any(_holds(code.co_consts, _is_relu_name) for code in _codes(thing.__code__))
@@ -104,7 +105,7 @@ def _reached(module: nn.Module) -> Iterator[Any]:
     queue: list[Any] = [vars(module).get("forward"), type(module).forward]
     while queue:
         thing = queue.pop()
-        if isinstance(thing, (FunctionType, MethodType, property, staticmethod, classmethod)):
+        if isinstance(thing, _CODE):
             inner: Any = getattr(thing, "fget", None) or getattr(thing, "__func__", thing)
             thing = inspect.unwrap(inner)
         if thing is None or id(thing) in seen:
@@ -113,6 +114,15 @@ def _reached(module: nn.Module) -> Iterator[Any]:
         yield thing
         if _is_users(thing):
             queue += _named_by(thing, own)
+        elif isinstance(thing, functools.partial):
+            queue.append(thing.func)
+        elif isinstance(thing, (list, tuple, set, frozenset, dict)):
+            items = thing.values() if isinstance(thing, dict) else thing
+            queue += [item for item in items if isinstance(item, (*_CODE, *_HOLDERS))]
+
+
+_CODE = (FunctionType, MethodType, property, staticmethod, classmethod)
+_HOLDERS = (functools.partial, list, tuple, set, frozenset, dict)
 
 
 def _named_by(function: FunctionType, own: list[Mapping[str, Any]]) -> list[Any]:

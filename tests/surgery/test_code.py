@@ -25,6 +25,9 @@ def activate(x):
     return x.relu()
 
 
+PARTIAL_OF_FUNCTION = functools.partial(activate)
+
+
 class Helper:
     """An object that is no module."""
 
@@ -156,6 +159,20 @@ class MethodOfChild(nn.Module):
         return x
 
 
+class Lambdas(Layer):
+    def __init__(self):
+        super().__init__()
+        self.functions = {"rectified": [lambda x: torch.relu(x)]}
+
+    def forward(self, x):
+        return self.functions["rectified"][0](self.fc(x))
+
+
+class PartialOfFunction(Layer):
+    def forward(self, x):
+        return PARTIAL_OF_FUNCTION(self.fc(x))
+
+
 class Constants(Layer):
     """Constants of every kind before the call."""
 
@@ -192,6 +209,8 @@ WAYS = [
     MethodOfChild,
     Constants,
     Inherited,
+    Lambdas,
+    PartialOfFunction,
 ]
 
 
@@ -206,8 +225,14 @@ def test_every_way_to_a_functional_relu_is_found(way):
     assert jk.penalty(model).isfinite()
 
 
-def test_what_does_not_trace_is_found_too():
-    (site,) = jk.find_relu(Unbound())
+class Made(Layer):
+    def forward(self, x):
+        return nn.ReLU()(self.fc(x))
+
+
+@pytest.mark.parametrize("way", [Unbound, Made], ids=lambda way: way.__name__)
+def test_what_does_not_trace_is_found_too(way):
+    (site,) = jk.find_relu(way())
     assert (site.kind, site.unit_dim) == ("call", None) and "torch.fx cannot trace its forward" in site.reason
 
 
