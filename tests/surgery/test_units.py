@@ -1,5 +1,6 @@
 """``unit_dim="auto"``: the dimension in which the layer before a ReLU puts its units."""
 
+import functools
 import logging
 
 import pytest
@@ -64,8 +65,60 @@ class Stages(nn.Module):
 
     def forward(self, x):
         for layer in self.layers:
-            x = layer(x) if x.sum() < 1e9 else x
+            x = layer(x) if len(x) else x
         return x
+
+
+class Head(nn.Module):
+    """A ReLU before its layers, on what comes from elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu, self.pool, self.flat = nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.fc(self.flat(self.pool(self.relu(x))))
+
+
+class Calls(nn.Module):
+    """A function as a layer: what it does is in the instance, not in the type."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, image, tokens):
+        return image.mean() + self.relu(tokens)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.two, self.conv, self.fc = Two(), nn.Conv2d(3, 4, 2), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.two(self.conv(x), self.fc(x.mean(2)))
+
+
+class Indexed(nn.Module):
+    """A Sequential whose owner calls its layers one by one."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+
+    def forward(self, x):
+        return self.layers[1](self.layers[0](x).transpose(-1, -2))
 
 
 class NormAct(nn.BatchNorm2d):
@@ -177,6 +230,66 @@ CASES = {
     "pooled": (block(pooled, conv=nn.Conv2d(3, 4, 2), relu=relu()), (3, 5, 5), [None]),
     "first token": (block(first_token, fc=linear(4, 3), relu=relu()), (5, 4), [-1]),
     "untraceable": (block(untraceable, conv=nn.Conv2d(3, 4, 2), relu=relu()), (3, 5, 5), [None]),
+    "head": (nn.Sequential(nn.Conv2d(2, 3, 2), Head()), (2, 5, 5), [-3]),
+    "unflattened": (
+        block(
+            lambda self, x: self.relu(self.u(self.fc(x))),
+            fc=linear(4, 8),
+            u=nn.Unflatten(1, (5, 1)),
+            relu=relu(),
+        ),
+        (5, 4),
+        [None],
+    ),
+    "permuting layer": (
+        nn.Sequential(linear(4, 3), Calls(lambda x: x.permute(0, 2, 1)), Calls(lambda x: x * 2), relu()),
+        (5, 4),
+        [-2],
+    ),
+    "flattened places": (nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(2), relu()), (2, 5, 5), [-2]),
+    "partial": (
+        nn.Sequential(nn.Conv1d(2, 3, 2), Calls(functools.partial(torch.transpose, dim0=1, dim1=2)), relu()),
+        (2, 5),
+        [None],
+    ),
+    "two inputs": (TwoInputs(), (3, 6, 5), [None]),
+    "graph convolution": (
+        block(
+            lambda self, x: self.relu(torch.matmul(self.conv(x), self.links)),
+            conv=nn.Conv2d(2, 3, 1),
+            links=nn.Parameter(torch.ones(5, 5)),
+            relu=relu(),
+        ),
+        (2, 4, 5),
+        [None],
+    ),
+    "unfolded": (
+        block(lambda self, x: self.relu(F.unfold(self.conv(x), 2)), conv=nn.Conv2d(2, 3, 2), relu=relu()),
+        (2, 5, 5),
+        [None],
+    ),
+    "selected": (
+        block(lambda self, x: self.relu(self.conv(x).select(2, 0)), conv=nn.Conv2d(2, 3, 2), relu=relu()),
+        (2, 5, 5),
+        [None],
+    ),
+    "deviation": (
+        block(
+            lambda self, x: self.relu(torch.std(self.conv(x), dim=3)), conv=nn.Conv2d(2, 3, 2), relu=relu()
+        ),
+        (2, 5, 5),
+        [None],
+    ),
+    "flattened in part": (
+        block(
+            lambda self, x: self.relu(self.conv(x).flatten(start_dim=1, end_dim=2)),
+            conv=nn.Conv2d(2, 3, 2),
+            relu=relu(),
+        ),
+        (2, 5, 5),
+        [None],
+    ),
+    "one by one": (Indexed(), (5, 4), [-2]),
     "alone": (relu(), (5, 4), [None]),
 }
 
