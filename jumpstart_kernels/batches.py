@@ -38,7 +38,8 @@ def call_with_batch(model: nn.Module, batch: Any, device: torch.device, argument
 def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """A tensor or array as a tensor of the device, all else as it is."""
     numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, numpy.ndarray):
-        value = torch.as_tensor(value)
+    if numpy is not None and isinstance(value, numpy.ndarray) and value.dtype.kind in "biufc":
+        native = value.dtype.newbyteorder("=")
+        value = torch.as_tensor(numpy.ascontiguousarray(value, dtype=native))  # of strides that torch takes
         value = value.to(dtype) if value.is_floating_point() else value
     return value.to(device) if isinstance(value, Tensor) else value

@@ -215,26 +215,36 @@ def no_record(model: nn.Module) -> Iterator[None]:
         TypeError: ``model`` is no module.
     """
     check_module(model)
-    layers = [module for module in model.modules() if isinstance(module, JumpstartReLU)]
+    layers = _layers_of(model)
     _add_pauses(layers, 1)
     try:
         yield
     finally:
-        _add_pauses(layers, -1)
+        # With those that a forward in the block has brought, and without those that are plain by now.
+        _add_pauses(list(dict.fromkeys([*layers, *_layers_of(model)])), -1)
+
+
+def _layers_of(model: nn.Module) -> list[JumpstartReLU]:
+    return [module for module in model.modules() if isinstance(module, JumpstartReLU)]
 
 
 def _add_pauses(layers: list[JumpstartReLU], count: int) -> None:
-    with _pausing:
+    if not torch.compiler.is_dynamo_compiling():  # which knows no lock
+        _pausing.acquire()
+    try:
         for layer in layers:
-            layer._pauses += count
+            if isinstance(layer, JumpstartReLU):
+                layer._pauses = max(0, layer._pauses + count)
+    finally:
+        if not torch.compiler.is_dynamo_compiling():
+            _pausing.release()
 
 
 def clear_records(model: nn.Module) -> None:
     """Drop what the model's layers have recorded since the last penalty, after a forward that failed, say."""
     check_module(model)
-    for module in model.modules():
-        if isinstance(module, JumpstartReLU):
-            records.clear(module)
+    for layer in _layers_of(model):
+        records.clear(layer)
 
 
 def check_module(model: object) -> None:

@@ -273,8 +273,9 @@ def unit_usage(
 def _units_of(extrema: Mapping[str, LayerExtrema]) -> dict[str, int]:
     if not extrema:
         raise ValueError(
-            "extrema must have a layer, got none: no watched layer ran in this forward. If model was "
-            "compiled, watch it before its first call, or watch the model inside of it"
+            "extrema must have a layer, got none: no watched layer ran in this forward, or none on a tensor "
+            "of two dimensions or more. If model was compiled, watch it before its first call, or watch the "
+            "model inside of it"
         )
     return {name: len(layer.unit_max) for name, layer in extrema.items()}
 

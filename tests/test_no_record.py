@@ -162,6 +162,49 @@ def test_blocks_of_threads_may_interleave():
     assert jk.penalty(model).isfinite()
 
 
+def test_whole_step_compiled():
+    torch._dynamo.reset()
+    model = make_model()
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def step(x):
+        with jk.no_record(model):
+            other = model(x).sum()
+        return other + model(x).sum() + jk.penalty(model)
+
+    expected = step(make_x())
+    assert expected.isfinite() and model[1]._pauses == 0
+    with pytest.raises(RuntimeError, match="has recorded"):
+        jk.penalty(model)
+
+
+def test_layers_that_come_and_go_inside():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+
+        def forward(self, x, again=False):
+            x = torch.relu(self.fc(x))
+            return torch.relu(x - 1) if again else x
+
+    model = jk.replace_relu(Branching())
+    with jk.no_record(model):
+        model(make_x(), again=True)  # another trace, and a layer more
+    with pytest.raises(RuntimeError, match="has recorded"):
+        jk.penalty(model)
+    model(make_x(), again=True)
+    assert jk.penalty_by_layer(model).keys() == {"jumpstart_relu_0", "jumpstart_relu_1"}
+    jk.penalty(model)
+    with jk.no_record(model):
+        jk.restore_relu(model)
+    model = make_model()
+    with jk.no_record(model):
+        jk.replace_relu(jk.restore_relu(model))
+    model(make_x())
+    assert jk.penalty(model).isfinite()
+
+
 def test_usage_is_watched_inside():
     model, metric = make_model(), jk.UnitUsage()
     with metric.watch(model), jk.no_record(model):

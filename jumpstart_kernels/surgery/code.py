@@ -48,7 +48,10 @@ def loaded_names(module: nn.Module) -> set[str]:
 def may_call_relu(module: nn.Module) -> bool:
     """Whether the forward can call a ReLU that is no module: what says no here needs no trace."""
     indirect = named = False
+    registered = set(module.modules())
     for thing in _reached(module):
+        if isinstance(thing, nn.ReLU) and thing not in registered:
+            return True
         if _is_users(thing):
             if any(mentions(thing, name) for name in RELU_NAMES):
                 return True
@@ -71,7 +74,7 @@ def _loaded(code: CodeType) -> frozenset[str]:
     names: set[str] = set()
     previous: Any = None
     for instruction in dis.get_instructions(code):
-        loads = instruction.opname in ("LOAD_GLOBAL", "LOAD_ATTR", "LOAD_METHOD")
+        loads = instruction.opname in ("LOAD_GLOBAL", "LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM")
         if loads and previous != "self":
             names.add(instruction.argval)
         elif instruction.opname in ("BINARY_SUBSCR", "BINARY_SLICE") or instruction.argrepr == SUBSCRIPT:
@@ -118,7 +121,7 @@ def _reached(module: nn.Module) -> Iterator[Any]:
             queue.append(thing.func)
         elif isinstance(thing, (list, tuple, set, frozenset, dict)):
             items = thing.values() if isinstance(thing, dict) else thing
-            queue += [item for item in items if isinstance(item, (*_CODE, *_HOLDERS))]
+            queue += [item for item in items if isinstance(item, (nn.ReLU, *_CODE, *_HOLDERS))]
 
 
 _CODE = (FunctionType, MethodType, property, staticmethod, classmethod)
@@ -138,7 +141,7 @@ def _named_by(function: FunctionType, own: list[Mapping[str, Any]]) -> list[Any]
         space = spaces.pop()
         for name in names & space.keys():
             value = space[name]
-            found.append(value)
+            found += [value, vars(type(value)).get("__call__")]  # of an object that is called
             for inner in _namespaces(value):
                 if id(inner) not in seen:
                     seen.add(id(inner))
@@ -173,6 +176,8 @@ def _holds(value: Any, is_it: Callable[[Any], bool], depth: int = 2) -> bool:
 
 
 def _is_relu(value: Any) -> bool:
+    if isinstance(value, torch.jit.ScriptFunction):
+        return "aten::relu" in str(value.inlined_graph)
     return any(value is function for function in _RELUS)
 
 

@@ -121,6 +121,8 @@ class TracedForward(StandIn):
         names = (f"jumpstart_relu_{i}" for i in itertools.count())
         name = next(name for name in names if not hasattr(self._module, name))
         layer._name = f"{self._name}.{name}".lstrip(".")
+        siblings: list[Any] = [self._module.get_submodule(sibling) for sibling in self.names]
+        layer._pauses = max((sibling._pauses for sibling in siblings), default=0)  # made inside no_record
         self._module.add_module(name, layer.train(self._module.training))
         self.names.append(name)
         return name

@@ -8,11 +8,8 @@ from torch import fx, nn
 
 from jumpstart_kernels.modules import JumpstartReLU, check_module
 from jumpstart_kernels.surgery.code import (
-    RELU_NAMES,
     is_of_torch,
     may_call_relu,
-    mentions,
-    python_functions,
 )
 from jumpstart_kernels.surgery.tracing import (
     StandIn,
@@ -153,8 +150,7 @@ def _survey_forward(name: str, module: nn.Module, finder: UnitFinder, result: Su
         longest = max(graphs.values(), key=lambda graph: len(relu_nodes(graph)))
         calls = [node for node, _ in relu_nodes(longest)]
     except Untraceable as error:
-        if any(mentions(function, relu) for function in python_functions(module) for relu in RELU_NAMES):
-            result.sites.append(Site(name, "call", str(error)))
+        result.sites.append(Site(name, "call", str(error)))
         return
     if calls:
         units = finder.in_trace(module, longest)

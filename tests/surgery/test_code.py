@@ -173,6 +173,28 @@ class PartialOfFunction(Layer):
         return PARTIAL_OF_FUNCTION(self.fc(x))
 
 
+class Callable(Layer):
+    """An object that is called like a function."""
+
+    class Rectifier:
+        def __call__(self, x):
+            return F.relu(x)
+
+    def __init__(self):
+        super().__init__()
+        self.act = self.Rectifier()
+
+    def forward(self, x):
+        return self.act(self.fc(x))
+
+
+class ImportedInside(Layer):
+    def forward(self, x):
+        from torch.nn.functional import relu
+
+        return relu(self.fc(x))
+
+
 class Constants(Layer):
     """Constants of every kind before the call."""
 
@@ -207,7 +229,9 @@ WAYS = [
     StaticMethod,
     Property,
     MethodOfChild,
+    Callable,
     Constants,
+    ImportedInside,
     Inherited,
     Lambdas,
     PartialOfFunction,
@@ -230,7 +254,38 @@ class Made(Layer):
         return nn.ReLU()(self.fc(x))
 
 
-@pytest.mark.parametrize("way", [Unbound, Made], ids=lambda way: way.__name__)
+class Unregistered(Layer):
+    def __init__(self):
+        super().__init__()
+        self.functions = [nn.ReLU()]
+
+    def forward(self, x):
+        return self.functions[0](self.fc(x))
+
+
+class UntraceableByName(Layer):
+    def __init__(self):
+        super().__init__()
+        self.act = "relu"
+
+    def forward(self, x):
+        return getattr(F, self.act)(self.fc(x) if len(x) else x)
+
+
+@torch.jit.script
+def scripted(x):
+    return torch.relu(x)
+
+
+class Scripted(Layer):
+    def forward(self, x):
+        return scripted(self.fc(x))
+
+
+HIDDEN = [Unbound, Made, Unregistered, UntraceableByName, Scripted]
+
+
+@pytest.mark.parametrize("way", HIDDEN, ids=lambda way: way.__name__)
 def test_what_does_not_trace_is_found_too(way):
     (site,) = jk.find_relu(way())
     assert (site.kind, site.unit_dim) == ("call", None) and "torch.fx cannot trace its forward" in site.reason

@@ -3,6 +3,7 @@
 import copy
 from collections import UserDict
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ WRAPS = {
     "list": lambda x: [x],
     "array": lambda x: x.numpy(),
     "float64 array": lambda x: (x.double().numpy(), 0),
+    "reversed array": lambda x: x.flip(0).numpy()[::-1],
+    "array of another byte order": lambda x: x.numpy().astype(">f4"),
     "dict": lambda x: {"input": x},
     "mapping": lambda x: UserDict(input=x),
     "dict of arrays": lambda x: ({"input": x.numpy()}, 0),
@@ -124,7 +127,7 @@ def test_batches_of_a_language_model():
 
     torch.manual_seed(0)
     model, ids = Model(), torch.randint(10, (3, 5))
-    batch = {"input_ids": ids.numpy(), "attention_mask": torch.ones_like(ids), "return_dict": True}
+    batch = {"input_ids": ids.numpy(), "attention_mask": numpy.array(["a", "b"]), "return_dict": True}
     report = unit_usage(model, [batch])
     hidden = model.fc(model.embedding(ids)).detach()
     assert report.layers["relu"].units == 6
