@@ -58,8 +58,8 @@ def unwind(records: Records) -> Iterator[Record]:
 def clear(layer: Recorder) -> None:
     layer._records = None
     layer._unclaimed = 0
-    layer._unreachable = False
-    layer._transformed = False
+    if layer._unreachable or layer._transformed:  # a module's attributes are slow to set
+        layer._unreachable = layer._transformed = False
 
 
 def recomputing() -> bool:
