@@ -1,5 +1,6 @@
 """What the code of a module's forward can reach: read, not run."""
 
+import contextlib
 import dis
 import functools
 import inspect
@@ -131,7 +132,10 @@ _HOLDERS = (functools.partial, list, tuple, set, frozenset, dict)
 def _named_by(function: FunctionType, own: list[Mapping[str, Any]]) -> list[Any]:
     """The values of a function's names: in its module, and in what other names of it stand for."""
     names = _names(function)
-    closure = list(inspect.getclosurevars(function).nonlocals.values())
+    closure = []
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # of a variable that is not set yet
+            closure.append(cell.cell_contents)
     found = [*closure, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     spaces: list[Mapping[str, Any]] = [*own, function.__globals__]
     for value in closure:

@@ -195,6 +195,16 @@ class ImportedInside(Layer):
         return relu(self.fc(x))
 
 
+def make_class_with_an_empty_closure():
+    class EmptyClosure(Layer):
+        def forward(self, x):
+            return torch.relu(self.fc(x)) if len(self._modules) else later
+
+    if not EmptyClosure:
+        later = None
+    return EmptyClosure
+
+
 class Constants(Layer):
     """Constants of every kind before the call."""
 
@@ -231,6 +241,7 @@ WAYS = [
     MethodOfChild,
     Callable,
     Constants,
+    make_class_with_an_empty_closure(),
     ImportedInside,
     Inherited,
     Lambdas,
