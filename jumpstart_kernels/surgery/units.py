@@ -62,75 +62,80 @@ class UnitFinder:
             for name, child in parent._modules.items():
                 if child is not None:
                     self._places.setdefault(child, []).append((parent, name))
-        self._before: dict[nn.Module, Units] = {model: units}
-        self._traces: dict[nn.Module, fx.Graph | None] = {}
-        self._values: dict[fx.Graph, dict[fx.Node, Units]] = {}  # of each trace, as far as it was needed
+        self._before: dict[tuple[nn.Module, int], Units] = {(model, 0): units}
+        self._traces: dict[Any, fx.Graph | None] = {}
+        # Of each module's trace, as far as it was needed.
+        self._values: dict[tuple[nn.Module, fx.Graph], dict[fx.Node, Units]] = {}
         self._inside: set[nn.Module] = set()  # modules whose output is being found
 
-    def before(self, module: nn.Module) -> Units:
-        """The units of a module's input: a dimension, or ``UNKNOWN``."""
-        if module not in self._before:
-            self._before[module] = UNKNOWN  # to whoever asks meanwhile: a module inside itself
-            found = {self._at(parent, name) for parent, name in self._places.get(module, ())}
-            self._before[module] = agreed(found)
-        return self._before[module]
+    def before(self, module: nn.Module, argument: int = 0) -> Units:
+        """The units of a module's input, or of another argument: a dimension, or ``UNKNOWN``."""
+        key = (module, argument)
+        if key not in self._before:
+            self._before[key] = UNKNOWN  # to whoever asks meanwhile: a module inside itself
+            found = {self._at(parent, name, argument) for parent, name in self._places.get(module, ())}
+            self._before[key] = agreed(found)
+        return self._before[key]
 
     def in_attribute(self, module: nn.Module, name: str) -> Units:
         """The units of what a module passes to its function ``name``."""
-        return self._at(module, name)
+        return self._at(module, name, 0)
 
     def in_trace(self, module: nn.Module, graph: fx.Graph) -> dict[fx.Node, Units]:
         """The units of every value in the trace of a module's forward."""
-        values = self._values.setdefault(graph, {})
+        values = self._values.setdefault((module, graph), {})
         for node in graph.nodes:
             if node not in values:
                 values[node] = UNKNOWN  # to whoever asks meanwhile
                 values[node] = self._of_node(module, node, values)
         return values
 
-    def _at(self, parent: nn.Module, name: str) -> Units:
-        """The units of the input of a child, by what its parent does before it."""
+    def _at(self, parent: nn.Module, name: str, argument: int) -> Units:
+        """The units of an argument of a child, by what its parent does before it."""
         forward = type(parent).forward
         if isinstance(parent, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) and is_of_torch(forward):
             # A list's own owner calls its children; that of a Sequential may.
-            calls = [self._in_owner(owner, f"{key}.{name}") for owner, key in self._places.get(parent, ())]
+            owners = self._places.get(parent, ())
+            calls = [self._in_owner(owner, f"{key}.{name}", argument) for owner, key in owners]
             found = {units for units in calls if units is not None}
-            if found or not isinstance(parent, nn.Sequential):
+            if found or argument or not isinstance(parent, nn.Sequential):
                 return agreed(found)
             names = list(parent._modules)
             units = self._through(parent, names[: names.index(name)], PASSED_ON)
         else:
             units = by_type(parent)
             if units == UNKNOWN and not is_of_torch(forward):
-                units = self._in_forward(parent, name)
+                units = self._in_forward(parent, name, argument)
         return self.before(parent) if units == PASSED_ON else units
 
-    def _in_owner(self, owner: nn.Module, path: str) -> Units | None:
-        """The units of the input of a module in a container of ``owner``; None if that does not call it."""
+    def _in_owner(self, owner: nn.Module, path: str, argument: int) -> Units | None:
+        """The units of an argument of a module in a container of ``owner``; None if that does not call it."""
         if isinstance(owner, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
-            return None if isinstance(owner, nn.Sequential) else self._at(owner, path)
+            return None if isinstance(owner, nn.Sequential) else self._at(owner, path, argument)
         if is_of_torch(type(owner).forward):
             return None
         graph = self._trace(owner)
         if graph is None:
-            units = self._in_forward(owner, path)
+            units = self._in_forward(owner, path, argument)
             return self.before(owner) if units == PASSED_ON else units
-        return self._passed(owner, graph, path)
+        return self._passed(owner, graph, path, argument)
 
-    def _in_forward(self, module: nn.Module, name: str) -> Units:
+    def _in_forward(self, module: nn.Module, name: str, argument: int) -> Units:
         """The units of what a forward of one's own passes to the submodule ``name``."""
         graph = self._trace(module)
         if graph is not None:
-            found = self._passed(module, graph, name)
+            found = self._passed(module, graph, name, argument)
             return UNKNOWN if found is None else found
         inside = self._of_layers_in(module)
         return UNKNOWN if inside == PASSED_ON else inside
 
-    def _passed(self, module: nn.Module, graph: fx.Graph, name: str) -> Units | None:
+    def _passed(self, module: nn.Module, graph: fx.Graph, name: str, argument: int) -> Units | None:
         """The units of what the trace of a module passes to the submodule ``name``; None if it calls none."""
         calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
         values = self.in_trace(module, graph) if calls else {}
-        return agreed({values.get(first_operand(node), UNKNOWN) for node in calls}) if calls else None
+        passed = [node.args[argument] if argument < len(node.args) else None for node in calls]
+        found = {values.get(value, UNKNOWN) if isinstance(value, fx.Node) else UNKNOWN for value in passed}
+        return agreed(found) if calls else None
 
     def _through(self, module: nn.Module, names: list[str], units: Units) -> Units:
         """The units behind these children of a module, one after the other."""
@@ -176,26 +181,43 @@ class UnitFinder:
         return agreed(found) if found else PASSED_ON
 
     def _trace(self, module: nn.Module) -> fx.Graph | None:
-        if module not in self._traces:
+        key = _likeness(module)
+        if key not in self._traces:
             try:
-                self._traces[module] = trace_forward(module, True, default_pattern(module))
+                self._traces[key] = trace_forward(module, True, default_pattern(module))
             except Untraceable:
-                self._traces[module] = None
-        return self._traces[module]
+                self._traces[key] = None
+        return self._traces[key]
 
     def _of_node(
         self, module: nn.Module, node: fx.Node, values: dict[fx.Node, Units], before: Units | None = None
     ) -> Units:
         """The units of a value in a trace, from those of the values before it and of the module's input."""
         if node.op == "placeholder":
-            if node is not next(iter(node.graph.nodes)):
-                return UNKNOWN  # of the first argument alone it is asked where it comes from
-            return self.before(module) if before is None else before
+            position = [other for other in node.graph.nodes if other.op == "placeholder"].index(node)
+            return before if before is not None and position == 0 else self.before(module, position)
         if node.op == "call_module":
             child = _submodule(module, str(node.target))
             units = values.get(first_operand(node), UNKNOWN)
             return units if child is None else self._behind(child, units)
         return behind_call(node, values) if node.op in ("call_function", "call_method") else UNKNOWN
+
+
+def _likeness(module: nn.Module) -> tuple[Any, ...]:
+    """What modules have in common whose forwards make the same calls: one trace stands for them all."""
+    attributes = []
+    for name, value in vars(module).items():
+        if name not in ("_modules", "_parameters", "_buffers", "training"):
+            plain = value is None or isinstance(value, (bool, int, float, str))
+            short = isinstance(value, (list, tuple, set, dict)) and len(value) <= 16
+            attributes.append((name, repr(value) if plain or short else id(value)))
+    children = [(name, type(child)) for name, child in module._modules.items()]
+    tensors = [
+        (name, None if tensor is None else tensor.dim())
+        for tensors in (module._parameters, module._buffers)
+        for name, tensor in tensors.items()
+    ]
+    return type(module), tuple(attributes), tuple(children), tuple(tensors)
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:

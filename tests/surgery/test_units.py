@@ -102,6 +102,8 @@ class Two(nn.Module):
 
 
 class TwoInputs(nn.Module):
+    """The units of the second argument are those of the second layer."""
+
     def __init__(self):
         super().__init__()
         self.two, self.conv, self.fc = Two(), nn.Conv2d(3, 4, 2), nn.Linear(5, 4)
@@ -252,7 +254,7 @@ CASES = {
         (2, 5),
         [None],
     ),
-    "two inputs": (TwoInputs(), (3, 6, 5), [None]),
+    "two inputs": (TwoInputs(), (3, 6, 5), [-1]),
     "graph convolution": (
         block(
             lambda self, x: self.relu(torch.matmul(self.conv(x), self.links)),
