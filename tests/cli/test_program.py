@@ -67,9 +67,15 @@ def test_info_says_how_to_get_what_is_missing(capsys, monkeypatch):
     ],
 )
 def test_info_says_how_the_extension_is_built(capsys, monkeypatch, cuda_version, openmp, expected):
-    extension = types.SimpleNamespace(cuda_version=cuda_version, openmp=openmp)
+    extension = types.SimpleNamespace(
+        cuda_version=cuda_version,
+        openmp=openmp,
+        instruction_set=lambda: "avx2",
+        instruction_sets=lambda: ["avx512", "avx2", "default"],
+    )
     monkeypatch.setattr(native, "_extension", extension)
-    assert f"native extension   {expected}\n" in run(capsys, "info")[1]
+    out = run(capsys, "info")[1]
+    assert f"native extension   {expected}\ninstruction set    avx2 of avx512, avx2, default\n" in out
 
 
 def test_info_runs_where_the_backend_asked_for_is_not_there(capsys, monkeypatch):
