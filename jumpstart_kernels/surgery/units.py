@@ -98,8 +98,11 @@ class UnitFinder:
             owners = self._places.get(parent, ())
             calls = [self._in_owner(owner, f"{key}.{name}", argument) for owner, key in owners]
             found = {units for units in calls if units is not None}
-            if found or argument or not isinstance(parent, nn.Sequential):
+            if found or argument:
                 return agreed(found)
+            if not isinstance(parent, nn.Sequential):  # its owner has no trace
+                owned = {self._in_forward(owner, f"{key}.{name}", argument) for owner, key in owners}
+                return agreed(owned)
             names = list(parent._modules)
             units = self._through(parent, names[: names.index(name)], PASSED_ON)
         else:
@@ -115,10 +118,7 @@ class UnitFinder:
         if is_of_torch(type(owner).forward):
             return None
         graph = self._trace(owner)
-        if graph is None:
-            units = self._in_forward(owner, path, argument)
-            return self.before(owner) if units == PASSED_ON else units
-        return self._passed(owner, graph, path, argument)
+        return None if graph is None else self._passed(owner, graph, path, argument)
 
     def _in_forward(self, module: nn.Module, name: str, argument: int) -> Units:
         """The units of what a forward of one's own passes to the submodule ``name``."""

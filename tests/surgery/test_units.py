@@ -112,6 +112,18 @@ class TwoInputs(nn.Module):
         return self.two(self.conv(x), self.fc(x.mean(2)))
 
 
+class Branching(nn.Module):
+    """A Sequential whose owner torch.fx cannot follow, in a module with layers of other kinds."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 2), nn.ReLU())
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.layers(x if len(x) else x[:1]).mean((-1, -2)))
+
+
 class Indexed(nn.Module):
     """A Sequential whose owner calls its layers one by one."""
 
@@ -291,6 +303,7 @@ CASES = {
         (2, 5, 5),
         [None],
     ),
+    "branching": (Branching(), (3, 5, 5), [-3]),
     "one by one": (Indexed(), (5, 4), [-2]),
     "alone": (relu(), (5, 4), [None]),
 }
