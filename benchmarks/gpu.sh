@@ -1,21 +1,34 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in under nine minutes and without a network: build, test, measure, sanitize.
-#   benchmarks/gpu.sh                         with torch, nvcc, ninja, pybind11 and pytest installed
-#   benchmarks/gpu.sh --sanitize              the GPU tests under compute-sanitizer, in nine minutes more
-#   benchmarks/gpu.sh --device cpu --quick    on any machine, to see that its stages run
-# Results and one log go to $OUT, by default benchmarks/results. A stage that fails stops no other.
+# What needs a GPU, stage by stage and without a network: test, measure, sanitize.
+#   benchmarks/gpu.sh                         every stage, with torch, nvcc, ninja, pybind11 and pytest installed
+#   benchmarks/gpu.sh smoke tests             these stages, in this order
+#   benchmarks/gpu.sh --device cpu --quick    on any machine, to see that they run
+# Results and one log go to $OUT, by default benchmarks/results, as they come about. A stage that fails stops no
+# other, and each is stopped after its limit. AUTHORS is a checkout of the authors' code, to measure it too.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
+# Each stage's limit in seconds, in the order of a whole run.
+names=(info build smoke tests kernels operator sweep steps memcheck racecheck initcheck)
+declare -A limits=(
+  [info]=30 [build]=200 [smoke]=60 [tests]=240 [kernels]=60 [operator]=240 [sweep]=120 [steps]=240
+  [memcheck]=90 [racecheck]=90 [initcheck]=90
+)
+
 device=cuda
 quick=()
-sanitize=no
+stages=()
 while [ $# -gt 0 ]; do
   case $1 in
     --device) device=${2:-}; shift ;;
     --quick) quick=(--quick) ;;
-    --sanitize) sanitize=yes ;;
-    *) echo "error: unknown argument $1: there are --device cuda|cpu, --quick and --sanitize" >&2; exit 2 ;;
+    *)
+      if [ -z "${limits[$1]:-}" ]; then
+        echo "error: unknown argument $1: there are --device cuda|cpu, --quick and the stages ${names[*]}" >&2
+        exit 2
+      fi
+      stages+=("$1")
+      ;;
   esac
   shift
 done
@@ -23,21 +36,22 @@ if [ "$device" != cuda ] && [ "$device" != cpu ]; then
   echo "error: --device must be cuda or cpu, got '$device'" >&2
   exit 2
 fi
-if [ "$sanitize" = yes ] && [ "$device" != cuda ]; then
-  echo "error: --sanitize needs --device cuda" >&2
-  exit 2
-fi
-export PYTHON=${PYTHON:-python3} PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+[ ${#stages[@]} -gt 0 ] || stages=("${names[@]}")
+export PYTHON=${PYTHON:-python3} PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 OUT=${OUT:-benchmarks/results}
 mkdir -p "$OUT"
 log=$OUT/$device.log
 : >"$log"
 failed=0
+authors=()
+[ -z "${AUTHORS:-}" ] || authors=(--authors "$AUTHORS")
+parallel=()
+! "$PYTHON" -c "import xdist" 2>/dev/null || parallel=(-n "$(($(nproc) < 12 ? $(nproc) : 12))")
 
-# stage NAME SECONDS COMMAND...: its output goes to the log, its outcome here; it is stopped after SECONDS
+# stage NAME COMMAND...: its output goes to the log, its outcome here; it is stopped after its limit
 stage() {
-  local name=$1 limit=$2 begin=$SECONDS outcome=ok before code
-  shift 2
+  local name=$1 limit=${limits[$1]} begin=$SECONDS outcome=ok before code
+  shift
   before=$(wc -l <"$log")
   printf '\n==== %s: %s\n' "$name" "$*" >>"$log"
   timeout --kill-after=5 "$limit" "$@" >>"$log" 2>&1
@@ -55,75 +69,72 @@ skip() {
   printf '%-10s    -    skipped: %s\n' "$1" "$2"
 }
 
-# bench NAME SECONDS OPTIONS...
+# bench STAGE OPTIONS...
 bench() {
-  local name=$1 limit=$2
-  shift 2
-  stage "$name" "$limit" "$PYTHON" -m jumpstart_kernels bench --device "$device" \
-    --output "$OUT/${device}_$name.json" "$@"
-}
-
-# steps SECONDS OPTIONS...
-steps() {
-  local limit=$1
+  local name=$1
   shift
-  stage steps "$limit" "$PYTHON" -m benchmarks.steps --device "$device" \
-    --output "$OUT/${device}_steps.json" "${quick[@]}" "$@"
+  stage "$name" "$PYTHON" -m jumpstart_kernels bench --device "$device" --output "$OUT/${device}_$name.json" "$@"
 }
 
-# sanitize TOOL SECONDS COMMAND...
+# sanitize TOOL: odd shapes through every backend, with values and gradients
 sanitize() {
-  local tool=$1 limit=$2
-  shift 2
-  if command -v compute-sanitizer >/dev/null; then
-    stage "$tool" "$limit" compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 \
-      --target-processes all "$@"
-  else
-    skip "$tool" "compute-sanitizer is not on PATH"
+  if ! command -v compute-sanitizer >/dev/null; then
+    skip "$1" "compute-sanitizer is not on PATH"
+    return
   fi
+  # Memory from the driver itself, whose ends the tools know.
+  stage "$1" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 20 \
+    "$PYTHON" -m jumpstart_kernels bench --device cuda --peer jumpstart --rounds 1 --pass forward+backward \
+    --backend native --backend triton --dtype float32 --dtype bfloat16 --dtype float64 \
+    --shape 33x7 --shape 1025x515 --shape 3x5x9x7 --shape 3x70x33x31
 }
 
-build() {
-  stage info 30 "$PYTHON" -m jumpstart_kernels info
-  stage build 100 env JUMPSTART_REQUIRE_NATIVE=1 "$PYTHON" setup.py build_ext --inplace
-}
-
-if [ "$sanitize" = yes ]; then # the limits add up to 520 seconds
-  build
-  # Memory from the driver itself, whose ends the tools know; but graphs need PyTorch's allocator.
-  export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-  for tool in memcheck racecheck initcheck; do
-    sanitize "$tool" 110 "$PYTHON" -m pytest -m gpu -q -x -p no:cacheprovider tests/kernels tests/ops
-  done
-  unset PYTORCH_NO_CUDA_MEMORY_CACHING
-  sanitize memcheck 60 "$PYTHON" -m pytest -m gpu -q -x -p no:cacheprovider tests/test_cuda_graphs.py
-  exit $failed
-fi
-
-if [ "$device" = cuda ]; then # the limits add up to 535 seconds
-  build
-  stage tests 110 "$PYTHON" -m pytest -m gpu -q -p no:cacheprovider
-  bench operator 120 --graphs --seconds 1 "${quick[@]}"
-  bench sweep 30 --sweep --graphs --seconds 0.5 --peer jumpstart --peer composite --peer batch_norm
-  steps 85 --mode eager --mode compiled --seconds 8
-  for tool in memcheck racecheck initcheck; do # odd shapes through every backend, with values and gradients
-    sanitize "$tool" 20 "$PYTHON" -m jumpstart_kernels bench --device cuda --peer jumpstart --rounds 1 \
-      --shape 33x7 --shape 3x5x9x7 --dtype float32
-  done
-else
-  skip build "only with --device cuda"
-  skip tests "only with --device cuda"
-  if [ ${#quick[@]} -gt 0 ]; then
-    bench operator 60 --quick --seconds 0.5
-    bench sweep 60 --sweep --seconds 0.3 --peer jumpstart
-    steps 60 --seconds 1
-  else
-    bench operator 300
-    bench sweep 120 --sweep
-    steps 120
-  fi
-  skip sanitizers "only with --device cuda"
-fi
+graphs=()
+[ "$device" = cpu ] || graphs=(--graphs)
+for name in "${stages[@]}"; do
+  case $name in
+    info) stage info "$PYTHON" -m jumpstart_kernels info ;;
+    smoke)
+      stage smoke "$PYTHON" -m jumpstart_kernels bench --device "$device" --rounds 1 --peer jumpstart \
+        --shape 33x7 --shape 4096x1024 --shape 3x5x9x7 --shape 16x64x28x28
+      ;;
+    operator)
+      if [ "$device" = cuda ]; then
+        bench operator "${graphs[@]}" --seconds 1 "${authors[@]}" "${quick[@]}"
+      else
+        bench operator --seconds 0.5 "${authors[@]}" "${quick[@]}"
+      fi
+      ;;
+    sweep)
+      if [ "$device" = cuda ]; then
+        bench sweep --sweep "${graphs[@]}" --seconds 0.5 --peer jumpstart --peer compiled --peer batch_norm
+      else
+        bench sweep --sweep --seconds 0.3 --peer jumpstart
+      fi
+      ;;
+    steps)
+      modes=(--mode eager)
+      [ "$device" = cpu ] || modes+=(--mode graphs --mode compiled)
+      stage steps "$PYTHON" -m benchmarks.steps --device "$device" --output "$OUT/${device}_steps.json" \
+        --seconds 5 "${modes[@]}" "${authors[@]}" "${quick[@]}"
+      ;;
+    build | tests | kernels | *check)
+      if [ "$device" = cpu ]; then
+        skip "$name" "only with --device cuda"
+        continue
+      fi
+      case $name in
+        build) stage build env JUMPSTART_REQUIRE_NATIVE=1 "$PYTHON" setup.py build_ext --inplace ;;
+        tests)
+          stage tests "$PYTHON" -m pytest -m gpu -q -p no:cacheprovider "${parallel[@]}" --maxfail=40 --tb=short \
+            --continue-on-collection-errors ${TESTS:-tests}
+          ;;
+        kernels) stage kernels "$PYTHON" -m benchmarks.kernels --output "$OUT/cuda_kernels.json" ;;
+        *) sanitize "$name" ;;
+      esac
+      ;;
+  esac
+done
 
 echo
 "$PYTHON" -m benchmarks.goals "$OUT" --device "$device"

@@ -38,7 +38,7 @@ from jumpstart_kernels.bench.timing import Sampler, calibrate, current, interlea
 from jumpstart_kernels.cli_inputs import CommandError, find_device, positive
 
 NETWORKS = ("50x4", "resnet50")
-MODES = ("eager", "compiled")
+MODES = ("eager", "graphs", "compiled")  # graphs: the whole step as one CUDA graph
 
 
 def make_step(setting: Setting, variant: Variant, mode: str) -> Callable[[], None]:
@@ -60,7 +60,21 @@ def make_step(setting: Setting, variant: Variant, mode: str) -> Callable[[], Non
         compiled().backward()
         optimizer.step()
 
-    return step
+    return _capture(step, x.device) if mode == "graphs" else step
+
+
+def _capture(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """The replay of a step."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # what is compiled or chosen at first use must not be so in the graph
+            step()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        step()
+    return graph.replay
 
 
 def measure(setting: Setting, mode: str, rounds: int | None, budget: float) -> dict[str, Any]:
@@ -173,6 +187,8 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         parser.error(f"argument --output: there is no folder {arguments.output.parent}")
     try:
         arguments.device = find_device(arguments.device)
+        if "graphs" in arguments.mode and arguments.device.type != "cuda":
+            parser.error(f"argument --mode: graphs needs a CUDA device, got {arguments.device}")
         if arguments.authors is not None:
             load_regularization(arguments.authors)
     except CommandError as error:

@@ -1,0 +1,126 @@
+"""Where forward and backward spend their time on a GPU: kernel by kernel, beside those of nn.ReLU.
+
+    python -m benchmarks.kernels --output benchmarks/results/cuda_kernels.json
+
+The times are those of the profiler, without the gaps between launches that ``python -m jumpstart_kernels bench``
+measures too.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jumpstart_kernels.bench import SCHEMA, heading
+from jumpstart_kernels.bench.cases import Case
+from jumpstart_kernels.bench.machine import describe
+from jumpstart_kernels.bench.options import parse_shape
+from jumpstart_kernels.bench.peers import Peer, default_backends, make_peers
+from jumpstart_kernels.bench.timing import Buffers, current, run_both
+
+CASES = (
+    Case((256, 4)),
+    Case((256, 64)),
+    Case((256, 1024)),
+    *(
+        Case(shape, dtype, layout)
+        for dtype in ("bfloat16", "float32")
+        for shape, layout in (
+            ((16384, 16384), "contiguous"),
+            ((256, 64, 112, 112), "contiguous"),
+            ((256, 64, 112, 112), "channels_last"),
+        )
+    ),
+)
+ITERATIONS = 12
+WIDTH = 64  # of a kernel's name in the table
+
+
+def kernel_times(peer: Peer, buffers: Buffers) -> list[dict[str, Any]]:
+    """Each kernel of a forward and backward in order: name, launches an iteration, median seconds."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with peer.active():
+        peer.prepare(buffers.pairs[0][0])
+        run_both(peer, buffers.take(3))
+        torch.cuda.synchronize(buffers.device)
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            run_both(peer, buffers.take(ITERATIONS))
+            torch.cuda.synchronize(buffers.device)
+    taken: dict[str, list[float]] = {}
+    for event in profiled.events() or ():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            taken.setdefault(event.name, []).append(event.device_time / 1e6)
+    return [
+        {"kernel": name, "launches": len(times) / ITERATIONS, "median": statistics.median(times)}
+        for name, times in taken.items()
+    ]
+
+
+def measure(case: Case, device: torch.device) -> dict[str, Any]:
+    """The record of one case: the kernels of every peer."""
+    buffers = Buffers(case, device)
+    peers = make_peers(("jumpstart",), [name for name in default_backends("cuda") if name != "reference"], case, device)
+    return {
+        "shape": list(case.shape),
+        "dtype": case.dtype,
+        "layout": case.layout,
+        "bytes": case.bytes,
+        "peers": [{"name": peer.name, "kernels": kernel_times(peer, buffers)} for peer in peers],
+    }
+
+
+def make_table(record: dict[str, Any]) -> Any:
+    """A record as a table of ``rich``; GB/s as if the kernel moved two tensors of the case's size."""
+    from rich.table import Table
+
+    case = Case(tuple(record["shape"]), record["dtype"], record["layout"])
+    table = Table(title=str(case), title_justify="left")
+    for header in ("implementation", "kernel", "launches", "µs"):
+        table.add_column(header, justify="left" if header in ("implementation", "kernel") else "right", no_wrap=True)
+    for peer in record["peers"]:
+        for kernel in peer["kernels"]:
+            name = kernel["kernel"].removeprefix("void ")[:WIDTH]
+            table.add_row(peer["name"], name, f"{kernel['launches']:g}", f"{kernel['median'] * 1e6:.2f}")
+    return table
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, print a table of each case, write the results."""
+    words = sys.argv[1:] if words is None else list(words)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.kernels", description=__doc__.partition("\n")[0] if __doc__ else None
+    )
+    parser.add_argument("--shape", action="append", type=parse_shape, metavar="NxC[x...]", help="in place of the set")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results here")
+    arguments = parser.parse_args(words)
+    if not torch.cuda.is_available():
+        parser.error("needs a CUDA device")
+    from rich.console import Console
+
+    device = torch.device("cuda")
+    console = Console(highlight=False, width=140)
+    results: dict[str, Any] = {
+        "schema": SCHEMA,
+        "machine": describe(device, ["python", "-m", "benchmarks.kernels", *words]),
+        "cases": [],
+    }
+    console.print(heading(results["machine"]), markup=False)
+    with current(device):
+        for case in [Case(shape) for shape in arguments.shape] if arguments.shape else CASES:
+            torch.manual_seed(0)
+            results["cases"].append(measure(case, device))
+            console.print(make_table(results["cases"][-1]))
+            if arguments.output is not None:
+                arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+            torch.cuda.empty_cache()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
