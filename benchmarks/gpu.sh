@@ -54,7 +54,7 @@ stage() {
   shift
   before=$(wc -l <"$log")
   printf '\n==== %s: %s\n' "$name" "$*" >>"$log"
-  timeout --kill-after=5 "$limit" "$@" >>"$log" 2>&1
+  timeout --signal=INT --kill-after=8 "$limit" "$@" >>"$log" 2>&1 # interrupted, pytest says what failed so far
   code=$?
   if [ "$code" -ne 0 ]; then
     failed=1
@@ -126,7 +126,7 @@ for name in "${stages[@]}"; do
       case $name in
         build) stage build env JUMPSTART_REQUIRE_NATIVE=1 "$PYTHON" setup.py build_ext --inplace ;;
         tests)
-          stage tests "$PYTHON" -m pytest -m gpu -q -p no:cacheprovider "${parallel[@]}" --maxfail=40 --tb=short \
+          stage tests "$PYTHON" -m pytest -m gpu -v -p no:cacheprovider "${parallel[@]}" --maxfail=40 --tb=short \
             --continue-on-collection-errors ${TESTS:-tests}
           ;;
         kernels) stage kernels "$PYTHON" -m benchmarks.kernels --output "$OUT/cuda_kernels.json" ;;

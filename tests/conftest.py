@@ -8,6 +8,8 @@ import torch
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is decorated
+else:
+    torch.backends.cudnn.allow_tf32 = False  # by default it may round convolutions to 10 bits, or not
 
 import pytest
 from hypothesis import HealthCheck, given, settings

@@ -40,8 +40,9 @@ Outputs forward_into_cuda(const at::Tensor& x, const at::Tensor& target, const L
                                all_indices,
                                margin,
                                multiprocessors_of(x.device())};
-  const at::Tensor workspace = at::empty({cuda::forward_workspace(call)}, x.options().dtype(at::kByte));
-  cuda::forward(call, workspace.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream());
+  const int64_t bytes = cuda::forward_workspace(call);
+  const at::Tensor workspace = bytes ? at::empty({bytes}, x.options().dtype(at::kByte)) : at::Tensor();
+  cuda::forward(call, bytes ? workspace.mutable_data_ptr() : nullptr, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {target, mask, slack_sums, extrema, indices};
 }

@@ -8,6 +8,7 @@
 #include "cuda/penalty.cuh"
 #include "cuda/planes.cuh"
 #include "cuda/rows.cuh"
+#include "cuda/small.cuh"
 
 namespace jumpstart {
 namespace cuda {
@@ -38,6 +39,7 @@ template <typename scalar_t>
 int64_t take_workspace(Forward<scalar_t>& f, void* workspace) {
   using stat_t = stat_of<scalar_t>;
   const ForwardPlan& plan = f.plan;
+  if (plan.small) return 0;
   f.column_partials = static_cast<Partial<scalar_t>*>(workspace);
   f.row_partials = f.column_partials + plan.column_partials;
   f.segment_partials = f.row_partials + plan.row_partials;
@@ -59,19 +61,23 @@ Forward<scalar_t> make_forward(const ForwardCall& call) {
   f.layout = call.layout;
   f.margin = static_cast<stat_t>(call.margin);
   f.all_indices = call.all_indices;
-  f.plan = plan_forward(call.layout, call.position_points,
-                        vector_of<scalar_t>(call.layout, call.x, call.output), call.multiprocessors);
+  f.plan =
+      plan_forward(call.layout, call.position_points, vector_of<scalar_t>(call.layout, call.x, call.output),
+                   sizeof(stat_t), call.multiprocessors);
+  f.count = call.layout.units + f.plan.points.items;
   return f;
 }
 
 template <typename scalar_t, int elements>
 void launch_forward(const Forward<scalar_t>& f, Stream stream) {
+  if (f.plan.small) {
+    launch(jumpstart_relu_forward_small_kernel<scalar_t>, 1, kSmallThreads, stream, f);
+    return;
+  }
   const auto kernel = f.plan.planes ? jumpstart_relu_forward_planes_kernel<scalar_t, elements>
                                     : jumpstart_relu_forward_rows_kernel<scalar_t, elements>;
   launch(kernel, f.plan.blocks, kThreads, stream, f);
-  if (!f.plan.one_launch) {
-    launch(jumpstart_relu_statistics_forward_kernel<scalar_t>, f.plan.merge_blocks(), kThreads, stream, f);
-  }
+  launch(jumpstart_relu_statistics_forward_kernel<scalar_t>, f.plan.merge_blocks(), kThreads, stream, f);
 }
 
 template <typename scalar_t, int elements>

@@ -26,7 +26,8 @@ struct ForwardCall {
   int multiprocessors;  // of the device
 };
 
-// Bytes of workspace that a forward needs; aligned to 16, and read by no one after it.
+// Bytes of workspace that a forward needs; aligned to 16, and read by no one after it. A small one needs
+// none.
 int64_t forward_workspace(const ForwardCall& call);
 // One launch where the activation is small, else two.
 void forward(const ForwardCall& call, void* workspace, Stream stream);

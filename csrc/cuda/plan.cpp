@@ -6,12 +6,14 @@ namespace jumpstart {
 namespace cuda {
 namespace {
 
-constexpr int64_t kAlone = 16384;       // elements that one block does alone sooner than two launches
-constexpr int64_t kBlocks = 3;          // of a multiprocessor, which has so many at once
-constexpr int64_t kSteps = 64;          // tiles of full depth that a block takes at most, one below the other
+constexpr int64_t kBlocks = 3;            // of a multiprocessor, which has so many at once
+constexpr int64_t kWaves = 8;             // of them that a forward's regions make at most
+constexpr int64_t kRegionRows = 1 << 16;  // at most, so that a place in a region has 16 bits
+constexpr int64_t kEndSteps = 2;  // tiles of full depth that take as long as the end of a forward's region
+constexpr int64_t kBackwardSteps = 2;   // of a block of the backward: it has no partial extrema to save
 constexpr int64_t kShortSegment = 256;  // rows. A sample with fewer shares a region, so that partial extrema
                                         // of units stay few; those of points are then of rows
-constexpr int64_t kChunkColumns = 1 << 16;
+constexpr int64_t kChunkPieces = 2;     // of a plane, that a warp takes one behind the other
 constexpr int64_t kMostBlocks = 0x7fffffff;  // of a launch; where there is more work, a block takes several
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -26,21 +28,46 @@ int32_t lanes_of(int64_t columns, int vector) {
   return static_cast<int32_t>(std::min<int64_t>(kWarpSize, power_of_two(divide_up(columns, vector))));
 }
 
+// Steps, tiles of full depth, for each region of a forward: as few waves of blocks as lose little time at
+// their end, when part of the device has no block left.
+int64_t forward_steps(int64_t columns_of_tiles, int64_t steps, int64_t most, int multiprocessors) {
+  int64_t best = 0, best_time = 0;
+  for (int64_t waves = 1; waves <= kWaves; ++waves) {
+    const int64_t blocks = waves * kBlocks * multiprocessors;
+    const int64_t regions = std::min(std::max<int64_t>(blocks / columns_of_tiles, 1), steps);
+    const int64_t of_region = std::min(divide_up(steps, regions), most);
+    const int64_t needed =
+        divide_up(divide_up(steps, of_region) * columns_of_tiles, kBlocks * multiprocessors);
+    const int64_t time = needed * (of_region + kEndSteps);
+    if (best == 0 || time < best_time) {
+      best = of_region;
+      best_time = time;
+    }
+  }
+  return best;
+}
+
+// Without segments, that of a backward.
 Tiling tile(const Layout& layout, int64_t segments, int vector, int multiprocessors) {
   Tiling t{};
   t.rows = layout.matrix_rows();
   t.columns = layout.matrix_columns();
   t.mask_columns = layout.mask_columns();
-  t.segments = segments;
-  t.segment_rows = t.rows / segments;
+  t.segments = std::max<int64_t>(segments, 1);
+  t.segment_rows = t.rows / t.segments;
   t.lanes = lanes_of(t.columns, vector);
   t.tile_columns = t.lanes * vector;
   t.tiles = divide_up(t.columns, t.tile_columns);
-  // Blocks enough to fill the device, each with as many tiles as there are then.
   const int64_t tile_rows = kThreads / t.lanes * kDepth;
-  const int64_t tiles = divide_up(t.segment_rows, tile_rows);  // of a segment, one below the other
-  const int64_t steps = segments * tiles * t.tiles / (kBlocks * multiprocessors);
-  t.region_rows = tile_rows * std::min(std::max<int64_t>(steps, 1), std::min(kSteps, tiles));
+  const int64_t steps = divide_up(t.segment_rows, tile_rows);  // of a segment
+  const int64_t columns_of_tiles = t.segments * t.tiles;
+  if (segments > 0) {
+    t.region_rows =
+        tile_rows * forward_steps(columns_of_tiles, steps, kRegionRows / tile_rows, multiprocessors);
+  } else {
+    const bool fill = steps * columns_of_tiles >= kBackwardSteps * kBlocks * multiprocessors;
+    t.region_rows = tile_rows * (fill ? kBackwardSteps : 1);
+  }
   t.regions = divide_up(t.segment_rows, t.region_rows);
   return t;
 }
@@ -59,12 +86,13 @@ Axis make_axis(Source source, int64_t items, int64_t partials) {
 
 }  // namespace
 
-ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector, int multiprocessors) {
+ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector, int key_bytes,
+                         int multiprocessors) {
   ForwardPlan plan{};
-  const int64_t elements = layout.matrix_rows() * layout.matrix_columns();
   const int64_t groups = layout.samples * layout.rows;  // rows of planes, one of each unit
   plan.wide = vector > 1;
-  plan.one_launch = elements <= kAlone;
+  plan.small = layout.inner == 1 && (position_points || layout.rows == 1) &&
+               layout.matrix_rows() * (layout.matrix_columns() + 1) * key_bytes <= kSmallBytes;
   plan.planes = layout.inner > 1 && !position_points;
   if (plan.planes) {
     Chunks& c = plan.chunks;
@@ -72,12 +100,8 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
     c.columns = layout.matrix_columns();
     c.mask_columns = layout.mask_columns();
     c.lanes = lanes_of(c.columns, vector);
-    // Short of planes, several warps share one.
     const int64_t piece = c.lanes * vector * kDepth;
-    const int64_t wanted = divide_up(kBlocks * kWarps * multiprocessors, c.rows);
-    const int64_t pieces = divide_up(c.columns, piece);
-    c.chunk_columns =
-        std::min(piece * divide_up(pieces, wanted), std::max(piece, kChunkColumns / piece * piece));
+    c.chunk_columns = piece * std::min(kChunkPieces, divide_up(c.columns, piece));
     c.chunks = divide_up(c.columns, c.chunk_columns);
     plan.row_partials = c.work();
     plan.units = make_axis(Source::rows, layout.units, groups * c.chunks);
@@ -87,7 +111,7 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
     plan.points.row_stride = layout.rows_per_sample();
     plan.points.row_step = 1;
     const int64_t groups_per_block = kThreads / c.lanes;
-    plan.blocks = std::min(divide_up(c.work(), groups_per_block), kBlocks * multiprocessors);
+    plan.blocks = std::min(divide_up(c.work(), groups_per_block), kMostBlocks);
   } else {
     const int64_t rows_per_point = position_points ? 1 : layout.rows;
     const bool planes = layout.inner > 1;  // whose points are positions
@@ -118,14 +142,13 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
     plan.blocks = std::min(t.work(), kMostBlocks);
   }
   plan.points.first_blocks = plan.units.blocks();
-  if (plan.one_launch) plan.blocks = 1;
   return plan;
 }
 
 BackwardPlan plan_backward(const Layout& layout, int vector, int multiprocessors) {
   BackwardPlan plan{};
   plan.wide = vector > 1;
-  plan.tiling = tile(layout, 1, vector, multiprocessors);
+  plan.tiling = tile(layout, 0, vector, multiprocessors);
   plan.blocks = std::min(plan.tiling.work(), kMostBlocks);
   return plan;
 }

@@ -16,7 +16,9 @@ namespace cuda {
 constexpr int kThreads = 256;
 constexpr int kWarpSize = 32;
 constexpr int kWarps = kThreads / kWarpSize;
-constexpr int kDepth = 4;  // vectors of a thread in flight, in as many rows or pieces of a row
+constexpr int kSmallThreads = 512;
+constexpr int kSmallBytes = 32768;  // of a small matrix, in shared memory
+constexpr int kDepth = 4;           // vectors of a thread in flight, in as many rows or pieces of a row
 
 // A tile is a piece of the matrix, some rows of as many columns as `lanes` threads load at once. A block
 // takes a region, tiles one below the other in one segment: rows that share points, or all rows.
@@ -57,11 +59,11 @@ struct Axis {
 };
 
 struct ForwardPlan {
+  bool small;        // small.cuh runs, alone: all that follows is for the others
   bool planes;       // planes.cuh runs, else rows.cuh
   bool row_extrema;  // rows.cuh: of each row (always so in planes.cuh)
   bool segment_extrema;
-  bool one_launch;  // one block does it all
-  bool wide;        // 16-byte accesses
+  bool wide;  // 16-byte accesses
   int64_t blocks;
   Tiling tiling;
   Chunks chunks;
@@ -78,8 +80,10 @@ struct BackwardPlan {
   Tiling tiling;
 };
 
-// `vector` is the number of elements in 16 bytes, or 1 where memory is not aligned to that.
-ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector, int multiprocessors);
+// `vector` is the number of elements in 16 bytes, or 1 where memory is not aligned to that; a key is an
+// extremum's in comparisons.
+ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector, int key_bytes,
+                         int multiprocessors);
 BackwardPlan plan_backward(const Layout& layout, int vector, int multiprocessors);
 
 }  // namespace cuda

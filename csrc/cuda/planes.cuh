@@ -104,7 +104,6 @@ class Planes {
 template <typename scalar_t, int elements>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     jumpstart_relu_forward_planes_kernel(const __grid_constant__ Forward<scalar_t> f) {
-  alignas(16) __shared__ unsigned char shared[2 * kThreads * 16];
   Planes<scalar_t, elements> planes(f);
   const int groups = kThreads / f.plan.chunks.lanes, groups_per_warp = kWarpSize / f.plan.chunks.lanes;
   const auto thread = static_cast<int>(threadIdx.x);
@@ -113,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   for (int64_t work = first; work < f.plan.chunks.work(); work += static_cast<int64_t>(gridDim.x) * groups) {
     planes.run(work + group);
   }
-  end_of_forward(f, shared);
+  end_of_forward(f);
 }
 
 }  // namespace cuda

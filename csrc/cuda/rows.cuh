@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   alignas(16) __shared__ unsigned char shared[kSharedBytes];
   Rows<scalar_t, elements> rows(f, shared);
   for (int64_t work = blockIdx.x; work < f.plan.tiling.work(); work += gridDim.x) rows.run(work);
-  end_of_forward(f, shared);
+  end_of_forward(f);
 }
 
 }  // namespace cuda

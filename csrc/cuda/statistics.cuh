@@ -26,6 +26,7 @@ struct Forward {
   int32_t* counter;    // set to zero for the merge
   ForwardPlan plan;
   Layout layout;
+  int64_t count;  // units and points
   stat_t margin;
   bool all_indices;
 };
@@ -72,26 +73,44 @@ JUMPSTART_DEVICE void reduce_block(Candidate<stat_t>& max, Candidate<stat_t>& mi
   __syncthreads();
 }
 
-// Sums over a block, in a fixed order, for its first thread.
-template <typename stat_t>
-JUMPSTART_DEVICE void sum_block(stat_t (&sums)[kSums], unsigned char* shared) {
-  auto* warp_sums = reinterpret_cast<stat_t*>(shared);  // [kWarps, kSums]
+// Sums over a block, in a fixed order: that of sums[i] for thread i.
+template <int warps, int count, typename stat_t>
+JUMPSTART_DEVICE stat_t sum_block(stat_t (&sums)[count], unsigned char* shared) {
+  auto* warp_sums = reinterpret_cast<stat_t*>(shared);  // [warps, count]
   const auto thread = static_cast<int>(threadIdx.x);
 #pragma unroll
-  for (int i = 0; i < kSums; ++i) {
+  for (int i = 0; i < count; ++i) {
+#pragma unroll
     for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
       sums[i] += __shfl_xor_sync(kWholeWarp, sums[i], offset);
     }
-    if (thread % kWarpSize == 0) warp_sums[thread / kWarpSize * kSums + i] = sums[i];
+    if (thread % kWarpSize == 0) warp_sums[thread / kWarpSize * count + i] = sums[i];
   }
   __syncthreads();
-  if (thread == 0) {
+  stat_t sum = 0;
+  if (thread < count) {
 #pragma unroll
-    for (int i = 0; i < kSums; ++i) {
-      for (int w = 1; w < kWarps; ++w) sums[i] += warp_sums[w * kSums + i];
-    }
+    for (int w = 0; w < warps; ++w) sum += warp_sums[w * count + thread];
   }
-  __syncthreads();
+  return sum;
+}
+
+// What a forward returns of a unit or point: extremum `k`, at the places that `max_index` and `min_index`
+// tell. Its slack is added to the sums.
+template <typename scalar_t, typename stat_t, typename MaxIndex, typename MinIndex>
+JUMPSTART_DEVICE void store_extrema(const Forward<scalar_t>& f, int64_t k, stat_t largest, stat_t smallest,
+                                    const MaxIndex& max_index, const MinIndex& min_index, stat_t* sums) {
+  const stat_t positive = hinge(f.margin - largest), negative = hinge(f.margin + smallest);
+  f.extrema[k] = largest;
+  f.extrema[f.count + k] = smallest;
+  f.indices[k] = f.all_indices || positive != 0 ? max_index() : -1;
+  f.indices[f.count + k] = f.all_indices || negative != 0 ? min_index() : -1;
+  sums[0] += positive;
+  sums[1] += negative;
+  sums[2] += positive * positive;
+  sums[3] += negative * negative;
+  // Where one slack is zero the product is zero, also beside an infinite one.
+  sums[4] += positive == 0 || negative == 0 ? stat_t{0} : positive * negative;
 }
 
 template <typename scalar_t>
@@ -116,6 +135,7 @@ class Merge {
 
     Candidate<stat_t> max{no_key<stat_t>(), 0}, min{no_key<stat_t>(), 0};
     if (item < axis.items) {
+#pragma unroll 4
       for (int64_t i = first; i < axis.partials; i += threads) take(axis, item, i, max, min);
     }
     auto* found = reinterpret_cast<Candidate<stat_t>*>(shared_);  // [2, threads of an item, items]
@@ -133,32 +153,32 @@ class Merge {
     stat_t sums[kSums] = {};
     const int64_t own_item = (block - axis.first_blocks) * items + thread;
     if (thread < items && own_item < axis.items) {
-      finish(axis, own_item, units ? 0 : f_.layout.units, found[thread], found[kThreads + thread], sums);
+      const Candidate<stat_t> largest = found[thread], smallest = found[kThreads + thread];
+      store_extrema(
+          f_, own_item + (units ? 0 : f_.layout.units), key_value<stat_t>(largest.key),
+          -key_value<stat_t>(smallest.key), [&] { return index(axis, own_item, largest.place); },
+          [&] { return index(axis, own_item, smallest.place); }, sums);
     }
     __syncthreads();
-    sum_block(sums, shared_);
-    if (thread == 0) {
-#pragma unroll
-      for (int i = 0; i < kSums; ++i) f_.block_sums[block * kSums + i] = sums[i];
-    }
+    const stat_t sum = sum_block<kWarps>(sums, shared_);
+    if (thread < kSums) f_.block_sums[block * kSums + thread] = sum;
   }
 
   // The sums of all blocks, once all of them have run.
   JUMPSTART_DEVICE void sum_blocks() {
+    stat_t sums[2 * kSums] = {};
+#pragma unroll
     for (int points = 0; points < 2; ++points) {
       const Axis& axis = points ? f_.plan.points : f_.plan.units;
-      stat_t sums[kSums] = {};
       for (int64_t b = axis.first_blocks + threadIdx.x; b < axis.first_blocks + axis.blocks();
            b += kThreads) {
 #pragma unroll
-        for (int i = 0; i < kSums; ++i) sums[i] += __ldcg(f_.block_sums + b * kSums + i);
-      }
-      sum_block(sums, shared_);
-      if (threadIdx.x == 0) {
-#pragma unroll
-        for (int i = 0; i < kSums; ++i) f_.slack_sums[points * kSums + i] = sums[i];
+        for (int i = 0; i < kSums; ++i) sums[points * kSums + i] += __ldcg(f_.block_sums + b * kSums + i);
       }
     }
+    __syncthreads();
+    const stat_t sum = sum_block<kWarps>(sums, shared_);
+    if (threadIdx.x < 2 * kSums) f_.slack_sums[threadIdx.x] = sum;
   }
 
  private:
@@ -228,39 +248,14 @@ class Merge {
     return segment * t.segment_rows + (region - segment * t.regions) * t.region_rows;
   }
 
-  JUMPSTART_DEVICE void finish(const Axis& axis, int64_t item, int64_t offset, const Candidate<stat_t>& max,
-                               const Candidate<stat_t>& min, stat_t (&sums)[kSums]) const {
-    const int64_t count = f_.layout.units + f_.plan.points.items, k = offset + item;
-    const stat_t largest = key_value<stat_t>(max.key), smallest = -key_value<stat_t>(min.key);
-    const stat_t positive = hinge(f_.margin - largest), negative = hinge(f_.margin + smallest);
-    f_.extrema[k] = largest;
-    f_.extrema[count + k] = smallest;
-    f_.indices[k] = f_.all_indices || positive != 0 ? index(axis, item, max.place) : -1;
-    f_.indices[count + k] = f_.all_indices || negative != 0 ? index(axis, item, min.place) : -1;
-    sums[0] = positive;
-    sums[1] = negative;
-    sums[2] = positive * positive;
-    sums[3] = negative * negative;
-    // Where one slack is zero the product is zero, also beside an infinite one.
-    sums[4] = positive == 0 || negative == 0 ? stat_t{0} : positive * negative;
-  }
-
   const Forward<scalar_t>& f_;
   unsigned char* shared_;
 };
 
-// A streaming kernel ends so: alone it merges what it found, else it makes way for the merge's launch.
+// A streaming kernel makes way for the launch of the merge.
 template <typename scalar_t>
-JUMPSTART_DEVICE void end_of_forward(const Forward<scalar_t>& f, unsigned char* shared) {
-  if (f.plan.one_launch) {
-    __syncthreads();
-    Merge<scalar_t> merge(f, shared);
-    for (int64_t block = 0; block < f.plan.merge_blocks(); ++block) merge.run(block);
-    __syncthreads();
-    merge.sum_blocks();
-  } else if (blockIdx.x == 0 && threadIdx.x == 0) {
-    *f.counter = 0;
-  }
+JUMPSTART_DEVICE void end_of_forward(const Forward<scalar_t>& f) {
+  if (blockIdx.x == 0 && threadIdx.x == 0) *f.counter = 0;
 }
 
 template <typename scalar_t>
@@ -271,6 +266,7 @@ __global__ void __launch_bounds__(kThreads)
   Merge<scalar_t> merge(f, shared);
   merge.run(blockIdx.x);
   // The block that comes last adds up: all others have stored their sums before they counted.
+  __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();
     last = atomicAdd(f.counter, 1) == static_cast<int32_t>(gridDim.x) - 1;

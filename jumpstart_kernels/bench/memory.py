@@ -15,7 +15,7 @@ def saved_bytes(peer: Peer, x: Tensor) -> int:
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage
-        return tensor
+        return tensor.detach()  # an output itself would hold its own graph, for good
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         peer.forward(x)

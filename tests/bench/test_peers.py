@@ -1,5 +1,7 @@
 """The implementations that the benchmark compares: that the right pass its check, and the wrong do not."""
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -86,6 +88,23 @@ def test_what_a_forward_keeps():
     twice = Peer("twice", lambda x: (x * x + x.square() + x[:1] * x[1:2],), relu.definition)
     assert saved_bytes(twice, x) == 64 * 32 * 4  # a storage once, its views with it
     assert peak_bytes(lambda: None, CPU) is None
+
+
+def test_what_a_forward_keeps_is_given_back():
+    """A graph that lives on has a node of the input's on the wrong stream when the next peer is captured."""
+
+    class Mark:
+        pass
+
+    case = Case((64, 32))
+    x = make_input(case, CPU).requires_grad_()
+    for peer in make_peers(["jumpstart"], ["reference"], case, CPU):
+        node, mark = torch.autograd.graph.get_gradient_edge(x).node, Mark()
+        node.metadata["mark"] = mark
+        alive = weakref.ref(mark)
+        saved_bytes(peer, x)
+        del node, mark
+        assert alive() is None
 
 
 def test_backward_is_that_of_output_and_penalty():

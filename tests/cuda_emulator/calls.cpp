@@ -46,7 +46,7 @@ void emulator_limit(int64_t first, int64_t last) { cuda_emulator::limit(first, l
 
 void emulator_plan(const jumpstart::Layout* layout, bool position_points, int vector, int multiprocessors,
                    EmulatorPlan* to) {
-  const auto f = jumpstart::cuda::plan_forward(*layout, position_points, vector, multiprocessors);
+  const auto f = jumpstart::cuda::plan_forward(*layout, position_points, vector, 4, multiprocessors);
   const auto b = jumpstart::cuda::plan_backward(*layout, vector, multiprocessors);
   const auto& t = f.tiling;
   *to = {f.blocks,

@@ -11,7 +11,10 @@ WARPS = 4
 _LANES = 32
 _THREAD_BYTES = 64  # of a tile: four loads under way in each thread, eight programs on a multiprocessor
 _THREAD_ELEMENTS = 16  # of a tile, where a thread loads fewer than 16 bytes at once
-_STEPS = 16  # tiles that a program takes at most: more save little of the traffic of partial extrema
+# Tiles that a program takes at most. Of rows many: few partial extrema of columns remain for the second kernel.
+_FORWARD_STEPS = 64
+_PLANES_STEPS = 4  # of planes: they have as many partial extrema as planes anyway
+_BACKWARD_STEPS = 2  # of the backward: it has none
 _PROGRAMS = 1024  # enough to fill a GPU; only beyond them does a program take several tiles
 MOST_PROGRAMS = 2**31 - 1  # of a launch
 _SMALL = 4096  # elements that one program can take at once
@@ -107,7 +110,9 @@ def is_small(layout: Layout, position_points: bool) -> bool:
     return points_are_rows and segments == 1 and power_of_two(rows) * max(8, power_of_two(columns)) <= _SMALL
 
 
-def make_grid(layout: Layout, position_points: bool, itemsize: int, aligned: bool) -> Grid:
+def make_grid(
+    layout: Layout, position_points: bool, itemsize: int, aligned: bool, most_steps: int = _BACKWARD_STEPS
+) -> Grid:
     """How the backward runs, and the forward but for sample points of planes."""
     segments, rows, columns = _matrix(layout, position_points)
     vector = _vector(columns, itemsize, aligned)
@@ -115,13 +120,13 @@ def make_grid(layout: Layout, position_points: bool, itemsize: int, aligned: boo
     height = min(WARPS * _LANES * vector // width, power_of_two(rows))
     depth = min(_depth(vector, itemsize), power_of_two(-(-rows // height)))
     tiles = -(-rows // (depth * height))  # of a segment
-    steps = _steps(segments * tiles * -(-columns // width), tiles)
+    steps = _steps(segments * tiles * -(-columns // width), min(tiles, most_steps))
     return Grid(Tile(depth, height, width, vector), segments, rows, columns, steps)
 
 
 def make_forward_grid(layout: Layout, position_points: bool, itemsize: int, aligned: bool) -> Grid:
     """As :func:`make_grid`. Where columns are points, a program sees all of each."""
-    grid = make_grid(layout, position_points, itemsize, aligned)
+    grid = make_grid(layout, position_points, itemsize, aligned, _FORWARD_STEPS)
     if layout.inner == 1:
         return grid
     return grid._replace(steps=-(-grid.rows // (grid.tile.depth * grid.tile.rows)))
@@ -136,7 +141,7 @@ def make_planes(layout: Layout, itemsize: int, aligned: bool) -> Planes:
     depth, width = min(shapes, key=lambda shape: _padded(inner, shape[0] * shape[1]))
     height = min(WARPS * _LANES * vector // width, power_of_two(planes))
     tiles = -(-inner // (depth * width))  # of a plane
-    steps = _steps(-(-planes // height) * tiles, tiles)
+    steps = _steps(-(-planes // height) * tiles, min(tiles, _PLANES_STEPS))
     return Planes(Tile(depth, height, width, vector), planes, inner, steps)
 
 
@@ -217,4 +222,4 @@ def _padded(columns: int, multiple: int) -> int:
 
 
 def _steps(tiles: int, most: int) -> int:
-    return min(max(tiles // _PROGRAMS, 1), _STEPS, most)
+    return min(max(tiles // _PROGRAMS, 1), most)

@@ -1,0 +1,128 @@
+// The forward of a small matrix whose rows are points, by one block: thin networks wait for launches.
+
+#pragma once
+
+#include "cuda/statistics.cuh"
+
+namespace jumpstart {
+namespace cuda {
+
+template <typename scalar_t>
+class Small {
+  using stat_t = stat_of<scalar_t>;
+  using key_t = key_of<stat_t>;
+
+ public:
+  JUMPSTART_DEVICE Small(const Forward<scalar_t>& f, unsigned char* shared)
+      : f_(f),
+        rows_(static_cast<int>(f.layout.matrix_rows())),
+        columns_(static_cast<int>(f.layout.matrix_columns())),
+        pitch_(columns_ | 1),
+        keys_(reinterpret_cast<key_t*>(shared)) {}
+
+  // The output, and the keys of all elements.
+  JUMPSTART_DEVICE void load() const {
+    const int elements = rows_ * columns_;
+    for (int first = static_cast<int>(threadIdx.x); first < elements; first += kDepth * kSmallThreads) {
+      scalar_t x[kDepth] = {};
+#pragma unroll
+      for (int d = 0; d < kDepth; ++d) {
+        const int i = first + d * kSmallThreads;
+        if (i < elements) x[d] = f_.x[i];
+      }
+#pragma unroll
+      for (int d = 0; d < kDepth; ++d) {
+        const int i = first + d * kSmallThreads;
+        if (i >= elements) break;
+        const stat_t value = to_stat(x[d]);
+        keys_[i / columns_ * pitch_ + i % columns_] = order_key(value);
+        if (f_.output) f_.output[i] = value <= 0 ? scalar_t{} : x[d];
+      }
+    }
+  }
+
+  JUMPSTART_DEVICE void store_mask() const {
+    const auto bytes = static_cast<int>(f_.layout.mask_columns());
+    for (int i = static_cast<int>(threadIdx.x); i < rows_ * bytes; i += kSmallThreads) {
+      const int row = i / bytes, first = i % bytes * 8;
+      uint32_t bits = 0;
+#pragma unroll
+      for (int b = 0; b < 8; ++b) {
+        if (first + b < columns_) bits |= static_cast<uint32_t>(keys_[row * pitch_ + first + b] > 0) << b;
+      }
+      f_.mask[i] = static_cast<uint8_t>(bits);
+    }
+  }
+
+  // The extrema of all units, or of all points: each by a group of lanes. Their slack is added to the sums.
+  template <bool units>
+  JUMPSTART_DEVICE void reduce(stat_t* sums) const {
+    const int items = units ? columns_ : rows_, length = units ? rows_ : columns_;
+    const int item_stride = units ? 1 : pitch_, stride = units ? pitch_ : 1;
+    int lanes = kWarpSize;
+    while (lanes > 1 && items * lanes > kSmallThreads) lanes /= 2;
+    const auto thread = static_cast<int>(threadIdx.x);
+    const int lane = thread % lanes;
+    for (int first = 0; first < items; first += kSmallThreads / lanes) {
+      const int item = first + thread / lanes;
+      // The smallest is the largest of negated keys.
+      key_t max = no_key<stat_t>(), min = no_key<stat_t>();
+      int max_at = 0, min_at = 0;
+      if (item < items) {
+        const key_t* keys = keys_ + item * item_stride;
+#pragma unroll 4
+        for (int i = lane; i < length; i += lanes) {
+          const key_t key = keys[i * stride];
+          take_first_largest(max, max_at, key, i);
+          take_first_largest(min, min_at, -key, i);
+        }
+      }
+      for (int offset = lanes / 2; offset > 0; offset /= 2) {
+        take_first_largest(max, max_at, __shfl_xor_sync(kWholeWarp, max, offset),
+                           __shfl_xor_sync(kWholeWarp, max_at, offset));
+        take_first_largest(min, min_at, __shfl_xor_sync(kWholeWarp, min, offset),
+                           __shfl_xor_sync(kWholeWarp, min_at, offset));
+      }
+      if (lane > 0 || item >= items) continue;
+      const bool nan = max == largest_key<stat_t>();
+      store_extrema(
+          f_, item + (units ? 0 : columns_), key_value<stat_t>(max), key_value<stat_t>(nan ? max : -min),
+          [&] { return index<units>(item, max_at); },
+          [&] { return index<units>(item, nan ? max_at : min_at); }, sums);
+    }
+  }
+
+ private:
+  // In the flattened tensor, of a place in a unit or point.
+  template <bool units>
+  JUMPSTART_DEVICE int64_t index(int item, int place) const {
+    const int row = units ? place : item, column = units ? item : place;
+    if (!f_.layout.channels_last) return row * columns_ + column;
+    const auto positions = static_cast<int>(f_.layout.rows);
+    return (row / positions * columns_ + column) * positions + row % positions;
+  }
+
+  const Forward<scalar_t>& f_;
+  const int rows_, columns_, pitch_;
+  key_t* keys_;  // [rows, pitch], which is odd: lanes that go down a column then meet in few banks
+};
+
+template <typename scalar_t>
+__global__ void __launch_bounds__(kSmallThreads)
+    jumpstart_relu_forward_small_kernel(const __grid_constant__ Forward<scalar_t> f) {
+  using stat_t = stat_of<scalar_t>;
+  alignas(16) __shared__ unsigned char shared[kSmallBytes];
+  const Small<scalar_t> small(f, shared);
+  small.load();
+  __syncthreads();
+  if (f.output) small.store_mask();
+  stat_t sums[2 * kSums] = {};
+  small.template reduce<true>(sums);
+  small.template reduce<false>(sums + kSums);
+  __syncthreads();
+  const stat_t sum = sum_block<kSmallThreads / kWarpSize>(sums, shared);
+  if (threadIdx.x < 2 * kSums) f.slack_sums[threadIdx.x] = sum;
+}
+
+}  // namespace cuda
+}  // namespace jumpstart
