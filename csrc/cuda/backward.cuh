@@ -150,6 +150,8 @@ class Gradient {
     const int64_t tile = work % t_.tiles;
     begin_ = work / t_.tiles * t_.region_rows;
     column_ = tile * t_.tile_columns + lane_ * elements;
+    bool any = false;
+    if constexpr (extrema) any = ExtremaGradients<scalar_t>(b_).any();  // now: its loads take their time
     const int64_t left = t_.rows - begin_;
     rows_ = static_cast<int32_t>(left < t_.region_rows ? left : t_.region_rows);
     if (column_ < t_.columns) {
@@ -158,8 +160,8 @@ class Gradient {
       if (row < rows_) step<false>(row);
     }
     if constexpr (extrema) {
+      if (!any) return;
       const ExtremaGradients<scalar_t> gradients(b_);
-      if (!gradients.any()) return;
       __syncthreads();  // whoever adds to an element writes after the one that masked it
       const int64_t first = tile * t_.tile_columns, last = first + t_.tile_columns;
       gradients.add(begin_, begin_ + rows_, first, last < t_.columns ? last : t_.columns);

@@ -6,11 +6,13 @@ namespace jumpstart {
 namespace cuda {
 namespace {
 
-constexpr int64_t kBlocks = 3;            // of a multiprocessor, which has so many at once
-constexpr int64_t kWaves = 8;             // of them that a forward's regions make at most
-constexpr int64_t kRegionRows = 1 << 16;  // at most, so that a place in a region has 16 bits
-constexpr int64_t kEndSteps = 2;  // tiles of full depth that take as long as the end of a forward's region
-constexpr int64_t kBackwardSteps = 2;   // of a block of the backward: it has no partial extrema to save
+constexpr int64_t kBlocks = 3;    // of a multiprocessor, which has so many at once
+constexpr int64_t kWaves = 16;    // of them that a forward's regions make at most
+constexpr int64_t kSteps = 16;    // tiles of full depth of a region: beyond, blocks drift apart in memory
+constexpr int64_t kEndSteps = 2;  // that take as long as the end of a forward's region
+constexpr int64_t kBackwardSteps = 2;  // of a block of the backward: it has no partial extrema to save
+constexpr int64_t kPartials =
+    8;  // of an item, that a thread of the merge takes: some loads under way at once
 constexpr int64_t kShortSegment = 256;  // rows. A sample with fewer shares a region, so that partial extrema
                                         // of units stay few; those of points are then of rows
 constexpr int64_t kChunkPieces = 2;     // of a plane, that a warp takes one behind the other
@@ -30,12 +32,12 @@ int32_t lanes_of(int64_t columns, int vector) {
 
 // Steps, tiles of full depth, for each region of a forward: as few waves of blocks as lose little time at
 // their end, when part of the device has no block left.
-int64_t forward_steps(int64_t columns_of_tiles, int64_t steps, int64_t most, int multiprocessors) {
+int64_t forward_steps(int64_t columns_of_tiles, int64_t steps, int multiprocessors) {
   int64_t best = 0, best_time = 0;
   for (int64_t waves = 1; waves <= kWaves; ++waves) {
     const int64_t blocks = waves * kBlocks * multiprocessors;
     const int64_t regions = std::min(std::max<int64_t>(blocks / columns_of_tiles, 1), steps);
-    const int64_t of_region = std::min(divide_up(steps, regions), most);
+    const int64_t of_region = std::min(divide_up(steps, regions), kSteps);
     const int64_t needed =
         divide_up(divide_up(steps, of_region) * columns_of_tiles, kBlocks * multiprocessors);
     const int64_t time = needed * (of_region + kEndSteps);
@@ -62,8 +64,7 @@ Tiling tile(const Layout& layout, int64_t segments, int vector, int multiprocess
   const int64_t steps = divide_up(t.segment_rows, tile_rows);  // of a segment
   const int64_t columns_of_tiles = t.segments * t.tiles;
   if (segments > 0) {
-    t.region_rows =
-        tile_rows * forward_steps(columns_of_tiles, steps, kRegionRows / tile_rows, multiprocessors);
+    t.region_rows = tile_rows * forward_steps(columns_of_tiles, steps, multiprocessors);
   } else {
     const bool fill = steps * columns_of_tiles >= kBackwardSteps * kBlocks * multiprocessors;
     t.region_rows = tile_rows * (fill ? kBackwardSteps : 1);
@@ -79,7 +80,7 @@ Axis make_axis(Source source, int64_t items, int64_t partials) {
   axis.partials = partials;
   // Threads share an item where its partials are many. Of columns, some neighbours are read at once.
   const int64_t most = source == Source::columns ? kThreads / 4 : kThreads;
-  const int64_t threads = partials <= 4 ? 1 : std::min(most, power_of_two(divide_up(partials, 2)));
+  const int64_t threads = std::min(most, power_of_two(divide_up(partials, kPartials)));
   axis.items_per_block = static_cast<int32_t>(kThreads / threads);
   return axis;
 }

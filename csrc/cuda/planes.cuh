@@ -81,7 +81,7 @@ class Planes {
 
   JUMPSTART_DEVICE void reduce(bool active, int64_t work, int32_t width) {
     Extrema<stat_t> found = reduce_values<V>(extrema_.max, extrema_.min, active, c_.lanes);
-    if (__any_sync(kWholeWarp, active && has_slack(f_, found))) {
+    if (__any_sync(kWholeWarp, active && has_slack(f_, order_key(f_.margin), found))) {
       const auto column = [&](const typename P::Place(&at)[V::kPacks], int p, int i) {
         return P::get_place(at[p], i) * width + lane_ * elements + p * P::kValues + i;
       };

@@ -23,6 +23,7 @@ class Rows {
         lane_(static_cast<int>(threadIdx.x) % t_.lanes),
         row_lane_(static_cast<int>(threadIdx.x) / t_.lanes),
         height_(kThreads / t_.lanes),
+        margin_key_(order_key(f.margin)),
         max_keys_(reinterpret_cast<key_t*>(shared)),
         min_keys_(max_keys_ + kWarps * kWidth),
         max_rows_(reinterpret_cast<int32_t*>(min_keys_ + kWarps * kWidth)),
@@ -104,7 +105,7 @@ class Rows {
   // The extrema of a row's columns in this tile.
   JUMPSTART_DEVICE void reduce_row(const Value (&x)[V::kPacks], int32_t row, bool active) {
     Extrema<stat_t> found = reduce_values<V>(x, x, active, t_.lanes);
-    if (__any_sync(kWholeWarp, active && has_slack(f_, found))) {
+    if (__any_sync(kWholeWarp, active && has_slack(f_, margin_key_, found))) {
       // Columns in the tile.
       const auto column = [this](int p, int i) { return lane_ * elements + p * P::kValues + i; };
       found.max_at = first_place<V>(x, key_value<stat_t>(found.max), active, t_.lanes, column);
@@ -178,8 +179,9 @@ class Rows {
   const Forward<scalar_t>& f_;
   const Tiling& t_;
   const int lane_, row_lane_, height_;  // place in a row; row in a tile; rows of a tile of depth 1
-  key_t *max_keys_, *min_keys_;         // [kWarps, kWidth]
-  int32_t *max_rows_, *min_rows_;       // [kWarps, kWidth]
+  const key_t margin_key_;
+  key_t *max_keys_, *min_keys_;    // [kWarps, kWidth]
+  int32_t *max_rows_, *min_rows_;  // [kWarps, kWidth]
   int32_t tile_;
   int64_t begin_;  // first row of the region
   int32_t rows_;   // of the region

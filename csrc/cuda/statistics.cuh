@@ -32,11 +32,12 @@ struct Forward {
 };
 
 // Whether the places of partial extrema matter: where there is slack, and so may be a gradient. A unit or
-// point that has slack has it in all of its parts.
+// point that has slack has it in all of its parts. `margin_key` is the margin's, by which keys are compared.
 template <typename scalar_t, typename stat_t>
-JUMPSTART_DEVICE bool has_slack(const Forward<scalar_t>& f, const Extrema<stat_t>& found) {
-  return f.all_indices || hinge(f.margin - key_value<stat_t>(found.max)) != 0 ||
-         hinge(f.margin - key_value<stat_t>(found.min)) != 0;
+JUMPSTART_DEVICE bool has_slack(const Forward<scalar_t>& f, key_of<stat_t> margin_key,
+                                const Extrema<stat_t>& found) {
+  return f.all_indices || found.max < margin_key || found.min < margin_key ||
+         found.max == largest_key<stat_t>();
 }
 
 // An extremum on its way, with its place in the unit's or point's logical order.
