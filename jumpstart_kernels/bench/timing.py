@@ -121,9 +121,11 @@ def make_samplers(peer: Peer, passes: Sequence[str], buffers: Buffers) -> dict[s
         peer.backward(x, peer.forward(x), grad)
     if buffers.case.graphs:
         runs = {"forward": run_forward, "forward+backward": run_both}
+        # Leaves of its own: one that a living graph holds accumulates its gradient on the stream of that graph.
+        pairs = [(x.detach().requires_grad_(), grad) for x, grad in buffers.pairs]
         with peer.active():
             return {
-                name: _capture(partial(run, peer, buffers.pairs), buffers.device)
+                name: _capture(partial(run, peer, pairs), buffers.device)
                 for name, run in runs.items()
                 if name in passes
             }
