@@ -121,11 +121,9 @@ def make_samplers(peer: Peer, passes: Sequence[str], buffers: Buffers) -> dict[s
         peer.backward(x, peer.forward(x), grad)
     if buffers.case.graphs:
         runs = {"forward": run_forward, "forward+backward": run_both}
-        # Leaves of its own: one that a living graph holds accumulates its gradient on the stream of that graph.
-        pairs = [(x.detach().requires_grad_(), grad) for x, grad in buffers.pairs]
         with peer.active():
             return {
-                name: _capture(partial(run, peer, pairs), buffers.device)
+                name: _capture(partial(run, peer, _with_new_leaves(buffers.pairs)), buffers.device)
                 for name, run in runs.items()
                 if name in passes
             }
@@ -136,6 +134,11 @@ def make_samplers(peer: Peer, passes: Sequence[str], buffers: Buffers) -> dict[s
         )
         for name in passes
     }
+
+
+def _with_new_leaves(pairs: Pairs) -> Pairs:
+    """The same inputs for one capture: a leaf that a living graph holds has its gradient on another stream."""
+    return [(x.detach().requires_grad_(), grad) for x, grad in pairs]
 
 
 def make_copy_sampler(buffers: Buffers) -> Sampler:

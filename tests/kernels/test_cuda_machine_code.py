@@ -86,6 +86,8 @@ def _run(command: list[str]) -> str:
 def _loop(text: str) -> list[str]:
     """The shortest loop that moves all the vectors of a step."""
     code = [(int(place, 16), text) for place, text in re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", text)]
+    # Behind the end lies what is seldom run, and branches back.
+    code = code[: next(i for i, (_, text) in enumerate(code) if text.strip() == "EXIT")]
     loops = []
     for end, instruction in code:
         target = re.search(r"\bBRA\b.* 0x([0-9a-f]+)", instruction)
