@@ -2,8 +2,7 @@
 
     python -m benchmarks.kernels --output benchmarks/results/cuda_kernels.json
 
-The times are those of the profiler, without the gaps between launches that ``python -m jumpstart_kernels bench``
-measures too.
+The times are those of the profiler, without the gaps between launches that the benchmark measures too.
 """
 
 import argparse
@@ -65,7 +64,9 @@ def kernel_times(peer: Peer, buffers: Buffers) -> list[dict[str, Any]]:
 def measure(case: Case, device: torch.device) -> dict[str, Any]:
     """The record of one case: the kernels of every peer."""
     buffers = Buffers(case, device)
-    peers = make_peers(("jumpstart",), [name for name in default_backends("cuda") if name != "reference"], case, device)
+    peers = make_peers(
+        ("jumpstart",), [name for name in default_backends("cuda") if name != "reference"], case, device
+    )
     return {
         "shape": list(case.shape),
         "dtype": case.dtype,
@@ -82,7 +83,9 @@ def make_table(record: dict[str, Any]) -> Any:
     case = Case(tuple(record["shape"]), record["dtype"], record["layout"])
     table = Table(title=str(case), title_justify="left")
     for header in ("implementation", "kernel", "launches", "µs"):
-        table.add_column(header, justify="left" if header in ("implementation", "kernel") else "right", no_wrap=True)
+        table.add_column(
+            header, justify="left" if header in ("implementation", "kernel") else "right", no_wrap=True
+        )
     for peer in record["peers"]:
         for kernel in peer["kernels"]:
             name = kernel["kernel"].removeprefix("void ")[:WIDTH]
@@ -96,7 +99,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.kernels", description=__doc__.partition("\n")[0] if __doc__ else None
     )
-    parser.add_argument("--shape", action="append", type=parse_shape, metavar="NxC[x...]", help="in place of the set")
+    parser.add_argument(
+        "--shape", action="append", type=parse_shape, metavar="NxC[x...]", help="in place of the set"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results here")
     arguments = parser.parse_args(words)
     if not torch.cuda.is_available():

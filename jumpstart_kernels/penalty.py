@@ -128,12 +128,14 @@ def reduce_records(taken: Sequence[Record], reduction: str, sign_balance: float,
     square_root = reduction == "norm"
     first = slack_sums[0]
     # A compiler has nothing to gain from the operator: it fuses the reference.
-    if torch.compiler.is_compiling() or is_transformed() or select(first) != "native":
+    plain = torch.compiler.is_compiling() or is_transformed()
+    overload = None if plain else PENALTY_OVERLOADS.get(backend := select(first))
+    if overload is None:
         weights = penalty_weights(reduction, sign_balance, terms, units, points)
         return reference_penalty(slack_sums, weights, square_root)
     weights = _cached_weights(reduction, sign_balance, terms, units, points)
-    value = native.penalty(slack_sums, weights, square_root)
-    return PENALTY_OVERLOADS["native"](slack_sums, weights, square_root) if value is None else value
+    value = native.penalty(slack_sums, weights, square_root) if backend == "native" else None
+    return overload(slack_sums, weights, square_root) if value is None else value
 
 
 def reduce_records_across(

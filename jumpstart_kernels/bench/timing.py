@@ -137,7 +137,7 @@ def make_samplers(peer: Peer, passes: Sequence[str], buffers: Buffers) -> dict[s
 
 
 def _with_new_leaves(pairs: Pairs) -> Pairs:
-    """The same inputs for one capture: a leaf that a living graph holds has its gradient on another stream."""
+    """The same inputs for one capture: the gradient of a leaf in a living graph has that one's stream."""
     return [(x.detach().requires_grad_(), grad) for x, grad in pairs]
 
 

@@ -3,6 +3,23 @@
 import torch
 from torch import Tensor
 
+LAYER_SUMS = 10  # of a layer: [2, 5]
+
+
+def check_penalty(slack_sums: list[Tensor], weights: list[float]) -> None:
+    """Raise for arguments that the operator does not take."""
+    if not slack_sums:
+        raise ValueError("slack_sums must hold a layer's, got none")
+    if len(weights) != LAYER_SUMS:
+        raise ValueError(f"weights must be {LAYER_SUMS} numbers, got {len(weights)}")
+    first = slack_sums[0]
+    for sums in slack_sums:
+        if sums.numel() != LAYER_SUMS or sums.dtype != first.dtype or sums.device != first.device:
+            raise ValueError(
+                "slack_sums must be of shape [2, 5], one dtype and one device, got "
+                f"{list(sums.shape)} of {sums.dtype} on {sums.device}"
+            )
+
 
 def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -> Tensor:
     """Weighted sum of all layers' ``[2, 5]`` slack sums, 0-dim, or its square root with gradient 0 at 0.

@@ -1,4 +1,4 @@
-"""The operator ``penalty``: the C++ kernel and node against their reference."""
+"""The operator ``penalty``: the kernels and nodes of every backend against their reference."""
 
 import pytest
 import torch
@@ -7,8 +7,14 @@ from jumpstart_kernels import backends
 from jumpstart_kernels.kernels.penalty import penalty
 from jumpstart_kernels.ops import PENALTY_OVERLOADS
 
-reason = backends.unavailable("native", "cpu")
-pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
+
+@pytest.fixture(params=("native", "triton"))
+def operator(request):
+    reason = backends.unavailable(request.param, "cpu")
+    if reason is not None:
+        pytest.skip(f"{request.param} on cpu: {reason}")
+    return PENALTY_OVERLOADS[request.param]
+
 
 WEIGHTS = {
     "linear": [0.5, 0.25, 0.0, 0.0, 0.0, 0.125, 1.0, 0.0, 0.0, 0.0],
@@ -25,9 +31,9 @@ def make_sums(layers: int = 3, dtype: torch.dtype = torch.float64) -> list[torch
 
 @pytest.mark.parametrize("square_root", [False, True])
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
-def test_equals_the_reference(weights, square_root):
+def test_equals_the_reference(operator, weights, square_root):
     ours, theirs = make_sums(), make_sums()
-    value = PENALTY_OVERLOADS["native"](ours, weights, square_root)
+    value = operator(ours, weights, square_root)
     expected = penalty(theirs, weights, square_root)
     torch.testing.assert_close(value, expected, rtol=1e-14, atol=0)
     if any(weights):
@@ -38,30 +44,30 @@ def test_equals_the_reference(weights, square_root):
 
 
 @pytest.mark.parametrize("square_root", [False, True])
-def test_gradients(square_root):
+def test_gradients(operator, square_root):
     def run(*sums):
-        return PENALTY_OVERLOADS["native"](list(sums), WEIGHTS["squares"], square_root)
+        return operator(list(sums), WEIGHTS["squares"], square_root)
 
     assert torch.autograd.gradcheck(run, make_sums())
     assert torch.autograd.gradgradcheck(run, make_sums())
 
 
-def test_square_root_of_zero_has_gradient_zero():
+def test_square_root_of_zero_has_gradient_zero(operator):
     sums = [torch.zeros((2, 5), requires_grad=True)]
-    PENALTY_OVERLOADS["native"](sums, WEIGHTS["squares"], True).backward()
+    operator(sums, WEIGHTS["squares"], True).backward()
     assert torch.equal(sums[0].grad, torch.zeros((2, 5)))
 
 
-def test_a_sum_without_weight_stays_out():
+def test_a_sum_without_weight_stays_out(operator):
     sums = torch.ones((2, 5))
     sums[:, 2:] = torch.inf
-    assert PENALTY_OVERLOADS["native"]([sums], WEIGHTS["linear"], False).item() == sum(WEIGHTS["linear"])
+    assert operator([sums], WEIGHTS["linear"], False).item() == sum(WEIGHTS["linear"])
 
 
 @pytest.mark.parametrize("square_root", [False, True])
-def test_opcheck(square_root):
+def test_opcheck(operator, square_root):
     sums = make_sums(dtype=torch.float32)
-    torch.library.opcheck(PENALTY_OVERLOADS["native"], (sums, WEIGHTS["squares"], square_root))
+    torch.library.opcheck(operator, (sums, WEIGHTS["squares"], square_root))
 
 
 @pytest.mark.parametrize(
@@ -72,6 +78,6 @@ def test_opcheck(square_root):
         ([torch.ones(2, 5), torch.ones(2, 5).double()], WEIGHTS["linear"], "one dtype"),
     ],
 )
-def test_errors_name_the_argument(sums, weights, message):
+def test_errors_name_the_argument(operator, sums, weights, message):
     with pytest.raises(ValueError, match=message):
-        PENALTY_OVERLOADS["native"](sums, weights, False)
+        operator(sums, weights, False)

@@ -40,6 +40,16 @@ def jumpstart_relu_backward(*arguments) -> Tensor:
     return _module("launch_backward").jumpstart_relu_backward(*arguments)
 
 
+def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -> Tensor:
+    """As :func:`jumpstart_kernels.kernels.penalty.penalty`."""
+    return _module("launch_penalty").penalty(slack_sums, weights, square_root)
+
+
+def penalty_backward(grad: Tensor, value: Tensor | None, weights: list[float]) -> Tensor:
+    """As :func:`jumpstart_kernels.kernels.penalty.penalty_backward`."""
+    return _module("launch_penalty").penalty_backward(grad, value, weights)
+
+
 def unavailable(device_type: str = "cuda") -> str | None:
     """Why this backend cannot run on a device type, with what to do about it; None where it can."""
     if device_type not in ("cpu", "cuda"):

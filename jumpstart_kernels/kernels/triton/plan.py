@@ -11,7 +11,7 @@ WARPS = 4
 _LANES = 32
 _THREAD_BYTES = 64  # of a tile: four loads under way in each thread, eight programs on a multiprocessor
 _THREAD_ELEMENTS = 16  # of a tile, where a thread loads fewer than 16 bytes at once
-# Tiles that a program takes at most. Of rows many: few partial extrema of columns remain for the second kernel.
+# Tiles that a program takes at most. Of rows many: few partial extrema of columns remain to be merged.
 _FORWARD_STEPS = 64
 _PLANES_STEPS = 4  # of planes: they have as many partial extrema as planes anyway
 _BACKWARD_STEPS = 2  # of the backward: it has none
