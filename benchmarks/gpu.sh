@@ -9,10 +9,10 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 
 # Each stage's limit in seconds, in the order of a whole run.
-names=(info build smoke tests kernels operator sweep steps memcheck racecheck initcheck)
+names=(info build smoke tests graphs large kernels operator sweep steps memcheck racecheck initcheck)
 declare -A limits=(
-  [info]=30 [build]=200 [smoke]=60 [tests]=240 [kernels]=60 [operator]=240 [sweep]=120 [steps]=240
-  [memcheck]=90 [racecheck]=90 [initcheck]=90
+  [info]=30 [build]=200 [smoke]=60 [tests]=240 [graphs]=90 [large]=60 [kernels]=60 [operator]=240 [sweep]=120
+  [steps]=240 [memcheck]=90 [racecheck]=90 [initcheck]=90
 )
 
 device=cuda
@@ -54,7 +54,7 @@ stage() {
   shift
   before=$(wc -l <"$log")
   printf '\n==== %s: %s\n' "$name" "$*" >>"$log"
-  timeout --signal=INT --kill-after=8 "$limit" "$@" >>"$log" 2>&1 # interrupted, pytest says what failed so far
+  timeout --signal=INT --kill-after=20 "$limit" "$@" >>"$log" 2>&1 # interrupted, pytest says what failed so far
   code=$?
   if [ "$code" -ne 0 ]; then
     failed=1
@@ -74,6 +74,13 @@ bench() {
   local name=$1
   shift
   stage "$name" "$PYTHON" -m jumpstart_kernels bench --device "$device" --output "$OUT/${device}_$name.json" "$@"
+}
+
+# run_tests STAGE OPTIONS...: with tracebacks at once, beside the log
+run_tests() {
+  local name=$1
+  shift
+  stage "$name" env FAILURES="$OUT/failures.log" "$PYTHON" -m pytest -m gpu -v -p no:cacheprovider --tb=short "$@"
 }
 
 # sanitize TOOL: odd shapes through every backend, with values and gradients
@@ -118,17 +125,20 @@ for name in "${stages[@]}"; do
       stage steps "$PYTHON" -m benchmarks.steps --device "$device" --output "$OUT/${device}_steps.json" \
         --seconds 5 "${modes[@]}" "${authors[@]}" "${quick[@]}"
       ;;
-    build | tests | kernels | *check)
+    build | tests | graphs | large | kernels | *check)
       if [ "$device" = cpu ]; then
         skip "$name" "only with --device cuda"
         continue
       fi
       case $name in
         build) stage build env JUMPSTART_REQUIRE_NATIVE=1 "$PYTHON" setup.py build_ext --inplace ;;
+        # A capture that fails leaves its process unusable, and what takes most of the memory must be alone.
         tests)
-          stage tests "$PYTHON" -m pytest -m gpu -v -p no:cacheprovider "${parallel[@]}" --maxfail=40 --tb=short \
-            --continue-on-collection-errors ${TESTS:-tests}
+          run_tests tests "${parallel[@]}" --maxfail=40 --continue-on-collection-errors --ignore tests/test_cuda_graphs.py \
+            -k "not two_to_the_31" tests
           ;;
+        graphs) run_tests graphs tests/test_cuda_graphs.py tests/kernels/test_native_cuda.py ;;
+        large) run_tests large -k two_to_the_31 tests/kernels/test_jumpstart_relu_sizes.py ;;
         kernels) stage kernels "$PYTHON" -m benchmarks.kernels --output "$OUT/cuda_kernels.json" ;;
         *) sanitize "$name" ;;
       esac

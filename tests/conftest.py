@@ -25,6 +25,13 @@ TARGETS = [
 ]
 
 
+def pytest_runtest_logreport(report):
+    """Tracebacks at once, for a run that may be stopped before its end: into the file FAILURES."""
+    if report.failed and "FAILURES" in os.environ:
+        with open(os.environ["FAILURES"], "a") as file:
+            file.write(f"==== {report.nodeid}\n{report.longreprtext}\n{report.capstderr}\n")
+
+
 @pytest.fixture(params=TARGETS)
 def target(request):
     """A backend in use and its device: ``backend, device = target``. Skipped, with a reason, if not here."""

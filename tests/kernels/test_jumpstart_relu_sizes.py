@@ -1,5 +1,7 @@
 """Shapes beyond small ones: vector tails, many tiles, several threads; against the reference."""
 
+import gc
+
 import pytest
 import torch
 
@@ -124,6 +126,8 @@ def test_more_than_two_to_the_31_elements(target, channels_last):
     backend, device = target
     if device != "cuda":
         pytest.skip("takes a GPU's memory and speed")
+    gc.collect()
+    torch.cuda.empty_cache()  # what the test before has left
     free, _ = torch.cuda.mem_get_info()
     if free < 60 * 2**30:
         pytest.skip("takes 60 GiB of GPU memory")

@@ -110,7 +110,7 @@ def test_penalty_equals_the_cpu(layers, square_root):
     weights = [0.0, 0.0, 0.09, 0.49, 0.42, 0.0, 0.0, 0.25, 0.25, 0.5]
     results = []
     for device in ("cpu", "cuda"):
-        leaf = sums.to(device).requires_grad_()
+        leaf = sums.detach().to(device, copy=True).requires_grad_()
         value = PENALTY_OVERLOADS["native"](list(leaf.unbind(0)), weights, square_root)
         value.backward()
         results.append((value.detach().cpu(), leaf.grad.cpu()))
