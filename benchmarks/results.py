@@ -1,4 +1,4 @@
-"""The stored results: ``results/{cpu,cuda}_{operator,sweep,steps}.json``, read where they are there."""
+"""The stored results: ``results/{cpu,cuda}_{operator,sweep,steps,kernels}.json``, where they are there."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent / "results"
 DEVICE_NAMES = {"cpu": "CPU", "cuda": "GPU"}
-KINDS = ("operator", "sweep", "steps")
+KINDS = ("operator", "sweep", "steps", "kernels")  # kernels: of a GPU alone
 
 Record = dict[str, Any]
 
@@ -17,6 +17,7 @@ class Results(NamedTuple):
     operator: Record | None
     sweep: Record | None
     steps: Record | None
+    kernels: Record | None
 
     def cases(self) -> list[Record]:
         """The cases of the operator; none where it was not measured."""

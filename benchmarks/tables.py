@@ -31,9 +31,14 @@ def tables(folder: Path) -> dict[str, str]:
             "operator": operator_table,
             "memory": memory_table,
             "steps": step_table,
+            "kernels": kernel_table,
         }
         for name, make in makers.items():
-            measured = {"machine": results.machine(), "steps": results.steps}.get(name, results.operator)
+            measured = {
+                "machine": results.machine(),
+                "steps": results.steps,
+                "kernels": results.kernels,
+            }.get(name, results.operator)
             if measured is not None:
                 found[f"{name}-{device_type}"] = make(results)
     return found
@@ -138,6 +143,44 @@ def step_table(results: Results) -> str:
             ]
         )
     return _markdown(["network", "mode", "batch", "plain", "ratio to plain", "peak memory"], rows)
+
+
+# What a kernel's name has in it, and what it is called in the table; the first that fits.
+KERNEL_PARTS = {
+    "statistics": "merge",
+    "penalty_backward": "penalty's backward",
+    "penalty": "penalty",
+    "jumpstart_relu_backward": "backward",
+    "jumpstart_relu_forward": "forward",
+}
+
+
+def kernel_table(results: Results) -> str:
+    """Microseconds of a forward and backward by kernel; those of PyTorch's own as one sum."""
+    assert results.kernels is not None  # its maker is called with results alone
+    cases = results.kernels["cases"]
+    names = [peer["name"] for peer in cases[0]["peers"]]
+
+    def cell(peer: Record) -> str:
+        parts: dict[str, float] = {}
+        for kernel in peer["kernels"]:
+            part = next((name for key, name in KERNEL_PARTS.items() if key in kernel["kernel"]), "PyTorch's")
+            parts[part] = parts.get(part, 0.0) + 1e6 * kernel["launches"] * kernel["median"]
+        named = peer["name"] != RELU
+        return " + ".join(f"{part} {time:.3g}" if named else f"{time:.3g}" for part, time in parts.items())
+
+    return _markdown(
+        ["input", "dtype", "layout", *(PEERS.get(name, f"`{name}`") for name in names)],
+        (
+            [
+                shape_name(case["shape"]).replace("x", "×"),
+                case["dtype"],
+                case["layout"],
+                *(cell(peer) for peer in case["peers"]),
+            ]
+            for case in cases
+        ),
+    )
 
 
 def goal_table(folder: Path) -> str:
