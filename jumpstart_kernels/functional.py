@@ -12,11 +12,12 @@ from jumpstart_kernels.kernels import native
 from jumpstart_kernels.kernels.composite import composite_extrema, is_transformed
 from jumpstart_kernels.kernels.layout import point_shape
 from jumpstart_kernels.kernels.slack import slacks, sum_slacks
-from jumpstart_kernels.ops import OVERLOADS
+from jumpstart_kernels.ops import OVERLOADS, eager
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 POINTS = ("sample", "position")
 TIE_BREAKING = ("single", "average", "random")
+_SHORTCUTS = {"native": native.jumpstart_relu, "triton": eager.jumpstart_relu}
 
 
 class JumpstartStatistics(NamedTuple):
@@ -142,12 +143,11 @@ def run_eagerly(
     tie_breaking: str,
     inplace: bool,
 ) -> tuple[Tensor, Tensor, Tensor, int, int] | None:
-    """:func:`run_layer` by the shortest way to the compiled backend; None where that cannot be gone."""
+    """:func:`run_layer` by the shortest way to the backend; None where that cannot be gone."""
     if tie_breaking != "single" or torch.compiler.is_compiling() or not isinstance(x, Tensor):
         return None
-    if select(x) != "native":
-        return None
-    return native.jumpstart_relu(x, unit_dim, points == "position", margin, inplace)
+    shortcut = _SHORTCUTS.get(select(x))
+    return None if shortcut is None else shortcut(x, unit_dim, points == "position", margin, inplace)
 
 
 def run_layer(

@@ -15,11 +15,13 @@ from jumpstart_kernels.kernels import native
 from jumpstart_kernels.kernels.composite import is_transformed
 from jumpstart_kernels.kernels.penalty import penalty as reference_penalty
 from jumpstart_kernels.modules import JumpstartReLU, check_module
-from jumpstart_kernels.ops import PENALTY_OVERLOADS
+from jumpstart_kernels.ops import PENALTY_OVERLOADS, eager
 from jumpstart_kernels.records import Record
 
 if TYPE_CHECKING:
     from torch.distributed import DeviceMesh, ProcessGroup
+
+_SHORTCUTS = {"native": native.penalty, "triton": eager.penalty}
 
 REDUCTIONS = ("balanced", "mean", "sum", "norm", "squared")
 
@@ -134,7 +136,7 @@ def reduce_records(taken: Sequence[Record], reduction: str, sign_balance: float,
         weights = penalty_weights(reduction, sign_balance, terms, units, points)
         return reference_penalty(slack_sums, weights, square_root)
     weights = _cached_weights(reduction, sign_balance, terms, units, points)
-    value = native.penalty(slack_sums, weights, square_root) if backend == "native" else None
+    value = _SHORTCUTS[backend](slack_sums, weights, square_root)
     return overload(slack_sums, weights, square_root) if value is None else value
 
 

@@ -1,0 +1,97 @@
+"""The Triton backend's shortcut for eager code, past the dispatcher's Python: the twin of ``csrc/eager.cpp``.
+
+PyTorch's own autograd of a Python operator takes several times as long as all else that a call does. A mode,
+a transform, a subclass or a compiler goes through the operator as ever: then these return None.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from jumpstart_kernels.kernels import triton
+from jumpstart_kernels.kernels.layout import channels_last_format, is_channels_last, is_dense
+
+_PLAIN = (Tensor, nn.Parameter)
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class _JumpstartReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, unit_dim: int, position_points: bool, margin: float) -> Any:
+        output, mask, slack_sums, extrema, indices = triton.jumpstart_relu_forward(
+            x, unit_dim, position_points, margin, True, False
+        )
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(mask, extrema, indices)
+        ctx.constants = (x.shape, is_channels_last(x, unit_dim), x.dtype, unit_dim, margin)
+        return output, slack_sums, extrema
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        grad_output, grad_slack_sums, grad_extrema = grads
+        if grad_output is None and grad_slack_sums is None and grad_extrema is None:
+            return None, None, None, None
+        arguments = (grad_slack_sums, grad_extrema, *ctx.saved_tensors, *ctx.constants)
+        backward: Any = triton.jumpstart_relu_backward
+        if torch.is_grad_enabled():  # a graph of it is wanted
+            backward = torch.ops.jumpstart_kernels.jumpstart_relu_backward.triton
+        elif grad_output is not None:
+            size, channels_last, *_ = ctx.constants
+            order = channels_last_format(len(size)) if channels_last else torch.contiguous_format
+            grad_output = grad_output.contiguous(memory_format=order)
+        return backward(grad_output, *arguments), None, None, None
+
+
+class _Penalty(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weights: list[float], square_root: bool, *slack_sums: Tensor) -> Tensor:
+        value = triton.penalty(list(slack_sums), weights, square_root)
+        ctx.save_for_backward(*([value] if square_root else []))
+        ctx.weights, ctx.layers = weights, len(slack_sums)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        backward: Any = triton.penalty_backward
+        if torch.is_grad_enabled():  # a graph of it is wanted
+            backward = torch.ops.jumpstart_kernels.penalty_backward.triton
+        by_sum = backward(grads[0], *(ctx.saved_tensors or (None,)), ctx.weights)
+        return None, None, *[by_sum] * ctx.layers  # the same for every layer
+
+
+def jumpstart_relu(
+    x: Tensor, unit_dim: int, position_points: bool, margin: float, inplace: bool
+) -> tuple[Tensor, Tensor, Tensor, int, int] | None:
+    """Output, slack sums, extrema, units and points, which are 0 where ``x`` is empty."""
+    dim = x.dim()
+    if not _is_plain(x) or dim < 2 or x.dtype not in _DTYPES or not -dim <= unit_dim < dim:
+        return None
+    unit_dim %= dim
+    if (unit_dim == 0 and not position_points) or x.layout is not torch.strided or not is_dense(x, unit_dim):
+        return None
+    output, slack_sums, extrema = _JumpstartReLU.apply(x, unit_dim, position_points, margin)
+    units = x.shape[unit_dim]
+    points = extrema.shape[1] - units if x.numel() else 0
+    return (x.copy_(output) if inplace else output), slack_sums, extrema, units, points
+
+
+def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -> Tensor | None:
+    """The penalty of all layers."""
+    if not all(map(_is_plain, slack_sums)):
+        return None
+    return _Penalty.apply(weights, square_root, *slack_sums)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether autograd is all that stands between a call and the kernel."""
+    return (
+        type(x) in _PLAIN
+        and not x.is_nested
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and not torch.compiler.is_compiling()
+    )
