@@ -10,7 +10,7 @@ from torch import nn
 pytest.importorskip("rich", reason="the benchmark prints with rich")
 
 import jumpstart_kernels as jk
-from benchmarks import settings, steps
+from benchmarks import kernels, settings, steps
 from benchmarks.models import build_resnet50, definition_penalty, pre_activations
 from jumpstart_kernels.bench.peers import composite
 
@@ -98,10 +98,14 @@ def test_wrong_losses_are_found(wrong, message):
         assert settings.find_failure(setting, variant).startswith(message)
 
 
-@pytest.mark.parametrize("mode", steps.MODES)
+@pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=[pytest.mark.gpu] if mode == "graphs" else []) for mode in steps.MODES]
+)
 def test_a_step_trains(mode, monkeypatch):
+    if mode == "graphs" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # which compiles fast
-    setting = settings.make_thin_setting(CPU, quick=True)
+    setting = settings.make_thin_setting(torch.device("cuda") if mode == "graphs" else CPU, quick=True)
     torch._dynamo.reset()
     for variant in setting.variants[:2]:
         before = [parameter.clone() for parameter in variant.model.parameters()]
@@ -171,3 +175,28 @@ def test_mistakes_are_named_before_any_work(arguments, message, capsys, tmp_path
         steps.main(arguments)
     captured = capsys.readouterr()
     assert (error.value.code, captured.out) == (2, "") and message in captured.err
+
+
+def test_graphs_need_a_gpu(capsys):
+    with pytest.raises(SystemExit):
+        steps.main(["--device", "cpu", "--mode", "graphs"])
+    assert "argument --mode: graphs needs a CUDA device, got cpu" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_kernel_times_need_a_gpu(capsys):
+    with pytest.raises(SystemExit):
+        kernels.main([])
+    assert "needs a CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_kernel_times(tmp_path):
+    output = tmp_path / "kernels.json"
+    assert kernels.main(["--shape", "256x4", "--output", str(output)]) == 0
+    (case,) = json.loads(output.read_text())["cases"]
+    plain, *others = case["peers"]
+    assert [kernel["launches"] for kernel in plain["kernels"]] == [1, 1]
+    for peer in others:
+        assert any("jumpstart_relu_forward" in kernel["kernel"] for kernel in peer["kernels"])
