@@ -1,0 +1,59 @@
+"""Compiles what the Triton tests launch, for a GPU that is not here, into Triton's cache: a plugin of pytest.
+
+    TRITON_CACHE_DIR=/tmp/triton_cache pytest -p compile_ahead -n 2 -k triton-cpu
+
+A GPU machine with the same Triton finds the kernels there and spends none of its time on them. Results are
+the reference's. AHEAD_CAPABILITY is the GPU's compute capability, 90 unless set.
+"""
+
+import os
+
+os.environ["TRITON_INTERPRET"] = "0"  # before conftest.py asks for the interpreter
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+from jumpstart_kernels.kernels import penalty, reference, triton
+from jumpstart_kernels.kernels.triton import launch, launch_backward, launch_forward, launch_penalty
+
+
+class Absent:
+    """As much of a driver as compiling takes."""
+
+    def get_current_target(self):
+        return GPUTarget("cuda", int(os.environ.get("AHEAD_CAPABILITY", 90)), 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_active_torch_device(self):
+        return torch.device("cpu")
+
+
+def compile_only(self, device, *tensors_and_margin):
+    if not self.compiled:
+        arguments = (*tensors_and_margin, *self.numbers, *self.constants)
+        self.compiled[device] = self.kernel.warmup(*arguments, grid=self.grid, **self.options)
+
+
+def replace(module, name, of_reference):
+    launching = getattr(module, name)
+
+    def run(*arguments):
+        launching(*arguments)
+        return getattr(of_reference, name)(*arguments)
+
+    setattr(module, name, run)
+
+
+driver.set_active(Absent())
+triton.unavailable = lambda device_type="cuda": None
+launch.Launch.__call__ = compile_only
+replace(launch_forward, "jumpstart_relu_forward", reference)
+replace(launch_backward, "jumpstart_relu_backward", reference)
+replace(launch_penalty, "penalty", penalty)
+replace(launch_penalty, "penalty_backward", penalty)
