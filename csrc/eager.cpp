@@ -146,9 +146,11 @@ bool is_supported(const Tensor& x, int64_t unit_dim, bool position_points) {
          unit_dim < x.dim() && (unit_dim > 0 || (unit_dim == 0 && position_points));
 }
 
-// Neither a view nor a leaf, which autograd wants handled with more care than here.
+// Neither a view nor a leaf, which autograd wants handled with more care than here, nor values whose sign is
+// still to be turned.
 bool can_overwrite(const Tensor& x, int64_t unit_dim) {
-  return is_dense(x, unit_dim) && !x.is_view() && !x.is_inference() && !(x.is_leaf() && x.requires_grad());
+  return is_dense(x, unit_dim) && !x.is_view() && !x.is_inference() && !x.is_neg() &&
+         !(x.is_leaf() && x.requires_grad());
 }
 
 Tensor penalty(const std::vector<Tensor>& slack_sums, const std::vector<double>& weights, bool square_root) {

@@ -1,13 +1,21 @@
 """The Triton backend's shortcut for eager code, past the dispatcher's Python: the twin of ``csrc/eager.cpp``.
 
-PyTorch's own autograd of a Python operator takes several times as long as all else that a call does. A mode,
-a transform, a subclass or a compiler goes through the operator as ever: then these return None.
+PyTorch's own autograd of a Python operator takes several times as long as all else that a call does. Where a
+mode, a transform, a tracer, a subclass or a compiler has a say, these return None and backward asks the
+operator. Function modes count, unlike there: ``torch.set_default_device`` makes calls go the longer way.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import (
+    _are_functorch_transforms_active,
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 from jumpstart_kernels.kernels import triton
@@ -35,7 +43,7 @@ class _JumpstartReLU(torch.autograd.Function):
             return None, None, None, None
         arguments = (grad_slack_sums, grad_extrema, *ctx.saved_tensors, *ctx.constants)
         backward: Any = triton.jumpstart_relu_backward
-        if torch.is_grad_enabled():  # a graph of it is wanted
+        if torch.is_grad_enabled() or not _are_plain(*grads):  # a graph of it is wanted, or batches
             backward = torch.ops.jumpstart_kernels.jumpstart_relu_backward.triton
         elif grad_output is not None:
             size, channels_last, *_ = ctx.constants
@@ -55,7 +63,7 @@ class _Penalty(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         backward: Any = triton.penalty_backward
-        if torch.is_grad_enabled():  # a graph of it is wanted
+        if torch.is_grad_enabled() or not _are_plain(*grads):  # likewise
             backward = torch.ops.jumpstart_kernels.penalty_backward.triton
         by_sum = backward(grads[0], *(ctx.saved_tensors or (None,)), ctx.weights)
         return None, None, *[by_sum] * ctx.layers  # the same for every layer
@@ -66,7 +74,7 @@ def jumpstart_relu(
 ) -> tuple[Tensor, Tensor, Tensor, int, int] | None:
     """Output, slack sums, extrema, units and points, which are 0 where ``x`` is empty."""
     dim = x.dim()
-    if not _is_plain(x) or dim < 2 or x.dtype not in _DTYPES or not -dim <= unit_dim < dim:
+    if not _are_plain(x) or dim < 2 or x.dtype not in _DTYPES or not -dim <= unit_dim < dim:
         return None
     unit_dim %= dim
     if (unit_dim == 0 and not position_points) or x.layout is not torch.strided or not is_dense(x, unit_dim):
@@ -79,19 +87,25 @@ def jumpstart_relu(
 
 def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -> Tensor | None:
     """The penalty of all layers."""
-    if not all(map(_is_plain, slack_sums)):
+    if not _are_plain(*slack_sums):
         return None
     return _Penalty.apply(weights, square_root, *slack_sums)
 
 
-def _is_plain(x: Tensor) -> bool:
-    """Whether autograd is all that stands between a call and the kernel."""
-    return (
-        type(x) in _PLAIN
-        and not x.is_nested
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._len_torch_function_stack() == 0
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-        and not torch.compiler.is_compiling()
-    )
+def _are_plain(*tensors: Tensor | None) -> bool:
+    """Whether autograd is all that stands between a call and the kernel, and memory holds the values."""
+    if (
+        torch.compiler.is_compiling()  # first: a compiler does not follow the rest
+        or _len_torch_dispatch_stack()
+        or _len_torch_function_stack()
+        or _get_tracing_state() is not None
+        or _are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    ):
+        return False
+    for x in tensors:
+        if x is not None and (
+            type(x) not in _PLAIN or x.is_nested or x.is_neg() or is_legacy_batchedtensor(x)
+        ):
+            return False
+    return True

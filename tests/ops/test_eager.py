@@ -1,22 +1,38 @@
-"""The Triton backend's shortcut: what the operator gives, or nothing where the operator must be asked."""
+"""The shortcuts of eager code: what the operator gives, or nothing where the operator must be asked.
+
+Triton's by itself, and layers by every backend (``target``).
+"""
+
+import pickle
 
 import pytest
 import torch
+from torch._dynamo import compiled_autograd
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import jumpstart_kernels as jk
 from jumpstart_kernels import backends
 from jumpstart_kernels.kernels.penalty import penalty as reference_penalty
 from jumpstart_kernels.ops import OVERLOADS, eager
 
-reason = backends.unavailable("triton", "cpu")
-pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
-
 SIZES = {"matrix": (9, 12), "images": (3, 4, 5, 6), "none": (0, 4)}
 
 
+@pytest.fixture(autouse=True)
+def interpreted(request):
+    reason = backends.unavailable("triton", "cpu")
+    if reason is not None and "target" not in request.fixturenames:
+        pytest.skip(reason)
+
+
 class DispatchMode(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append(str(function))
         return function(*args, **(kwargs or {}))
 
 
@@ -32,6 +48,12 @@ class Subclass(torch.Tensor):
 def make_input(size, channels_last=False):
     x = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return (x.contiguous(memory_format=torch.channels_last) if channels_last else x).requires_grad_()
+
+
+def run_layer(x, inplace=False):
+    """Output and penalty, a square root."""
+    layer = jk.JumpstartReLU(inplace, margin=3.0)
+    return layer(x), jk.penalty(layer, reduction="norm")
 
 
 @pytest.mark.parametrize("inplace", (False, True))
@@ -87,6 +109,16 @@ def test_unused_outputs_cost_no_gradient():
     assert slack_sums.requires_grad
 
 
+def test_compiled_autograd_holds_the_operator():
+    x = make_input((5, 4))
+    output, slack_sums, *_ = eager.jumpstart_relu(x, 1, False, 3.0, False)
+    value = output.sum() + eager.penalty([slack_sums], [0.5] * 10, True)
+    (expected,) = torch.autograd.grad(value, x, retain_graph=True)
+    with compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
+        value.backward()
+    torch.testing.assert_close(x.grad, expected)
+
+
 @pytest.mark.parametrize("context", (DispatchMode, FunctionMode))
 def test_leaves_modes_to_the_operator(context):
     x, sums = make_input((5, 4)), torch.ones((2, 5))
@@ -124,3 +156,71 @@ def test_leaves_other_tensors_to_the_operator(x):
     assert eager.jumpstart_relu(x, 1, False, 1.0, False) is None
     assert eager.jumpstart_relu(torch.zeros((4, 3)), 0, False, 1.0, False) is None
     assert eager.jumpstart_relu(torch.zeros((4, 3)), 2, False, 1.0, False) is None
+
+
+def test_batched_gradients_are_those_of_a_loop(target):
+    x = make_input((5, 4)).detach().to(target[1]).requires_grad_()
+    results = run_layer(x)
+    grads = [torch.rand((3, *result.shape), dtype=x.dtype, device=x.device) for result in results]
+
+    def gradient(*grads, **options):
+        return torch.autograd.grad(results, x, grads, retain_graph=True, **options)[0]
+
+    expected = torch.stack([gradient(*each) for each in zip(*grads, strict=True)])
+    torch.testing.assert_close(gradient(*grads, is_grads_batched=True), expected)
+    torch.testing.assert_close(torch.vmap(gradient)(*grads), expected)
+
+
+def test_vectorized_jacobians(target):
+    x = make_input((5, 4)).detach().to(target[1])
+    vectorized, looped = (
+        torch.autograd.functional.jacobian(run_layer, x, vectorize=vectorize) for vectorize in (True, False)
+    )
+    torch.testing.assert_close(vectorized, looped)
+
+
+def test_negated_inputs(target):
+    values = make_input((5, 4)).detach().to(target[1])
+    x, other = torch._neg_view(values).requires_grad_(), (-values).requires_grad_()
+    assert x.is_neg()
+    results, expected = run_layer(x), run_layer(other)
+    assert all(map(torch.equal, results, expected))
+    grads = [torch.ones_like(result) for result in results]
+    assert all(
+        map(torch.equal, torch.autograd.grad(results, x, grads), torch.autograd.grad(expected, other, grads))
+    )
+
+
+def test_negated_inputs_are_overwritten(target):
+    values = make_input((5, 4)).detach().to(target[1])
+    x = pickle.loads(pickle.dumps(torch._neg_view(values)))  # no view, as those are not overwritten
+    assert x.is_neg()
+    run_layer(x, inplace=True)
+    assert torch.equal(x, (-values).relu())
+
+
+def test_negated_gradients(target):
+    x = make_input((5, 4)).detach().to(target[1]).requires_grad_()
+    for result in run_layer(x):
+        grad = torch.rand_like(result)
+        negated, expected = (
+            torch.autograd.grad(result, x, each, retain_graph=True)[0]
+            for each in (torch._neg_view(grad), -grad)
+        )
+        assert torch.equal(negated, expected)
+
+
+def test_modes_see_the_backward(target):
+    backend, device = target
+    results = run_layer(make_input((5, 4)).detach().to(device).requires_grad_())
+    with DispatchMode() as mode:
+        sum(result.sum() for result in results).backward()
+    expected = {"jumpstart_relu_backward"} | ({"penalty_backward"} if backend != "reference" else set())
+    assert {f"jumpstart_kernels.{name}.{backend}" for name in expected} <= set(mode.seen)
+
+
+def test_traces_hold_the_operator(target):
+    x = make_input((5, 4)).detach().to(target[1])
+    traced = torch.jit.trace(jk.JumpstartReLU(), x, check_trace=False)  # which would run it without grad
+    assert "jumpstart_kernels::jumpstart_relu" in str(traced.graph)
+    assert torch.equal(traced(-x), (-x).relu())
