@@ -3,15 +3,15 @@
 #   benchmarks/gpu.sh                         every stage, with torch, nvcc, ninja, pybind11 and pytest installed
 #   benchmarks/gpu.sh smoke tests             these stages, in this order
 #   benchmarks/gpu.sh --device cpu --quick    on any machine, to see that they run
-# Results and one log go to $OUT, by default benchmarks/results, as they come about. A stage that fails stops no
-# other, and each is stopped after its limit. AUTHORS is a checkout of the authors' code, to measure it too.
+# Results, one log and the tests' tracebacks (failures.log) go to $OUT, by default benchmarks/results, as they come
+# about. A stage that fails stops no other, and each is stopped after its limit. AUTHORS is a checkout of the authors' code, to measure it too.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
 # Each stage's limit in seconds, in the order of a whole run.
 names=(info build smoke tests graphs large kernels operator sweep steps memcheck racecheck initcheck)
 declare -A limits=(
-  [info]=30 [build]=200 [smoke]=60 [tests]=240 [graphs]=90 [large]=60 [kernels]=60 [operator]=240 [sweep]=120
+  [info]=30 [build]=200 [smoke]=60 [tests]=240 [graphs]=180 [large]=60 [kernels]=60 [operator]=240 [sweep]=120
   [steps]=240 [memcheck]=90 [racecheck]=90 [initcheck]=90
 )
 
@@ -41,7 +41,9 @@ export PYTHON=${PYTHON:-python3} PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTH
 OUT=${OUT:-benchmarks/results}
 mkdir -p "$OUT"
 log=$OUT/$device.log
+failures=$OUT/failures.log
 : >"$log"
+: >"$failures"
 failed=0
 authors=()
 [ -z "${AUTHORS:-}" ] || authors=(--authors "$AUTHORS")
@@ -80,7 +82,7 @@ bench() {
 run_tests() {
   local name=$1
   shift
-  stage "$name" env FAILURES="$OUT/failures.log" "$PYTHON" -m pytest -m gpu -v -p no:cacheprovider --tb=short "$@"
+  stage "$name" env FAILURES="$failures" "$PYTHON" -m pytest -m gpu -v -p no:cacheprovider --tb=short "$@"
 }
 
 # sanitize TOOL: odd shapes through every backend, with values and gradients
@@ -132,12 +134,19 @@ for name in "${stages[@]}"; do
       fi
       case $name in
         build) stage build env JUMPSTART_REQUIRE_NATIVE=1 "$PYTHON" setup.py build_ext --inplace ;;
-        # A capture that fails leaves its process unusable, and what takes most of the memory must be alone.
+        # A capture that fails leaves its process unusable: each has one of its own in the stage graphs. What takes
+        # most of the memory must be alone.
         tests)
-          run_tests tests "${parallel[@]}" --maxfail=40 --continue-on-collection-errors --ignore tests/test_cuda_graphs.py \
-            -k "not two_to_the_31" tests
+          run_tests tests "${parallel[@]}" --maxfail=40 --continue-on-collection-errors -k "not two_to_the_31" \
+            --ignore tests/test_cuda_graphs.py --ignore tests/kernels/test_native_cuda.py tests
           ;;
-        graphs) run_tests graphs tests/test_cuda_graphs.py tests/kernels/test_native_cuda.py ;;
+        graphs)
+          stage graphs env FAILURES="$failures" bash -c '
+            set -o pipefail
+            "$PYTHON" -m pytest -m gpu --collect-only -q -p no:cacheprovider "$@" | grep :: |
+              xargs -d "\n" -P 4 -n 1 "$PYTHON" -m pytest -q -p no:cacheprovider --tb=short
+          ' graphs tests/test_cuda_graphs.py tests/kernels/test_native_cuda.py
+          ;;
         large) run_tests large -k two_to_the_31 tests/kernels/test_jumpstart_relu_sizes.py ;;
         kernels) stage kernels "$PYTHON" -m benchmarks.kernels --output "$OUT/cuda_kernels.json" ;;
         *) sanitize "$name" ;;

@@ -77,7 +77,7 @@ def measure(case: Case, device: torch.device) -> dict[str, Any]:
 
 
 def make_table(record: dict[str, Any]) -> Any:
-    """A record as a table of ``rich``; GB/s as if the kernel moved two tensors of the case's size."""
+    """A record as a table of ``rich``."""
     from rich.table import Table
 
     case = Case(tuple(record["shape"]), record["dtype"], record["layout"])
@@ -104,6 +104,8 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results here")
     arguments = parser.parse_args(words)
+    if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
+        parser.error(f"argument --output: there is no folder {arguments.output.parent}")
     if not torch.cuda.is_available():
         parser.error("needs a CUDA device")
     from rich.console import Console

@@ -27,6 +27,8 @@ TARGETS = [
 
 def pytest_runtest_logreport(report):
     """Tracebacks at once, for a run that may be stopped before its end: into the file FAILURES."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # the controller gets the report too
     if report.failed and "FAILURES" in os.environ:
         with open(os.environ["FAILURES"], "a") as file:
             file.write(f"==== {report.nodeid}\n{report.longreprtext}\n{report.capstderr}\n")

@@ -183,6 +183,12 @@ def test_graphs_need_a_gpu(capsys):
     assert "argument --mode: graphs needs a CUDA device, got cpu" in capsys.readouterr().err
 
 
+def test_kernel_times_name_a_missing_folder_before_any_work(capsys):
+    with pytest.raises(SystemExit):
+        kernels.main(["--output", "nowhere/x.json"])
+    assert "argument --output: there is no folder nowhere" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_kernel_times_need_a_gpu(capsys):
     with pytest.raises(SystemExit):
