@@ -1,8 +1,12 @@
-// The autograd node in C++: the twin of what ops/jumpstart_relu.py registers for the other backends.
+// The operators' ways through the dispatcher, and the autograd node in C++: the twin of what
+// ops/jumpstart_activation.py registers for the other backends.
 
 #include "autograd.h"
 
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
+
+#include <string>
 
 namespace jumpstart {
 namespace {
@@ -11,79 +15,112 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-using BackwardSchema = Tensor(const std::optional<Tensor>&, const std::optional<Tensor>&,
-                              const std::optional<Tensor>&, const Tensor&, const Tensor&, const Tensor&,
-                              c10::SymIntArrayRef, bool, at::ScalarType, int64_t, double);
-
-const auto& backward_op() {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("jumpstart_kernels::jumpstart_relu_backward", "native")
-                             .typed<BackwardSchema>();
-  return op;
+// The typed operator of a function's signature.
+template <typename Schema>
+auto find(const char* name, Schema*) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "native").typed<Schema>();
 }
 
 std::optional<Tensor> optional(const Tensor& tensor) {
   return tensor.defined() ? std::optional<Tensor>(tensor) : std::nullopt;
 }
 
-struct JumpstartReLU : torch::autograd::Function<JumpstartReLU> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& x, int64_t unit_dim, bool position_points,
-                               double margin, bool apply_relu, bool all_indices) {
+void keep(AutogradContext* ctx, const Saved& saved, const Options& options) {
+  ctx->save_for_backward({saved.mask, saved.extrema, saved.indices});
+  auto& data = ctx->saved_data;
+  data["size"] = c10::SymIntArrayRef(saved.size);
+  data["channels_last"] = saved.channels_last;
+  data["dtype"] = static_cast<int64_t>(saved.dtype);
+  data["activation"] = static_cast<int64_t>(options.activation);
+  data["parameter"] = options.parameter;
+  data["unit_dim"] = options.unit_dim;
+  data["position_points"] = options.position_points;
+  data["margin"] = options.margin;
+  data["all_indices"] = options.all_indices;
+}
+
+Saved kept(AutogradContext* ctx) {
+  const auto tensors = ctx->get_saved_variables();
+  const auto size = ctx->saved_data["size"].toSymIntVector();
+  return {tensors[0],
+          tensors[1],
+          tensors[2],
+          c10::SymDimVector(size.begin(), size.end()),
+          ctx->saved_data["channels_last"].toBool(),
+          static_cast<at::ScalarType>(ctx->saved_data["dtype"].toInt())};
+}
+
+Options kept_options(AutogradContext* ctx) {
+  auto& data = ctx->saved_data;
+  return {static_cast<ActivationKind>(data["activation"].toInt()),
+          data["parameter"].toDouble(),
+          data["unit_dim"].toInt(),
+          data["position_points"].toBool(),
+          data["margin"].toDouble(),
+          data["all_indices"].toBool()};
+}
+
+struct JumpstartActivation : torch::autograd::Function<JumpstartActivation> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, const Options& options) {
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [output, mask, slack_sums, extrema, indices] =
-        forward_op().call(x, unit_dim, position_points, margin, apply_relu, all_indices);
+    const ForwardResult result = call_forward(x, options);
     ctx->set_materialize_grads(false);
-    ctx->mark_non_differentiable(apply_relu ? variable_list{mask, indices}
-                                            : variable_list{output, mask, indices});
-    ctx->save_for_backward({mask, extrema, indices});
-    ctx->saved_data["size"] = x.sym_sizes();
-    ctx->saved_data["channels_last"] = runs_channels_last(x, unit_dim);
-    ctx->saved_data["dtype"] = static_cast<int64_t>(x.scalar_type());
-    ctx->saved_data["unit_dim"] = unit_dim;
-    ctx->saved_data["margin"] = margin;
-    return {output, mask, slack_sums, extrema, indices};
+    variable_list without_gradient{result.mask, result.indices};
+    if (options.activation == kStatisticsAlone) without_gradient.push_back(result.output);
+    ctx->mark_non_differentiable(without_gradient);
+    keep(ctx, save_for_backward(x, result, options), options);
+    return {result.output, result.mask, result.slack_sums, result.extrema, result.indices};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const Tensor &grad_output = grads[0], &grad_slack_sums = grads[2], &grad_extrema = grads[3];
-    variable_list result(6);
-    if (!grad_output.defined() && !grad_slack_sums.defined() && !grad_extrema.defined()) return result;
-    const auto saved = ctx->get_saved_variables();
-    const auto size = ctx->saved_data["size"].toSymIntVector();
-    result[0] = run_backward(grad_output, grad_slack_sums, grad_extrema, saved[0], saved[1], saved[2], size,
-                             ctx->saved_data["channels_last"].toBool(),
-                             static_cast<at::ScalarType>(ctx->saved_data["dtype"].toInt()),
-                             ctx->saved_data["unit_dim"].toInt(), ctx->saved_data["margin"].toDouble());
-    return result;
+    const Gradients gradients{grads[0], grads[2], grads[3]};
+    return {gradients.any() ? run_backward(gradients, kept(ctx), kept_options(ctx)) : Tensor(), Tensor()};
   }
 };
 
 }  // namespace
 
-const c10::TypedOperatorHandle<ForwardSchema>& forward_op() {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("jumpstart_kernels::jumpstart_relu", "native")
-                             .typed<ForwardSchema>();
-  return op;
+ForwardResult forward_autograd(const Tensor& x, const Options& options) {
+  auto outputs = JumpstartActivation::apply(x, options);
+  return {outputs[0], outputs[1], outputs[2], outputs[3], outputs[4]};
 }
 
-Tensor run_backward(const Tensor& grad_output, const Tensor& grad_slack_sums, const Tensor& grad_extrema,
-                    const Tensor& mask, const Tensor& extrema, const Tensor& indices,
-                    c10::SymIntArrayRef size, bool channels_last, at::ScalarType dtype, int64_t unit_dim,
-                    double margin) {
+ForwardResult call_forward(const Tensor& x, const Options& o) {
+  static const auto op = find("jumpstart_kernels::jumpstart_activation", flat_forward<forward_cpu>);
+  auto [output, mask, slack_sums, extrema, indices] = op.call(
+      x, kActivationNames[o.activation], o.parameter, o.unit_dim, o.position_points, o.margin, o.all_indices);
+  return {std::move(output), std::move(mask), std::move(slack_sums), std::move(extrema), std::move(indices)};
+}
+
+ForwardResult call_inplace(const Tensor& x, const Options& o) {
+  static const auto op = find("jumpstart_kernels::jumpstart_activation_", flat_inplace<forward_inplace_cpu>);
+  auto [mask, slack_sums, extrema, indices] = op.call(x, kActivationNames[o.activation], o.parameter,
+                                                      o.unit_dim, o.position_points, o.margin, o.all_indices);
+  return {x, std::move(mask), std::move(slack_sums), std::move(extrema), std::move(indices)};
+}
+
+Saved save_for_backward(const Tensor& x, const ForwardResult& result, const Options& options) {
+  const auto size = x.sym_sizes();
+  return {result.mask,
+          result.extrema,
+          result.indices,
+          c10::SymDimVector(size.begin(), size.end()),
+          runs_channels_last(x, options.unit_dim),
+          x.scalar_type()};
+}
+
+Tensor run_backward(const Gradients& gradients, const Saved& saved, const Options& o) {
+  static const auto op =
+      find("jumpstart_kernels::jumpstart_activation_backward", flat_backward<backward_cpu>);
   const auto run = [&] {
-    return backward_op().call(optional(grad_output), optional(grad_slack_sums), optional(grad_extrema), mask,
-                              extrema, indices, size, channels_last, dtype, unit_dim, margin);
+    return op.call(optional(gradients.output), optional(gradients.slack_sums), optional(gradients.extrema),
+                   saved.mask, saved.extrema, saved.indices, saved.size, saved.channels_last, saved.dtype,
+                   kActivationNames[o.activation], o.parameter, o.unit_dim, o.position_points, o.margin,
+                   o.all_indices);
   };
   if (at::GradMode::is_enabled()) return run();
   at::AutoDispatchBelowADInplaceOrView below;
   return run();
-}
-
-Outputs forward_autograd(const Tensor& x, int64_t unit_dim, bool position_points, double margin,
-                         bool apply_relu, bool all_indices) {
-  auto outputs = JumpstartReLU::apply(x, unit_dim, position_points, margin, apply_relu, all_indices);
-  return {outputs[0], outputs[1], outputs[2], outputs[3], outputs[4]};
 }
 
 }  // namespace jumpstart

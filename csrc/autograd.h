@@ -1,22 +1,18 @@
 #pragma once
 
-#include <ATen/core/dispatch/Dispatcher.h>
-
-#include "jumpstart_relu.h"
+#include "jumpstart_activation.h"
 
 namespace jumpstart {
 
-using ForwardSchema = Outputs(const at::Tensor&, int64_t, bool, double, bool, bool);
+// The forward with an autograd node, for whatever the dispatcher's tensors are.
+ForwardResult forward_autograd(const at::Tensor& x, const Options& options);
 
-const c10::TypedOperatorHandle<ForwardSchema>& forward_op();
+// Through the dispatcher, whatever it has for x.
+ForwardResult call_forward(const at::Tensor& x, const Options& options);
+ForwardResult call_inplace(const at::Tensor& x, const Options& options);
 
-// The backward operator, for gradients that may be undefined; differentiable if a graph of it is asked for.
-at::Tensor run_backward(const at::Tensor& grad_output, const at::Tensor& grad_slack_sums,
-                        const at::Tensor& grad_extrema, const at::Tensor& mask, const at::Tensor& extrema,
-                        const at::Tensor& indices, c10::SymIntArrayRef size, bool channels_last,
-                        at::ScalarType dtype, int64_t unit_dim, double margin);
-
-Outputs forward_autograd(const at::Tensor& x, int64_t unit_dim, bool position_points, double margin,
-                         bool apply_relu, bool all_indices);
+Saved save_for_backward(const at::Tensor& x, const ForwardResult& result, const Options& options);
+// The gradient of x, differentiable if a graph of it is asked for; undefined if nothing is in the loss.
+at::Tensor run_backward(const Gradients& gradients, const Saved& saved, const Options& options);
 
 }  // namespace jumpstart

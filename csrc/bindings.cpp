@@ -7,25 +7,25 @@
 #include "autograd.h"
 #include "cpu/instruction_sets.h"
 #include "eager.h"
-#include "jumpstart_relu.h"
+#include "jumpstart_activation.h"
 #include "penalty.h"
 
 TORCH_LIBRARY_IMPL(jumpstart_kernels, CPU, m) {
-  m.impl("jumpstart_relu.native", jumpstart::forward_cpu);
-  m.impl("jumpstart_relu_.native", jumpstart::forward_inplace_cpu);
-  m.impl("jumpstart_relu_backward.native", jumpstart::backward_cpu);
+  m.impl("jumpstart_activation.native", jumpstart::flat_forward<jumpstart::forward_cpu>);
+  m.impl("jumpstart_activation_.native", jumpstart::flat_inplace<jumpstart::forward_inplace_cpu>);
+  m.impl("jumpstart_activation_backward.native", jumpstart::flat_backward<jumpstart::backward_cpu>);
   m.impl("penalty.native", jumpstart::penalty_cpu);
   m.impl("penalty_backward.native", jumpstart::penalty_backward_cpu);
 }
 
 TORCH_LIBRARY_IMPL(jumpstart_kernels, Autograd, m) {
-  m.impl("jumpstart_relu.native", jumpstart::forward_autograd);
+  m.impl("jumpstart_activation.native", jumpstart::flat_forward<jumpstart::forward_autograd>);
   m.impl("penalty.native", jumpstart::penalty_autograd);
 }
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Compiled kernels of jumpstart_kernels; importing registers them with PyTorch.";
-  m.def("jumpstart_relu", &jumpstart::jumpstart_relu_eager);
+  m.def("jumpstart_activation", &jumpstart::jumpstart_activation_eager);
   m.def("penalty", &jumpstart::penalty_eager);
   m.def("instruction_sets", &jumpstart::instruction_sets);
   m.def("instruction_set", &jumpstart::instruction_set);

@@ -1,6 +1,5 @@
 #include "eager.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -10,7 +9,6 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
-#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -39,94 +37,74 @@ Pointer own(T* node) {
 
 // What autograd.cpp's node does, for output, slack sums and extrema. The last are an output, though nobody
 // takes their gradient: the second derivative goes through them.
-struct JumpstartReLUBackward : torch::autograd::Node {
-  SavedVariable mask, extrema, indices;
-  c10::DimVector size;
-  bool channels_last;
-  at::ScalarType dtype;
-  int64_t unit_dim;
-  double margin;
+struct JumpstartActivationBackward : torch::autograd::Node {
+  SavedAs<SavedVariable> saved;
+  Options options;
 
   variable_list apply(variable_list&& grads) override {
-    const Tensor &grad_output = grads[0], &grad_slack_sums = grads[1], &grad_extrema = grads[2];
-    if (!grad_output.defined() && !grad_slack_sums.defined() && !grad_extrema.defined()) return {Tensor()};
-    const Tensor saved_mask = mask.unpack(), saved_extrema = extrema.unpack(getptr()),
-                 saved_indices = indices.unpack();
-    return {run_backward(grad_output, grad_slack_sums, grad_extrema, saved_mask, saved_extrema, saved_indices,
-                         c10::fromIntArrayRefSlow(size), channels_last, dtype, unit_dim, margin)};
+    const Gradients gradients{std::move(grads[0]), std::move(grads[1]), std::move(grads[2])};
+    if (!gradients.any()) return {Tensor()};
+    return {run_backward(gradients,
+                         {saved.mask.unpack(), saved.extrema.unpack(getptr()), saved.indices.unpack(),
+                          saved.size, saved.channels_last, saved.dtype},
+                         options)};
   }
 
   void release_variables() override {
-    mask.reset_data();
-    extrema.reset_data();
-    indices.reset_data();
+    saved.mask.reset_data();
+    saved.extrema.reset_data();
+    saved.indices.reset_data();
   }
 
-  std::string name() const override { return "JumpstartReLUBackward"; }
+  std::string name() const override { return "JumpstartActivationBackward"; }
 };
 
 // Likewise what penalty.cpp's node does.
 struct PenaltyBackward : torch::autograd::Node {
-  SavedVariable value;  // if it is a square root
-  bool square_root;
+  std::optional<SavedVariable> value;  // if it is a square root
   std::vector<double> weights;
 
   variable_list apply(variable_list&& grads) override {
-    variable_list result(num_outputs());
-    if (!grads[0].defined()) return result;
-    const Tensor by_sum = run_penalty_backward(
-        grads[0], square_root ? std::optional<Tensor>(value.unpack(getptr())) : std::nullopt, weights);
-    std::fill(result.begin(), result.end(), by_sum);
-    return result;
+    return run_penalty_backward(grads[0],
+                                value ? std::optional<Tensor>(value->unpack(getptr())) : std::nullopt,
+                                weights, num_outputs());
   }
 
-  void release_variables() override { value.reset_data(); }
+  void release_variables() override {
+    if (value) value->reset_data();
+  }
 
   std::string name() const override { return "PenaltyBackward"; }
 };
 
-const auto& inplace_op() {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("jumpstart_kernels::jumpstart_relu_", "native")
-                             .typed<InplaceOutputs(Tensor, int64_t, bool, double)>();
-  return op;
-}
-
-Outputs run_forward(const Tensor& x, int64_t unit_dim, bool position_points, double margin, bool inplace) {
-  at::AutoDispatchBelowADInplaceOrView below;
-  if (!inplace) return forward_op().call(x, unit_dim, position_points, margin, true, false);
-  return std::tuple_cat(std::tuple<Tensor>(x), inplace_op().call(x, unit_dim, position_points, margin));
-}
-
-// Output, slack sums and extrema.
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, int64_t unit_dim, bool position_points,
-                                           double margin, bool inplace) {
-  auto [output, mask, slack_sums, extrema, indices] =
-      run_forward(x, unit_dim, position_points, margin, inplace);
+ForwardResult forward(const Tensor& x, const Options& options, bool inplace) {
+  ForwardResult result = [&] {
+    at::AutoDispatchBelowADInplaceOrView below;
+    return inplace ? call_inplace(x, options) : call_forward(x, options);
+  }();
   if (inplace) torch::autograd::impl::bump_version(x);
-  if (at::GradMode::is_enabled() && x.requires_grad()) {
-    auto* node = new JumpstartReLUBackward();
-    const NodePointer owner = own(node);
-    node->set_next_edges(torch::autograd::collect_next_edges(x));
-    node->size = x.sizes();
-    node->channels_last = runs_channels_last(x, unit_dim);
-    node->dtype = x.scalar_type();
-    node->unit_dim = unit_dim;
-    node->margin = margin;
-    const torch::autograd::Edge edge{owner, node->add_input_metadata(output)};
-    if (inplace) {
-      torch::autograd::impl::rebase_history(output, edge);
-    } else {
-      torch::autograd::impl::set_gradient_edge(output, edge);
-    }
-    for (const Tensor* statistic : {&slack_sums, &extrema}) {
-      torch::autograd::impl::set_gradient_edge(*statistic, {owner, node->add_input_metadata(*statistic)});
-    }
-    node->mask = SavedVariable(mask, false);
-    node->extrema = SavedVariable(extrema, true);
-    node->indices = SavedVariable(indices, false);
+  if (!at::GradMode::is_enabled() || !x.requires_grad()) return result;
+  auto* node = new JumpstartActivationBackward();
+  const NodePointer owner = own(node);
+  node->set_next_edges(torch::autograd::collect_next_edges(x));
+  node->options = options;
+  const Saved saved = save_for_backward(x, result, options);
+  const torch::autograd::Edge edge{owner, node->add_input_metadata(result.output)};
+  if (inplace) {
+    torch::autograd::impl::rebase_history(result.output, edge);
+  } else {
+    torch::autograd::impl::set_gradient_edge(result.output, edge);
   }
-  return {output, slack_sums, extrema};
+  for (const Tensor* statistic : {&result.slack_sums, &result.extrema}) {
+    torch::autograd::impl::set_gradient_edge(*statistic, {owner, node->add_input_metadata(*statistic)});
+  }
+  node->saved = {SavedVariable(saved.mask, false),
+                 SavedVariable(saved.extrema, true),
+                 SavedVariable(saved.indices, false),
+                 saved.size,
+                 saved.channels_last,
+                 saved.dtype};
+  return result;
 }
 
 // Whether autograd is all that stands between a call and the kernel: no mode, tracing, transform or subclass.
@@ -156,7 +134,7 @@ bool can_overwrite(const Tensor& x, int64_t unit_dim) {
 Tensor penalty(const std::vector<Tensor>& slack_sums, const std::vector<double>& weights, bool square_root) {
   Tensor value = [&] {
     at::AutoDispatchBelowADInplaceOrView below;
-    return penalty_op().call(slack_sums, weights, square_root);
+    return call_penalty(slack_sums, weights, square_root);
   }();
   const auto differentiable = [](const Tensor& sums) { return sums.requires_grad(); };
   if (at::GradMode::is_enabled() && std::any_of(slack_sums.begin(), slack_sums.end(), differentiable)) {
@@ -164,7 +142,6 @@ Tensor penalty(const std::vector<Tensor>& slack_sums, const std::vector<double>&
     const NodePointer owner = own(node);
     node->set_next_edges(torch::autograd::collect_next_edges(slack_sums));
     torch::autograd::impl::set_gradient_edge(value, {owner, node->add_input_metadata(value)});
-    node->square_root = square_root;
     node->weights = weights;
     if (square_root) node->value = SavedVariable(value, true);
   }
@@ -173,25 +150,29 @@ Tensor penalty(const std::vector<Tensor>& slack_sums, const std::vector<double>&
 
 }  // namespace
 
-pybind11::object jumpstart_relu_eager(pybind11::handle object, int64_t unit_dim, bool position_points,
-                                      double margin, bool inplace) {
+pybind11::object jumpstart_activation_eager(pybind11::handle object, std::string_view activation,
+                                            double parameter, int64_t unit_dim, bool position_points,
+                                            double margin, bool inplace) {
   if (!THPVariable_CheckExact(object.ptr())) return pybind11::none();
   const Tensor& x = THPVariable_Unpack(object.ptr());
   if (unit_dim < 0) unit_dim += x.dim();
   if (!is_plain(x) || !is_supported(x, unit_dim, position_points)) return pybind11::none();
   if (inplace && !can_overwrite(x, unit_dim)) return pybind11::none();
-  Tensor output, slack_sums, extrema;
+  const Options options =
+      make_options(activation, parameter, unit_dim, position_points, margin, /*all_indices=*/false);
+  if (options.activation == kStatisticsAlone) return pybind11::none();
+  ForwardResult result;
   {
     pybind11::gil_scoped_release release;
-    std::tie(output, slack_sums, extrema) = forward(x, unit_dim, position_points, margin, inplace);
+    result = forward(x, options, inplace);
   }
-  const int64_t units = x.size(unit_dim), points = extrema.size(1) - units;
-  return pybind11::make_tuple(inplace
-                                  ? pybind11::reinterpret_borrow<pybind11::object>(object)
-                                  : pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(output)),
-                              pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(slack_sums)),
-                              pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(extrema)), units,
-                              x.numel() ? points : 0);
+  const int64_t units = x.size(unit_dim), points = result.extrema.size(1) - units;
+  const auto wrap = [](Tensor& tensor) {
+    return pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(std::move(tensor)));
+  };
+  return pybind11::make_tuple(
+      inplace ? pybind11::reinterpret_borrow<pybind11::object>(object) : wrap(result.output),
+      wrap(result.slack_sums), wrap(result.extrema), units, x.numel() ? points : 0);
 }
 
 pybind11::object penalty_eager(const pybind11::list& list, const std::vector<double>& weights,

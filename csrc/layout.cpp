@@ -1,4 +1,4 @@
-#include "jumpstart_relu.h"
+#include "jumpstart_activation.h"
 
 namespace jumpstart {
 

@@ -1,4 +1,4 @@
-// What an activation is to the kernels: its scalar type, and how it lies in memory (kernels/layout.py). Free
+// What an activation is to the kernels: its scalar type, and how it lies in memory (ops/layout.py). Free
 // of PyTorch.
 
 #pragma once

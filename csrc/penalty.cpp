@@ -1,10 +1,13 @@
 #include "penalty.h"
 
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
 #include <type_traits>
 #include <vector>
+
+#include "slack.h"
 
 namespace jumpstart {
 namespace {
@@ -13,19 +16,12 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-const auto& penalty_backward_op() {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("jumpstart_kernels::penalty_backward", "native")
-          .typed<Tensor(const Tensor&, const std::optional<Tensor>&, at::ArrayRef<double>)>();
-  return op;
-}
-
 struct Penalty : torch::autograd::Function<Penalty> {
   static Tensor forward(AutogradContext* ctx, at::TensorList slack_sums, const std::vector<double>& weights,
                         bool square_root) {
     at::AutoDispatchBelowADInplaceOrView below;
-    Tensor value = penalty_op().call(slack_sums, weights, square_root);
+    Tensor value = call_penalty(slack_sums, weights, square_root);
+    ctx->set_materialize_grads(false);
     if (square_root) ctx->save_for_backward({value});
     ctx->saved_data["layers"] = static_cast<int64_t>(slack_sums.size());
     ctx->saved_data["weights"] = weights;
@@ -34,12 +30,10 @@ struct Penalty : torch::autograd::Function<Penalty> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
-    const auto weights = ctx->saved_data["weights"].toDoubleVector();
-    const auto layers = static_cast<size_t>(ctx->saved_data["layers"].toInt());
     const auto value = saved.empty() ? std::nullopt : std::optional<Tensor>(saved[0]);
-    const Tensor by_sum = run_penalty_backward(grads[0], value, weights);
-    variable_list result(layers, by_sum);  // the same for every layer
-    result.resize(layers + 2);
+    auto result = run_penalty_backward(grads[0], value, ctx->saved_data["weights"].toDoubleVector(),
+                                       static_cast<size_t>(ctx->saved_data["layers"].toInt()));
+    result.resize(result.size() + 2);  // of weights and square_root
     return result;
   }
 };
@@ -58,18 +52,24 @@ double weigh(const Tensor& slack_sums, at::ArrayRef<double> weights) {
 
 }  // namespace
 
-const c10::TypedOperatorHandle<PenaltySchema>& penalty_op() {
+Tensor call_penalty(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("jumpstart_kernels::penalty", "native")
-                             .typed<PenaltySchema>();
-  return op;
+                             .typed<decltype(penalty_cpu)>();
+  return op.call(slack_sums, weights, square_root);
 }
 
-Tensor run_penalty_backward(const Tensor& grad, const std::optional<Tensor>& value,
-                            at::ArrayRef<double> weights) {
-  if (at::GradMode::is_enabled()) return penalty_backward_op().call(grad, value, weights);
-  at::AutoDispatchBelowADInplaceOrView below;
-  return penalty_backward_op().call(grad, value, weights);
+variable_list run_penalty_backward(const Tensor& grad, const std::optional<Tensor>& value,
+                                   at::ArrayRef<double> weights, size_t layers) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("jumpstart_kernels::penalty_backward", "native")
+                             .typed<decltype(penalty_backward_cpu)>();
+  const auto run = [&] {
+    if (at::GradMode::is_enabled()) return op.call(grad, value, weights);
+    at::AutoDispatchBelowADInplaceOrView below;
+    return op.call(grad, value, weights);
+  };
+  return variable_list(layers, grad.defined() ? run() : Tensor());  // the same for every layer
 }
 
 void check_penalty(at::TensorList slack_sums, at::ArrayRef<double> weights) {
@@ -80,8 +80,8 @@ void check_penalty(at::TensorList slack_sums, at::ArrayRef<double> weights) {
   for (const Tensor& sums : slack_sums) {
     TORCH_CHECK_VALUE(sums.numel() == kLayerSums && sums.scalar_type() == first.scalar_type() &&
                           sums.device() == first.device(),
-                      "slack_sums must be of shape [2, 5], one dtype and one device, got ", sums.sizes(),
-                      " of ", sums.scalar_type(), " on ", sums.device());
+                      "slack_sums must be of shape [2, ", kSlackSums, "], one dtype and one device, got ",
+                      sums.sizes(), " of ", sums.scalar_type(), " on ", sums.device());
   }
 }
 
@@ -101,7 +101,7 @@ Tensor penalty_backward_cpu(const Tensor& grad, const std::optional<Tensor>& val
     const auto root = value->item<double>();
     factor = root == 0 ? 0 : factor / (2 * root);
   }
-  Tensor by_sum = at::empty({2, kLayerSums / 2}, grad.options());
+  Tensor by_sum = at::empty({2, kSlackSums}, grad.options());
   const auto fill = [&](auto* to) {
     using stat_t = std::remove_pointer_t<decltype(to)>;
     for (const double weight : weights) *to++ = static_cast<stat_t>(factor * weight);

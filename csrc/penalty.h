@@ -1,15 +1,14 @@
-// The penalty over all layers as one operator: meaning in jumpstart_kernels/kernels/penalty.py.
+// The penalty over all layers as one operator: meaning in jumpstart_kernels/ops/reference.py.
 
 #pragma once
 
 #include <ATen/ATen.h>
-#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/variable.h>
 
+#include <cstddef>
 #include <optional>
 
 namespace jumpstart {
-
-constexpr int64_t kLayerSums = 10;  // of a layer: [2, 5]
 
 // Raises for arguments that the operator does not take.
 void check_penalty(at::TensorList slack_sums, at::ArrayRef<double> weights);
@@ -20,14 +19,15 @@ at::Tensor penalty_cpu(at::TensorList slack_sums, at::ArrayRef<double> weights, 
 at::Tensor penalty_backward_cpu(const at::Tensor& grad, const std::optional<at::Tensor>& value,
                                 at::ArrayRef<double> weights);
 
-using PenaltySchema = at::Tensor(at::TensorList, at::ArrayRef<double>, bool);
-
-const c10::TypedOperatorHandle<PenaltySchema>& penalty_op();
-
-// The backward operator; differentiable if a graph of it is asked for.
-at::Tensor run_penalty_backward(const at::Tensor& grad, const std::optional<at::Tensor>& value,
-                                at::ArrayRef<double> weights);
-
+// The penalty with an autograd node, for whatever the dispatcher's tensors are.
 at::Tensor penalty_autograd(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root);
+
+// Through the dispatcher, whatever it has for the sums.
+at::Tensor call_penalty(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root);
+
+// The gradients of so many layers' sums, differentiable if a graph of them is asked for.
+torch::autograd::variable_list run_penalty_backward(const at::Tensor& grad,
+                                                    const std::optional<at::Tensor>& value,
+                                                    at::ArrayRef<double> weights, size_t layers);
 
 }  // namespace jumpstart

@@ -1,4 +1,4 @@
-"""The operator without state: ReLU and the statistics of its input, in one pass."""
+"""The stateless API: ReLU and the statistics of its input, in one pass."""
 
 import math
 from collections.abc import Collection
@@ -7,28 +7,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from jumpstart_kernels.backends import select
-from jumpstart_kernels.kernels import native
-from jumpstart_kernels.kernels.composite import composite_extrema, is_transformed
-from jumpstart_kernels.kernels.layout import point_shape
-from jumpstart_kernels.kernels.slack import slacks, sum_slacks
-from jumpstart_kernels.ops import OVERLOADS, eager
+from jumpstart_kernels.ops import OVERLOADS
+from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
+from jumpstart_kernels.ops.arguments import ForwardResult, Options
+from jumpstart_kernels.ops.backends import BACKENDS, select
+from jumpstart_kernels.ops.composite import composite_extrema, is_transformed
+from jumpstart_kernels.ops.layout import point_shape
+from jumpstart_kernels.ops.slack import slacks, sum_slacks
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 POINTS = ("sample", "position")
 TIE_BREAKING = ("single", "average", "random")
-_SHORTCUTS = {"native": native.jumpstart_relu, "triton": eager.jumpstart_relu}
 
 
 class JumpstartStatistics(NamedTuple):
-    """What the penalty and the metrics are made of. All differentiable; float32, or float64 for float64.
+    """Statistics for the penalty and the metrics. All differentiable; float32, or float64 for float64.
 
-    ``C`` are the units of ``x``; the points have shape ``[N]``, or with ``points="position"`` the shape of
-    ``x`` without ``unit_dim``.
+    ``C`` is the number of units of ``x``; the points have shape ``[N]``, or with ``points="position"`` the
+    shape of ``x`` without ``unit_dim``.
     """
 
     slack_sums: Tensor
-    """``[2, 5]``: for units, then for points, Σs⁺, Σs⁻, Σs⁺², Σs⁻² and Σs⁺s⁻."""
+    """``[2, 5]``: for units, then for points, Σs⁺, Σs⁻, Σs⁺², Σs⁻² and Σs⁺s⁻, in the order of
+    :class:`~jumpstart_kernels.ops.slack.SlackSum`."""
     unit_max: Tensor
     """``[C]``, the largest value of each unit."""
     unit_min: Tensor
@@ -39,8 +40,8 @@ class JumpstartStatistics(NamedTuple):
     """The smallest value of each point."""
 
 
-class JumpstartReLUOutput(NamedTuple):
-    """:class:`JumpstartStatistics` behind the output, ``relu(x)`` of the shape, dtype and layout of ``x``."""
+class JumpstartOutput(NamedTuple):
+    """:class:`JumpstartStatistics` behind the output, of the shape, dtype and layout of ``x``."""
 
     output: Tensor
     slack_sums: Tensor
@@ -58,34 +59,73 @@ def jumpstart_relu(
     margin: float = 1.0,
     tie_breaking: str = "single",
     inplace: bool = False,
-) -> JumpstartReLUOutput:
+) -> JumpstartOutput:
     """``relu(x)``, with the extrema of ``x`` over its units and points and their slack, in one pass.
 
     Slack is ``s⁺ = relu(margin − max)`` and ``s⁻ = relu(margin + min)`` of a unit or point: Eqs. 3-6 of Riera
     Molina et al., *Unit-Centric Regularization for Efficient Deep Neural Networks*, IEEE Access 13, 2025.
 
     Args:
-        x: pre-activation ``[N, C, *]``, float32, float64, float16 or bfloat16, of any strides.
+        x: pre-activation ``[N, C, *]``, float32, float64, float16 or bfloat16, with any strides.
         unit_dim: the dimension of the units.
-        points: ``"sample"``, a point is a sample (dimension 0); ``"position"``, it is every index but that of
-            the unit: a token, a pixel.
-        margin: how far beyond 0 an extremum has to be, in the units of ``x``.
-        tie_breaking: which element gets an extremum's gradient if several hold it: ``"single"``, the first
-            in row-major order; ``"average"``, all of them evenly; ``"random"``, one drawn from PyTorch's
-            generator. The last two are not fused and keep memory of twice the size of ``x``. Nor is anything
-            under ``torch.func`` or forward-mode differentiation.
+        points: what a data point is: ``"sample"``, an index of dimension 0; ``"position"``, an index of all
+            dimensions but ``unit_dim``, such as a token or a pixel.
+        margin: how far beyond 0 an extremum must be, on the scale of ``x``.
+        tie_breaking: which of several tied elements gets an extremum's gradient: ``"single"``, the first in
+            row-major order; ``"average"``, all of them evenly; ``"random"``, one drawn from PyTorch's
+            generator. The last two are not fused and save twice the memory of ``x``; nothing is fused under
+            ``torch.func`` or forward-mode differentiation.
         inplace: overwrite ``x`` with the output, as ``F.relu`` does.
 
     Returns:
         A named tuple: ``output``, then the fields of :class:`JumpstartStatistics`.
 
     Raises:
-        TypeError: ``x`` is not a tensor of these dtypes.
+        TypeError: ``x`` is not a tensor of one of these dtypes.
         ValueError: an option or ``unit_dim`` is out of range; ``x`` has no dimensions.
     """
+    return jumpstart_activation(
+        x,
+        "relu",
+        unit_dim=unit_dim,
+        points=points,
+        margin=margin,
+        tie_breaking=tie_breaking,
+        inplace=inplace,
+    )
+
+
+def jumpstart_activation(
+    x: Tensor,
+    activation: str,
+    parameter: float = 0.0,
+    *,
+    unit_dim: int = 1,
+    points: str = "sample",
+    margin: float = 1.0,
+    tie_breaking: str = "single",
+    inplace: bool = False,
+) -> JumpstartOutput:
+    """:func:`jumpstart_relu` with another activation: the statistics are the same, those of ``x``.
+
+    Args:
+        x: as of :func:`jumpstart_relu`, like all other arguments.
+        activation: a name of :data:`~jumpstart_kernels.ops.activations.ACTIVATIONS`.
+        parameter: the activation's own number; not used by those that have none.
+
+    Returns:
+        A named tuple: ``output``, then the fields of :class:`JumpstartStatistics`.
+
+    Raises:
+        TypeError: ``x`` is not a tensor of the operator's dtypes; ``parameter`` is no number.
+        ValueError: ``activation``, an option or ``unit_dim`` is out of range; ``x`` has no dimensions.
+    """
+    check_choice("activation", activation, ACTIVATIONS)
+    check_parameter("parameter", parameter)
     check_options(unit_dim, points, margin, tie_breaking)
-    output, slack_sums, extrema = run(x, unit_dim, points, margin, tie_breaking, inplace, all_indices=True)
-    return JumpstartReLUOutput(output, slack_sums, *split_extrema(extrema, x, unit_dim, points))
+    options = Options(activation, float(parameter), unit_dim, points == "position", margin, all_indices=True)
+    output, slack_sums, extrema = run(x, options, tie_breaking, inplace)
+    return JumpstartOutput(output, slack_sums, *split_extrema(extrema, x, unit_dim, points))
 
 
 def jumpstart_stats(
@@ -98,71 +138,70 @@ def jumpstart_stats(
 ) -> JumpstartStatistics:
     """The statistics of :func:`jumpstart_relu` without the ReLU: for other activations, or to watch a layer.
 
-    Arguments, result and errors are those of :func:`jumpstart_relu`, less ``inplace`` and ``output``.
+    Arguments, result and errors are those of :func:`jumpstart_relu`, without ``inplace`` and ``output``.
     """
     check_options(unit_dim, points, margin, tie_breaking)
-    unit_dim = check_input(x, unit_dim, points)
-    if tie_breaking == "single" and not is_transformed():
-        overload = OVERLOADS[select(x)]
-        _, _, slack_sums, extrema, _ = overload(x, unit_dim, points == "position", margin, False, True)
-    else:
-        extrema = composite_extrema(x, unit_dim, points == "position", tie_breaking)
-        slack_sums = _slack_sums(extrema, x, unit_dim, margin)
+    options = Options(NONE, 0.0, unit_dim, points == "position", margin, all_indices=True)
+    _, slack_sums, extrema = run(x, options, tie_breaking, False)
     return JumpstartStatistics(slack_sums, *split_extrema(extrema, x, unit_dim, points))
 
 
-def run(
-    x: Tensor,
-    unit_dim: int,
-    points: str,
-    margin: float,
-    tie_breaking: str,
-    inplace: bool,
-    all_indices: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, slack sums and ``[2, C + P]`` extrema, for options that :func:`check_options` has passed.
+def run(x: Tensor, options: Options, tie_breaking: str, inplace: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, slack sums and ``[2, C + P]`` extrema, for options validated by :func:`check_options`.
 
     Without ``all_indices`` the extrema must not be differentiated: only those with slack have a gradient.
     """
-    unit_dim = check_input(x, unit_dim, points)
+    options = options._replace(unit_dim=check_input(x, options.unit_dim, options.position_points))
     if tie_breaking == "single" and not is_transformed():
-        overload = OVERLOADS[select(x)]
-        output, _, slack_sums, extrema, _ = overload(
-            x, unit_dim, points == "position", margin, True, all_indices
-        )
-        return (x.copy_(output) if inplace else output), slack_sums, extrema
-    extrema = composite_extrema(x, unit_dim, points == "position", tie_breaking)
-    return torch.nn.functional.relu(x, inplace), _slack_sums(extrema, x, unit_dim, margin), extrema
+        result = ForwardResult(*OVERLOADS[select(x)](x, *options))
+        return (x.copy_(result.output) if inplace else result.output), result.slack_sums, result.extrema
+    extrema = composite_extrema(x, options.unit_dim, options.position_points, tie_breaking)
+    slack = (
+        slacks(extrema, options.margin) if x.numel() else torch.zeros_like(extrema) + x.sum()
+    )  # an empty tensor has no slack
+    slack_sums = sum_slacks(slack, x.shape[options.unit_dim])
+    if options.activation == NONE:
+        return x.new_empty(0), slack_sums, extrema
+    return ACTIVATIONS[options.activation].value(x, options.parameter, inplace), slack_sums, extrema
 
 
-def run_eagerly(
+def run_layer_eagerly(
     x: Tensor,
+    activation: str,
+    parameter: float,
     unit_dim: int,
     points: str,
     margin: float,
     tie_breaking: str,
     inplace: bool,
 ) -> tuple[Tensor, Tensor, Tensor, int, int] | None:
-    """:func:`run_layer` by the shortest way to the backend; None where that cannot be gone."""
+    """:func:`run_layer` through the backend's shortcut; None where that does not apply."""
     if tie_breaking != "single" or torch.compiler.is_compiling() or not isinstance(x, Tensor):
         return None
-    shortcut = _SHORTCUTS.get(select(x))
-    return None if shortcut is None else shortcut(x, unit_dim, points == "position", margin, inplace)
+    shortcuts = BACKENDS[select(x)].shortcuts
+    if shortcuts is None:
+        return None
+    return shortcuts.jumpstart_activation(
+        x, activation, parameter, unit_dim, points == "position", margin, inplace
+    )
 
 
 def run_layer(
     x: Tensor,
+    activation: str,
+    parameter: float,
     unit_dim: int,
     points: str,
     margin: float,
     tie_breaking: str,
     inplace: bool,
 ) -> tuple[Tensor, Tensor, Tensor, int, int]:
-    """What a module needs: output, slack sums, ``[2, C + P]`` extrema, units C and points P (0 of nothing).
+    """What a module needs: output, slack sums, ``[2, C + P]`` extrema, units C and points P (0 if empty).
 
-    Of the extrema only those with slack have a gradient.
+    Only extrema with slack have a gradient.
     """
-    output, slack_sums, extrema = run(x, unit_dim, points, margin, tie_breaking, inplace, all_indices=False)
+    options = Options(activation, parameter, unit_dim, points == "position", margin, all_indices=False)
+    output, slack_sums, extrema = run(x, options, tie_breaking, inplace)
     units = x.shape[unit_dim]
     return output, slack_sums, extrema, units, extrema.shape[1] - units if x.numel() else 0
 
@@ -177,13 +216,8 @@ def split_extrema(
     return maxima[:units], minima[:units], maxima[units:].view(shape), minima[units:].view(shape)
 
 
-def _slack_sums(extrema: Tensor, x: Tensor, unit_dim: int, margin: float) -> Tensor:
-    slack = slacks(extrema, margin) if x.numel() else torch.zeros_like(extrema) + x.sum()  # of nothing: 0
-    return sum_slacks(slack, x.shape[unit_dim])
-
-
 def check_options(unit_dim: int, points: str, margin: float, tie_breaking: str) -> None:
-    """Raise for options that no input makes right."""
+    """Raise for options that are invalid for any input."""
     if isinstance(unit_dim, bool) or not isinstance(unit_dim, int):
         raise TypeError(f"unit_dim must be an int, got {type(unit_dim).__name__}")
     check_choice("points", points, POINTS)
@@ -194,14 +228,20 @@ def check_options(unit_dim: int, points: str, margin: float, tie_breaking: str) 
         raise ValueError(f"margin must be finite and not negative, got {margin}")
 
 
+def check_parameter(name: str, value: object) -> None:
+    """Raise for an activation's own number that is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+
+
 def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
-    """Raise for a value that is not one of those allowed."""
+    """Raise for a value that is not among those allowed."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
-def check_input(x: Tensor, unit_dim: int, points: str) -> int:
-    """Raise for a tensor that the operator does not take; return ``unit_dim`` counted from the front."""
+def check_input(x: Tensor, unit_dim: int, position_points: bool) -> int:
+    """Raise for a tensor that the operator does not accept; return ``unit_dim`` as a nonnegative index."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
     if x.dtype not in DTYPES:
@@ -211,11 +251,11 @@ def check_input(x: Tensor, unit_dim: int, points: str) -> int:
         raise TypeError(f"x must be a dense tensor (torch.strided), got {kind}")
     dim = x.dim()
     if dim == 0:
-        raise ValueError("x must have a dimension of units, got a 0-dim tensor")
+        raise ValueError("x must have a unit dimension, got a 0-dim tensor")
     if not -dim <= unit_dim < dim:
         raise ValueError(f"unit_dim must be in [{-dim}, {dim - 1}] for a {dim}-D x, got {unit_dim}")
     if unit_dim < 0:
         unit_dim += dim
-    if unit_dim == 0 and points == "sample":
+    if unit_dim == 0 and not position_points:
         raise ValueError("unit_dim must not be 0 with points='sample': dimension 0 holds the samples")
     return unit_dim

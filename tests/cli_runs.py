@@ -1,4 +1,4 @@
-"""The command line, in this process and as a program of its own."""
+"""Runs the command line, in this process or as a subprocess."""
 
 import os
 import subprocess

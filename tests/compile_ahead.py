@@ -14,8 +14,8 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from jumpstart_kernels.kernels import penalty, reference, triton
-from jumpstart_kernels.kernels.triton import launch, launch_backward, launch_forward, launch_penalty
+from jumpstart_kernels.ops import reference, triton
+from jumpstart_kernels.ops.triton import launch, launch_backward, launch_forward, launch_penalty
 
 
 class Absent:
@@ -34,18 +34,17 @@ class Absent:
         return torch.device("cpu")
 
 
-def compile_only(self, device, *tensors_and_margin):
+def compile_only(self, device, *arguments):
     if not self.compiled:
-        arguments = (*tensors_and_margin, *self.numbers, *self.constants)
-        self.compiled[device] = self.kernel.warmup(*arguments, grid=self.grid, **self.options)
+        self.compiled[device] = self.kernel.warmup(*arguments, *self.settled, grid=self.grid, **self.options)
 
 
-def replace(module, name, of_reference):
+def replace(module, name):
     launching = getattr(module, name)
 
     def run(*arguments):
         launching(*arguments)
-        return getattr(of_reference, name)(*arguments)
+        return getattr(reference, name)(*arguments)
 
     setattr(module, name, run)
 
@@ -53,7 +52,7 @@ def replace(module, name, of_reference):
 driver.set_active(Absent())
 triton.unavailable = lambda device_type="cuda": None
 launch.Launch.__call__ = compile_only
-replace(launch_forward, "jumpstart_relu_forward", reference)
-replace(launch_backward, "jumpstart_relu_backward", reference)
-replace(launch_penalty, "penalty", penalty)
-replace(launch_penalty, "penalty_backward", penalty)
+replace(launch_forward, "jumpstart_activation_forward")
+replace(launch_backward, "jumpstart_activation_backward")
+replace(launch_penalty, "penalty")
+replace(launch_penalty, "penalty_backward")

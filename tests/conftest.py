@@ -1,4 +1,4 @@
-"""What all tests share: the backends to run on, and the devices that are there."""
+"""Shared fixtures: the backends to test, and the available devices."""
 
 import os
 
@@ -14,7 +14,7 @@ else:
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from jumpstart_kernels import backends
+from jumpstart_kernels.ops import backends
 
 TARGETS = [
     pytest.param(
@@ -36,7 +36,7 @@ def pytest_runtest_logreport(report):
 
 @pytest.fixture(params=TARGETS)
 def target(request):
-    """A backend in use and its device: ``backend, device = target``. Skipped, with a reason, if not here."""
+    """The backend in use and its device: ``backend, device = target``. Skipped if unavailable."""
     backend, device = request.param
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
@@ -66,7 +66,7 @@ def for_all(target):
 
 @pytest.fixture
 def poisoned_memory():
-    """New memory is NaN, or the largest integer, so that what a kernel leaves unwritten is seen."""
+    """Fill new memory with NaN or the largest integer, to detect what a kernel leaves unwritten."""
     fill = torch.utils.deterministic.fill_uninitialized_memory
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True)

@@ -1,4 +1,4 @@
-"""What the tests of pictures draw, and how they read it back."""
+"""What the plot tests draw, and how they read it back."""
 
 import io
 
@@ -6,7 +6,7 @@ import torch
 from matplotlib.colors import to_rgb
 from torch import nn
 
-from jumpstart_kernels.modules import LayerExtrema
+from jumpstart_kernels.nn.activation import LayerExtrema
 from jumpstart_kernels.plots import style
 
 DEAD, LINEAR, NONLINEAR, WHITE = -1, 0, 1, 2

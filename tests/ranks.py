@@ -1,4 +1,4 @@
-"""Processes that stay for many tests: starting one costs more than most tests."""
+"""Processes reused by many tests: starting one costs more than most tests."""
 
 import os
 import socket

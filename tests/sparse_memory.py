@@ -1,4 +1,4 @@
-"""Tensors of more elements than there is memory for: zeros, which take none until they are written."""
+"""Tensors larger than memory: zeros, which take no memory until written."""
 
 import math
 import mmap

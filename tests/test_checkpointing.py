@@ -14,7 +14,7 @@ from torch.utils.checkpoint import (
 )
 
 import jumpstart_kernels as jk
-from jumpstart_kernels.records import unwind
+from jumpstart_kernels.nn.records import unwind
 
 
 def make_input():
@@ -84,7 +84,7 @@ def explicit_loss(model, x):
 
 
 def gradients(model, loss=explicit_loss, steps=2):
-    """Of the last of some steps: what stays behind from one would be seen in the next."""
+    """Gradients of the last of several steps: leftovers of one would show in the next."""
     device = next(model.parameters()).device
     for _ in range(steps):
         x = make_input().detach().to(device).requires_grad_()
@@ -175,7 +175,7 @@ def test_checkpoints_in_a_compiled_model_point_to_the_setting():
 
 @torch._dynamo.config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True)
 def test_nested_checkpoints_in_a_compiled_model_are_an_error():
-    """PyTorch 2.13 cannot bring records out of the inner one; injection needs none (below)."""
+    """PyTorch 2.13 cannot return records from the inner one; injection needs none (below)."""
     torch._dynamo.reset()
     model = Blocks(*WRAPS["nested"])
     with pytest.raises(RuntimeError):

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import jumpstart_kernels as jk
-from jumpstart_kernels import backends
-from jumpstart_kernels.records import unwind
+from jumpstart_kernels.nn.records import unwind
+from jumpstart_kernels.ops import backends
 
 
 def make_input(*size):
@@ -56,7 +56,7 @@ def assert_close(actual, expected):
 
 @pytest.fixture
 def compilations():
-    """``compilations()`` is how many graphs were compiled so far, by aot_eager: ``backend=compilations``."""
+    """The aot_eager backend, ``backend=compilations``; ``compilations()`` counts the compiled graphs."""
     torch._dynamo.reset()
     return torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
 
@@ -97,7 +97,7 @@ def test_modes_of_inductor(mode, penalty_inside):
 
 
 def recompilations(run, counter, batches):
-    """How many batches after the first are compiled for. (The first may count twice, for its floats.)"""
+    """How many batches after the first trigger compilation. (The first may count twice, for its floats.)"""
     run(batches[0])
     first = counter.frame_count
     for x in batches[1:]:
@@ -242,7 +242,7 @@ def test_export_of_the_operator_itself(target):
     x = make_input(8, 6, 5).to(target[1])
     batch = {0: torch.export.Dim("batch", min=2, max=64)}
     exported = torch.export.export(Statistics(), (x,), dynamic_shapes=(batch,))
-    assert any("jumpstart_relu" in str(node.target) for node in exported.graph.nodes)
+    assert any("jumpstart_activation" in str(node.target) for node in exported.graph.nodes)
     for rows in (8, 3):
         part = x[:rows]
         assert_close(exported.module()(part), (F.relu(part), *jk.functional.jumpstart_relu(part)[1:]))

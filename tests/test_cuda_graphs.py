@@ -1,4 +1,4 @@
-"""CUDA graphs and streams: capture, replay, and kernels that run side by side."""
+"""CUDA graphs and streams: capture, replay and concurrent kernels."""
 
 import gc
 
@@ -8,8 +8,8 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import jumpstart_kernels as jk
-from jumpstart_kernels import backends
 from jumpstart_kernels.functional import jumpstart_relu
+from jumpstart_kernels.ops import backends
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,7 +20,7 @@ REPLAYS = 50
 
 @pytest.fixture(params=("native", "triton"), autouse=True)
 def backend(request):
-    """The reference waits for no kernel of ours."""
+    """The reference does not wait for our kernels."""
     reason = backends.unavailable(request.param, "cuda")
     if reason is not None:
         pytest.skip(f"{request.param} on cuda: {reason}")
@@ -46,13 +46,13 @@ def loss_of(model, x):
 
 
 def step(model, x):
-    """Loss and gradients, in memory that a graph may keep."""
+    """Loss and gradients, in memory owned by the graph."""
     loss = loss_of(model, x)
     return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
 
 
 def warm_up(run):
-    """On a stream of its own, as capture is: what is compiled at first use must not be so in a graph."""
+    """On a side stream, like capture: compilation on first use must not happen in a graph."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -62,7 +62,7 @@ def warm_up(run):
 
 
 def capture(run, **options):
-    """A graph of ``run``, and what it returns."""
+    """A graph of ``run``, and its result."""
     warm_up(run)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, **options):
@@ -152,7 +152,7 @@ def test_graphs_on_two_streams_at_once():
 
 @pytest.mark.parametrize("size", [(4096, 64), (64, 32, 56, 56)], ids=str)
 def test_kernels_on_two_streams_at_once(size):
-    """What one launch shares with another is theirs alone: the bits are those of launches in turn."""
+    """Concurrent launches share nothing: results are bitwise equal to sequential launches."""
 
     def run(x):
         x = x.requires_grad_()

@@ -235,7 +235,7 @@ ERRORS = [
         (torch.tensor(1.0),),
         {"unit_dim": 0},
         ValueError,
-        "x must have a dimension of units, got a 0-dim tensor",
+        "x must have a unit dimension, got a 0-dim tensor",
     ),
     ((X,), {"unit_dim": 2}, ValueError, r"unit_dim must be in \[-2, 1\] for a 2-D x, got 2"),
     ((X,), {"unit_dim": -3}, ValueError, r"unit_dim must be in \[-2, 1\] for a 2-D x, got -3"),

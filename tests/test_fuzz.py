@@ -1,4 +1,4 @@
-"""The short campaign: what ``python -m fuzz`` runs for long, and that it would find what is wrong."""
+"""A short campaign of ``python -m fuzz``, and that it detects planted bugs."""
 
 import json
 from pathlib import Path
@@ -8,14 +8,14 @@ import pytest
 import torch
 from fuzz import __main__ as command
 from fuzz.campaign import Tally, plan, run_group
-from fuzz.definition import LayerOptions, PenaltyOptions, jumpstart_relu, penalty
+from fuzz.definition import LayerOptions, PenaltyOptions, jumpstart_activation, penalty
 from fuzz.fragments import ARRANGEMENTS
 from fuzz.models import FORMS, INPLACE_FORMS, OWN_FORM, OWN_INPLACE_FORM
 from fuzz.modes import MODES, Implementation
 from fuzz.plants import PLANTS, EveryRecordTwice, Planted
 
-from jumpstart_kernels import backends
 from jumpstart_kernels.demo.training import one_thread
+from jumpstart_kernels.ops import backends
 
 SEED = 0
 GOLDEN = np.load(Path(__file__).parent / "golden" / "jumpstart_penalty.npz")
@@ -100,7 +100,7 @@ def test_the_definition_has_the_published_values(case):
     ]
     for key in keys:
         _, terms, reduction, balance, ties, _ = key.split("/")
-        records = [jumpstart_relu(x, LayerOptions(tie_breaking=ties))[1] for x in inputs]
+        records = [jumpstart_activation(x, LayerOptions(tie_breaking=ties))[1] for x in inputs]
         value = penalty(records, PenaltyOptions(reduction, float(balance), terms))
         assert value.item() == pytest.approx(GOLDEN[key].item(), rel=1e-12), key
         for layer, gradient in enumerate(torch.autograd.grad(value, inputs)):

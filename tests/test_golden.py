@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import jumpstart_kernels as jk
-from jumpstart_kernels.penalty import reduce_records
-from jumpstart_kernels.records import Record
+from jumpstart_kernels.nn.records import Record
+from jumpstart_kernels.penalties.reduction import reduce_records
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "jumpstart_penalty.npz")
 CASES = ("dense_small", "dense_three_layers", "conv_small", "dense_wide", "conv_odd")
@@ -26,13 +26,13 @@ def read_inputs(case, dtype, device):
 
 
 def bounds(dtype, inputs):
-    """Relative error of a sum of K slacks, none of which is far below the margin: (K + 8) roundings."""
+    """Relative error of a sum of K slacks, none far below the margin: (K + 8) roundings."""
     terms = sum(x.shape[0] + x.shape[1] for x in inputs)
     return {"rtol": (terms + 8) * torch.finfo(dtype).eps / 2}
 
 
 def run_model(inputs, ties, options):
-    """Penalty and gradients as a training loop gets them."""
+    """Penalty and gradients as in a training loop."""
     model = torch.nn.ModuleList(jk.JumpstartReLU(tie_breaking=ties) for _ in inputs)
     for layer, x in zip(model, inputs, strict=True):
         layer(x)

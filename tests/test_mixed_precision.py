@@ -22,7 +22,7 @@ def make_input():
 
 
 def pre_activations(model, x):
-    """What went into each Jumpstart layer."""
+    """The input of each Jumpstart layer."""
     seen = []
     layers = [module for module in model if isinstance(module, jk.JumpstartReLU)]
     handles = [

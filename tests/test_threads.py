@@ -1,4 +1,4 @@
-"""Threads: models trained side by side, graphs handed from one thread to another, the choice of a backend."""
+"""Threads: models trained concurrently, graphs passed between threads, the choice of a backend."""
 
 import threading
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import jumpstart_kernels as jk
-from jumpstart_kernels import backends
+from jumpstart_kernels.ops import backends
 
 STEPS = 12
 PATIENCE = 120  # seconds that a thread waits for another before a test fails
@@ -45,7 +45,7 @@ def make_input(seed, rows=24):
 
 
 def wide_input(seed):
-    """Enough for the kernels to use several threads of their own."""
+    """Large enough for multi-threaded kernels."""
     return torch.randn(512, 2, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
@@ -67,7 +67,7 @@ def train(model, x, forward=None, before_step: Callable[[], object] = lambda: No
 
 
 def in_threads(*functions):
-    """What the functions return, each called in a thread of its own at the same time."""
+    """The results of functions called concurrently, each in its own thread."""
     results = [None] * len(functions)
     errors = []
 
@@ -108,7 +108,7 @@ def test_two_models_train_as_if_alone(kind, make):
 
 
 def test_one_compiled_one_eager():
-    """Compiled while the other trains; it rounds as compiled code does, the other as alone."""
+    """Compiled while the other trains; each rounds as it does on its own."""
     torch._dynamo.reset()
     models = [make_model(seed, "checkpointed" if seed == 0 else "plain") for seed in (0, 1)]
     alone = [in_threads(lambda seed=seed: train(make_model(seed), make_input(seed)))[0] for seed in (0, 1)]
@@ -122,7 +122,7 @@ def test_one_compiled_one_eager():
 
 
 def test_a_checkpoint_recomputes_while_another_thread_compiles():
-    """PyTorch says of all threads that they compile as long as one does."""
+    """PyTorch reports all threads as compiling while one is."""
     torch._dynamo.reset()
     compiling, trained = threading.Event(), threading.Event()
 
@@ -232,7 +232,7 @@ def test_a_backend_holds_for_all_threads():
 
 
 def test_blocks_of_two_threads_may_overlap():
-    """The first is left before the second: neither choice stays behind."""
+    """The first block exits before the second: neither choice remains."""
     usable()
     x = torch.randn(3, 2, requires_grad=True)
     before, entered, left = node_name(x), threading.Event(), threading.Event()

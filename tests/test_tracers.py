@@ -83,7 +83,7 @@ def test_a_layer_of_another_model_is_an_error_of_the_tracer():
 def test_script_says_what_to_do(kind):
     model = make_model() if kind == "call" else nn.Sequential(nn.Linear(6, 4), nn.ReLU())
     jk.replace_relu(model).eval()
-    with pytest.raises(RuntimeError, match=r"call jumpstart_kernels.restore_relu\(model\) before$"):
+    with pytest.raises(RuntimeError, match=r"call jumpstart_kernels.restore_relu\(model\) first$"):
         torch.jit.script(model)
     scripted = torch.jit.script(jk.restore_relu(model))
     assert torch.equal(scripted(make_x()), model(make_x()))

@@ -1,4 +1,4 @@
-"""``torch.func`` and forward-mode differentiation: as with ``nn.ReLU``, and the penalty inside of them."""
+"""``torch.func`` and forward-mode differentiation: as with ``nn.ReLU``, and with the penalty inside."""
 
 import pytest
 import torch
@@ -166,7 +166,7 @@ def test_ensemble_has_a_penalty_of_each_model():
 def test_what_a_transform_leaves_behind_is_no_record(transform):
     model, x = make_model(), make_x()
     TRANSFORMS[transform](model, parameters_of(model), x)
-    with pytest.raises(RuntimeError, match="call it inside the function that is transformed"):
+    with pytest.raises(RuntimeError, match="call it inside the transformed function"):
         jk.penalty(model)
     TRANSFORMS[transform](model, parameters_of(model), x)
     model(x)

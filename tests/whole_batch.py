@@ -1,4 +1,4 @@
-"""A model and a batch that several ranks share, and what one process on the whole batch gets."""
+"""A model and a batch shared by several ranks, and the results of one process on the whole batch."""
 
 import torch
 import torch.distributed as dist
@@ -18,7 +18,7 @@ def make_model(dtype=torch.float32, **options):
 
 
 def make_batch(sizes, dtype=torch.float32, ties=False):
-    """The batch of every rank, and where this rank's is in it."""
+    """The global batch, and the slice of this rank."""
     x = 2 * torch.randn(sum(sizes), 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     begin = sum(sizes[: dist.get_rank()])
     mine = slice(begin, begin + sizes[dist.get_rank()])
@@ -38,7 +38,7 @@ def grads_of(model):
 
 
 def averaged(grads):
-    """As DDP does it."""
+    """Average over ranks, as DDP does."""
     for grad in grads:
         dist.all_reduce(grad)
     return [grad / dist.get_world_size() for grad in grads]

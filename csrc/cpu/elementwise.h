@@ -1,4 +1,13 @@
-// What works element by element: the gradient through the mask, and the ReLU in place.
+// What works element by element: the gradient through the mask, and the activation in place.
+
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/exact.h"
+#include "cpu/kernels.h"
+#include "cpu/mask_bits.h"
+#include "cpu/vector.h"
 
 namespace jumpstart {
 namespace JUMPSTART_ISA {
@@ -16,9 +25,10 @@ struct Span {
   int64_t first = 0, first_byte = 0;
 };
 
-template <typename scalar_t>
+template <typename scalar_t, typename Activation>
 void backward(const Backward& b, int64_t begin, int64_t end) {
   using V = VectorOf<scalar_t>;
+  const Activation activation(b.parameter);
   const Span span(b.layout, begin, end);
   const auto* all = static_cast<const scalar_t*>(b.grad_output) + span.first;
   auto* grad_x = static_cast<scalar_t*>(b.grad_x) + span.first;
@@ -29,24 +39,27 @@ void backward(const Backward& b, int64_t begin, int64_t end) {
     const uint8_t* mask = b.mask + span.first_byte + row * span.mask_columns;
     int64_t column = 0;
     for (; column + V::lanes <= span.columns; column += V::lanes) {
-      const auto kept = V::keep(V::load(from + column), V::lanes_of(load_bits<V::lanes>(mask + column / 8)));
-      b.stream ? V::stream(to + column, kept) : V::store(to + column, kept);
+      const auto positive = V::lanes_of(load_bits<V::lanes>(mask + column / 8));
+      const auto grad = activation.template gradient<V>(V::load(from + column), positive);
+      b.stream ? V::stream(to + column, grad) : V::store(to + column, grad);
     }
     if (column == span.columns) continue;
     const int width = static_cast<int>(span.columns - column);
     const auto positive = V::lanes_of(load_bits(mask + column / 8, width));
     if (row * span.columns + column <= limit) {  // reaches into the next row, which is still to be written
-      V::store(to + column, V::keep(V::load(from + column), positive));
+      V::store(to + column, activation.template gradient<V>(V::load(from + column), positive));
     } else {
-      V::store_first(to + column, V::keep(V::load_first(from + column, width), positive), width);
+      const auto grad = V::load_first(from + column, width);
+      V::store_first(to + column, activation.template gradient<V>(grad, positive), width);
     }
   }
   if (b.stream) V::fence();
 }
 
-template <typename scalar_t>
-void relu(const Forward& f, int64_t begin, int64_t end) {
+template <typename scalar_t, typename Activation>
+void inplace(const Forward& f, int64_t begin, int64_t end) {
   using V = VectorOf<scalar_t>;
+  const Activation activation(f.parameter);
   const int64_t columns = f.layout.matrix_columns(), mask_columns = f.layout.mask_columns();
   const int64_t whole = columns - columns % V::lanes;  // columns that fill vectors
   const int rest = static_cast<int>(columns - whole);
@@ -60,19 +73,19 @@ void relu(const Forward& f, int64_t begin, int64_t end) {
     }
     if (rest) sum = V::add(sum, V::values(V::load_first(x + whole, rest)));
     if (V::bits(V::unordered(sum, sum))) {
-      exact_relu(x, x, mask, columns);
+      exact_row(activation, x, x, mask, columns);
       continue;
     }
     for (int64_t column = 0; column < whole; column += V::lanes) {
       const auto raw = V::load(x + column);
       const auto sign = V::positive(raw);
-      V::store(x + column, V::keep(raw, sign));
+      V::store(x + column, activation.template value<V>(raw, sign));
       store_bits<V::lanes>(mask + column / 8, V::sign_bits(sign));
     }
     if (!rest) continue;
     const auto raw = V::load_first(x + whole, rest);
     const auto sign = V::positive(raw);
-    V::store_first(x + whole, V::keep(raw, sign), rest);
+    V::store_first(x + whole, activation.template value<V>(raw, sign), rest);
     store_bits(mask + whole / 8, V::sign_bits(sign) & ((1u << rest) - 1), rest);
   }
 }

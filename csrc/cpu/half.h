@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cpu/kernels.h"
+#include "layout.h"
 
 namespace jumpstart {
 
@@ -22,6 +22,12 @@ JUMPSTART_INLINE float from_bits(uint32_t bits) {
   return value;
 }
 
+JUMPSTART_INLINE uint32_t to_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
 JUMPSTART_INLINE float to_float(float x) { return x; }
 JUMPSTART_INLINE double to_float(double x) { return x; }
 JUMPSTART_INLINE float to_float(BFloat16 x) { return from_bits(static_cast<uint32_t>(x.bits) << 16); }
@@ -36,6 +42,32 @@ JUMPSTART_INLINE float to_float(Half x) {
   }
   const float subnormal = static_cast<float>(magnitude) * 5.9604644775390625e-8f;  // 2^-24
   return sign ? -subnormal : subnormal;
+}
+
+// Rounded to the nearest, to even between two.
+template <typename scalar_t>
+JUMPSTART_INLINE scalar_t from_float(decltype(to_float(scalar_t{})) x) {
+  return x;
+}
+template <>
+JUMPSTART_INLINE BFloat16 from_float<BFloat16>(float x) {
+  const uint32_t bits = to_bits(x);
+  if (x != x) return {0x7fc0};
+  return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16)};
+}
+template <>
+JUMPSTART_INLINE Half from_float<Half>(float x) {
+  const uint32_t bits = to_bits(x), sign = bits >> 16 & 0x8000u;
+  uint32_t magnitude = bits & 0x7fffffffu;
+  if (x != x) return {0x7e00};
+  if (magnitude >= 0x47800000u) {  // 2^16
+    magnitude = 0x7c00u;
+  } else if (magnitude >= 0x38800000u) {  // 2^-14; what rounds to 2^16 carries to infinity
+    magnitude = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1)) >> 13;
+  } else {  // subnormal: the last bit of 0.5 is worth 2^-24 too, so the sum is rounded where the result is
+    magnitude = to_bits(from_bits(magnitude) + 0.5f) - to_bits(0.5f);
+  }
+  return {static_cast<uint16_t>(sign | magnitude)};
 }
 
 }  // namespace jumpstart

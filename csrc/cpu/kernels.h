@@ -1,6 +1,6 @@
 // The CPU kernels, free of PyTorch: compiled once for each instruction set, chosen at run time.
 //
-// An activation is a matrix in memory (Layout of kernels/layout.py): with inner == 1 its rows are positions
+// An activation is a matrix in memory (Layout of ops/layout.py): with inner == 1 its rows are positions
 // and its columns units ("rows"); with inner > 1 its rows are planes of one unit ("planes"). A task takes a
 // range of matrix rows, writes output and mask, and leaves in a Partial what it found of the extrema.
 
@@ -8,17 +8,19 @@
 
 #include <cstdint>
 
+#include "activations.h"
 #include "layout.h"
 
 namespace jumpstart {
 
 struct Forward {
   const void* x;
-  void* output;   // null: statistics alone
+  void* output;
   uint8_t* mask;  // [matrix_rows, mask_columns]
   Layout layout;
   bool position_points;
-  bool stream;  // store the output past the caches; it is aligned, and so is every vector of it
+  bool stream;       // store the output past the caches; it is aligned, and so is every vector of it
+  double parameter;  // of the activation
 };
 
 // Extrema of the matrix rows [begin, end). stat_t is float, or double for double.
@@ -49,13 +51,20 @@ struct Backward {
   void* grad_x;
   Layout layout;
   bool stream;
+  double parameter;  // of the activation
 };
 
-struct Kernels {
-  void (*forward[4])(const Forward&, void* partial);  // in the order of Scalar
+// The kernels of an activation, in the order of Scalar.
+struct ActivationKernels {
+  void (*forward[4])(const Forward&, void* partial);
   void (*backward[4])(const Backward&, int64_t begin, int64_t end);
-  // ReLU of matrix rows [begin, end) in place, and its mask.
-  void (*relu[4])(const Forward&, int64_t begin, int64_t end);
+  // Output and mask of matrix rows [begin, end), without statistics; x is the output.
+  void (*inplace[4])(const Forward&, int64_t begin, int64_t end);
+};
+
+// In the order of ActivationKind; statistics alone have a forward, and no output in it.
+struct Kernels {
+  ActivationKernels of[kActivations + 1];
 };
 
 const Kernels& kernels_default();

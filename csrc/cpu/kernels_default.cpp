@@ -1,6 +1,4 @@
 #define JUMPSTART_ISA generic
-#include "cpu/vector_generic.h"
-
 #include "cpu/kernels_impl.h"
 
 namespace jumpstart {

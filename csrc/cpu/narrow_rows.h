@@ -1,14 +1,24 @@
 // Rows of fewer units than a vector has lanes, each a point of its own: one row to a lane.
 
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "cpu/kernels.h"
+#include "cpu/rows.h"
+#include "cpu/vector.h"
+
 namespace jumpstart {
 namespace JUMPSTART_ISA {
 
-template <typename scalar_t, bool store>
+template <typename scalar_t, typename Activation>
 class NarrowRows {
   using V = VectorOf<scalar_t>;
   using stat_t = typename V::stat_t;
   using Values = typename V::Values;
   using Mask = typename V::Mask;
+  static constexpr bool store = has_output<Activation>;
   static constexpr int kBits = 64;  // those of a block's mask fit into a word
 
  public:
@@ -23,6 +33,7 @@ class NarrowRows {
         output_(static_cast<scalar_t*>(f.output)),
         mask_(f.mask),
         columns_(static_cast<int>(f.layout.units)),
+        activation_(f.parameter),
         p_(partial) {}
 
   void run() {
@@ -36,7 +47,7 @@ class NarrowRows {
     for (; row + V::lanes <= p_.end; row += V::lanes) block(row, nan);
     if (row < p_.end) block(p_.end - V::lanes, nan);  // some rows again, which changes nothing
     if (V::bits(nan)) {
-      Rows<scalar_t, store>(forward_, p_).exact();
+      Rows<scalar_t, Activation>(forward_, p_).exact();
       return;
     }
     for (int c = 0; c < columns_; ++c) {
@@ -66,9 +77,9 @@ class NarrowRows {
       const Values v = V::values(raw);
       V::store_values(values + i * V::lanes, v);
       nan = V::either(nan, V::unordered(v, v));
-      if (store) {
+      if constexpr (store) {
         const auto sign = V::positive(raw);
-        V::store(output_ + offset, V::keep(raw, sign));
+        V::store(output_ + offset, activation_.template value<V>(raw, sign));
         bits |= static_cast<uint64_t>(V::sign_bits(sign)) << (i * V::lanes);
       }
     }
@@ -104,6 +115,7 @@ class NarrowRows {
   scalar_t* output_;
   uint8_t* mask_;
   int columns_;
+  Activation activation_;
   Partial<stat_t>& p_;
   stat_t max_[V::lanes][V::lanes], min_[V::lanes][V::lanes];  // [columns, lanes]
   int32_t max_at_[V::lanes][V::lanes], min_at_[V::lanes][V::lanes];

@@ -1,14 +1,27 @@
 // Layouts with inner > 1: a matrix row is a plane, the positions of one unit of one sample.
 
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "cpu/exact.h"
+#include "cpu/kernels.h"
+#include "cpu/mask_bits.h"
+#include "cpu/vector.h"
+
 namespace jumpstart {
 namespace JUMPSTART_ISA {
 
-template <typename scalar_t, bool store>
+template <typename scalar_t, typename Activation>
 class Planes {
   using V = VectorOf<scalar_t>;
   using stat_t = typename V::stat_t;
   using Values = typename V::Values;
   using Sign = typename V::Sign;
+
+  static constexpr bool store = has_output<Activation>;
 
  public:
   Planes(const Forward& f, Partial<stat_t>& partial)
@@ -21,6 +34,7 @@ class Planes {
         across_(f.position_points),
         rows_per_point_(f.layout.rows_per_sample()),
         stream_(f.stream),
+        activation_(f.parameter),
         p_(partial) {}
 
   void run() {
@@ -63,6 +77,7 @@ class Planes {
     scalar_t* output = output_ + plane * inner_;
     uint8_t* mask = mask_ + plane * mask_columns_;
     const int64_t inner = inner_;
+    const Activation activation = activation_;
     Values max[2], min[2], sum[2];
     JUMPSTART_UNROLL for (int k = 0; k < 2; ++k) {
       max[k] = V::broadcast(-std::numeric_limits<stat_t>::infinity());
@@ -72,18 +87,18 @@ class Planes {
     int64_t column = 0;
     if (stream_) {
       for (; column + 4 * V::lanes <= inner; column += 4 * V::lanes) {
-        four<true>(x + column, output + column, mask + column / 8, max, min, sum);
+        four<true>(activation, x + column, output + column, mask + column / 8, max, min, sum);
       }
     } else {
       for (; column + 4 * V::lanes <= inner; column += 4 * V::lanes) {
-        four<false>(x + column, output + column, mask + column / 8, max, min, sum);
+        four<false>(activation, x + column, output + column, mask + column / 8, max, min, sum);
       }
     }
     for (; column + V::lanes <= inner; column += V::lanes) {
-      const Sign sign = one(V::load(x + column), output + column, max[0], min[0], sum[0]);
+      const Sign sign = one(activation, V::load(x + column), output + column, max[0], min[0], sum[0]);
       if (store) store_bits<V::lanes>(mask + column / 8, V::sign_bits(sign));
     }
-    if (column < inner) rest(x, output, mask, column, max[0], min[0], sum[0]);
+    if (column < inner) rest(activation, x, output, mask, column, max[0], min[0], sum[0]);
     if (V::bits(V::unordered(sum[0], sum[1]))) {
       exact(plane, largest, smallest);
       return;
@@ -93,12 +108,12 @@ class Planes {
   }
 
   template <bool stream>
-  JUMPSTART_INLINE void four(const scalar_t* x, scalar_t* output, uint8_t* mask, Values* max, Values* min,
-                             Values* sum) {
+  JUMPSTART_INLINE void four(const Activation& activation, const scalar_t* x, scalar_t* output, uint8_t* mask,
+                             Values* max, Values* min, Values* sum) {
     Sign sign[4];
     JUMPSTART_UNROLL for (int k = 0; k < 4; ++k) {
-      sign[k] =
-          one<stream>(V::load(x + k * V::lanes), output + k * V::lanes, max[k % 2], min[k % 2], sum[k % 2]);
+      sign[k] = one<stream>(activation, V::load(x + k * V::lanes), output + k * V::lanes, max[k % 2],
+                            min[k % 2], sum[k % 2]);
     }
     if (!store) return;
     const uint64_t bits = V::sign_bits(sign[0], sign[1], sign[2], sign[3]);
@@ -106,32 +121,34 @@ class Planes {
   }
 
   template <bool stream = false>
-  JUMPSTART_INLINE Sign one(typename V::Raw raw, scalar_t* output, Values& max, Values& min, Values& sum) {
+  JUMPSTART_INLINE Sign one(const Activation& activation, typename V::Raw raw, scalar_t* output, Values& max,
+                            Values& min, Values& sum) {
     const Values v = V::values(raw);
     max = V::max(max, v);
     min = V::min(min, v);
     sum = V::add(sum, v);
     Sign sign{};
-    if (store) {
+    if constexpr (store) {
       sign = V::positive(raw);
-      stream ? V::stream(output, V::keep(raw, sign)) : V::store(output, V::keep(raw, sign));
+      const auto value = activation.template value<V>(raw, sign);
+      stream ? V::stream(output, value) : V::store(output, value);
     }
     return sign;
   }
 
   // What whole vectors leave of a plane: a vector that ends with it, or less than one.
-  JUMPSTART_INLINE void rest(const scalar_t* x, scalar_t* output, uint8_t* mask, int64_t column, Values& max,
-                             Values& min, Values& sum) {
+  JUMPSTART_INLINE void rest(const Activation& activation, const scalar_t* x, scalar_t* output, uint8_t* mask,
+                             int64_t column, Values& max, Values& min, Values& sum) {
     const int width = static_cast<int>(inner_ - column);
     if (column) {
       const int64_t first = inner_ - V::lanes;
-      const Sign sign = one(V::load(x + first), output + first, max, min, sum);
+      const Sign sign = one(activation, V::load(x + first), output + first, max, min, sum);
       if (store) store_bits(mask + column / 8, V::sign_bits(sign) >> (V::lanes - width), width);
     } else {
-      scalar_t kept[V::lanes];
-      const Sign sign = one(V::load_first(x, width), kept, max, min, sum);
+      scalar_t values[V::lanes];
+      const Sign sign = one(activation, V::load_first(x, width), values, max, min, sum);
       if (!store) return;
-      std::memcpy(output, kept, sizeof(scalar_t) * static_cast<size_t>(width));
+      std::memcpy(output, values, sizeof(scalar_t) * static_cast<size_t>(width));
       store_bits(mask, V::sign_bits(sign) & ((1u << width) - 1), width);
     }
   }
@@ -139,7 +156,9 @@ class Planes {
   // A plane that holds a NaN, which vectors lose, or infinities of both signs.
   void exact(int64_t plane, stat_t& largest, stat_t& smallest) {
     const scalar_t* x = x_ + plane * inner_;
-    if (store) exact_relu(x, output_ + plane * inner_, mask_ + plane * mask_columns_, inner_);
+    if constexpr (store) {
+      exact_row(activation_, x, output_ + plane * inner_, mask_ + plane * mask_columns_, inner_);
+    }
     largest = smallest = to_float(x[0]);
     for (int64_t i = 1; i < inner_; ++i) {
       const stat_t v = to_float(x[i]);
@@ -167,6 +186,7 @@ class Planes {
   bool across_;
   int64_t rows_per_point_;
   bool stream_;
+  Activation activation_;
   Partial<stat_t>& p_;
 };
 

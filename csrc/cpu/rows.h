@@ -1,9 +1,19 @@
 // Layouts with inner == 1: a matrix row is a position, its columns are units.
 
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "cpu/exact.h"
+#include "cpu/kernels.h"
+#include "cpu/mask_bits.h"
+#include "cpu/vector.h"
+
 namespace jumpstart {
 namespace JUMPSTART_ISA {
 
-template <typename scalar_t, bool store>
+template <typename scalar_t, typename Activation>
 class Rows {
   using V = VectorOf<scalar_t>;
   using stat_t = typename V::stat_t;
@@ -13,6 +23,8 @@ class Rows {
 
   // Where a vector lies in its row: a row that ends within a vector is finished by one that ends with it.
   enum Reach { whole, streamed, last, short_row };
+
+  static constexpr bool store = has_output<Activation>;
 
   // Rows whose unit extrema are kept together, for which a search has to look.
   static constexpr int64_t kChunk = 32;
@@ -25,6 +37,7 @@ class Rows {
     stat_t *unit_max, *unit_min;
     int64_t columns, mask_columns;
     int rest;  // columns behind the last whole vector
+    Activation activation;
   };
 
  public:
@@ -36,6 +49,7 @@ class Rows {
         mask_columns_(f.layout.mask_columns()),
         rows_per_point_(f.layout.rows_per_point(f.position_points)),
         stream_(f.stream),
+        activation_(f.parameter),
         p_(partial) {}
 
   void run() {
@@ -63,7 +77,9 @@ class Rows {
       const int64_t first = point * rows_per_point_ > p_.begin ? point * rows_per_point_ : p_.begin;
       stat_t *largest = p_.max_of(point, first), *smallest = p_.min_of(point, first);
       const scalar_t* values = x_ + row * columns_;
-      if (store) exact_relu(values, output_ + row * columns_, mask_ + row * mask_columns_, columns_);
+      if constexpr (store) {
+        exact_row(activation_, values, output_ + row * columns_, mask_ + row * mask_columns_, columns_);
+      }
       if (row == first) *largest = *smallest = to_float(values[0]);
       const int32_t at = static_cast<int32_t>(row - p_.begin);
       for (int64_t c = 0; c < columns_; ++c) {
@@ -164,7 +180,8 @@ class Rows {
                          p_.chunk_min,
                          columns_,
                          mask_columns_,
-                         static_cast<int>(columns_ % V::lanes)};
+                         static_cast<int>(columns_ % V::lanes),
+                         activation_};
     int64_t column = 0;
     if (stream_) {
       for (; column + 2 * V::lanes <= b.columns; column += 2 * V::lanes) {
@@ -198,13 +215,13 @@ class Rows {
         const int64_t offset = k * b.columns + column + i * V::lanes;
         const auto raw = reach == short_row ? V::load_first(b.x + offset, b.rest) : V::load(b.x + offset);
         const Values v = V::values(raw);
-        if (store) {
+        if constexpr (store) {
           sign[k][i] = V::positive(raw);
-          const auto kept = V::keep(raw, sign[k][i]);
+          const auto value = b.activation.template value<V>(raw, sign[k][i]);
           if (reach == short_row) {
-            V::store_first(b.output + offset, kept, b.rest);
+            V::store_first(b.output + offset, value, b.rest);
           } else {
-            reach == streamed ? V::stream(b.output + offset, kept) : V::store(b.output + offset, kept);
+            reach == streamed ? V::stream(b.output + offset, value) : V::store(b.output + offset, value);
           }
         }
         max[k] = V::max(max[k], v);
@@ -249,6 +266,7 @@ class Rows {
   uint8_t* mask_;
   int64_t columns_, mask_columns_, rows_per_point_;
   bool stream_;
+  Activation activation_;
   Partial<stat_t>& p_;
 };
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "slack.h"
 
 namespace jumpstart {
 
@@ -20,7 +21,7 @@ struct Statistics {
   int64_t units, count;  // count: units + points
   stat_t* extrema;       // [2, count]
   int64_t* indices;      // [2, count]
-  stat_t* sums;          // [2, 5]
+  stat_t* sums;          // [2, kSlackSums]
 };
 
 // The tasks a forward is split into, with the memory for what they find.
@@ -164,8 +165,7 @@ class Finder {
   const std::vector<Partial<stat_t>>& partials_;
 };
 
-// Σs⁺, Σs⁻, Σs⁺², Σs⁻², Σs⁺s⁻
-using Sums = std::array<double, 5>;
+using Sums = std::array<double, kSlackSums>;
 
 // Slack of the extrema [begin, end) of units or points, and the indices of those that have some.
 template <typename stat_t, typename Find>
@@ -174,7 +174,6 @@ Sums finish(int64_t begin, int64_t end, stat_t margin, bool all_indices, const F
   constexpr int64_t kStep = 16;
   const stat_t *maxima = statistics.extrema, *minima = maxima + statistics.count;
   int64_t *max_indices = statistics.indices, *min_indices = max_indices + statistics.count;
-  const auto slack = [](stat_t s) { return s > 0 || s != s ? s : stat_t{0}; };
   Sums sums{};
   for (int64_t group = begin; group < end; group += kStep) {
     const int64_t last = std::min(group + kStep, end);
@@ -186,15 +185,10 @@ Sums finish(int64_t begin, int64_t end, stat_t margin, bool all_indices, const F
       continue;
     }
     for (int64_t k = group; k < last; ++k) {
-      const stat_t positive = slack(margin - maxima[k]), negative = slack(margin + minima[k]);
-      const double p = positive, n = negative;
-      sums[0] += p;
-      sums[1] += n;
-      sums[2] += p * p;
-      sums[3] += n * n;
-      sums[4] += p == 0 || n == 0 ? 0 : p * n;  // 0 also beside an infinite one
-      max_indices[k] = positive != 0 || all_indices ? find(k, maxima[k], true) : -1;
-      min_indices[k] = negative != 0 || all_indices ? find(k, minima[k], false) : -1;
+      const Slack<stat_t> slack = slack_of(maxima[k], minima[k], margin);
+      add_slack(slack, sums.data());
+      max_indices[k] = slack.positive != 0 || all_indices ? find(k, maxima[k], true) : -1;
+      min_indices[k] = slack.negative != 0 || all_indices ? find(k, minima[k], false) : -1;
     }
   }
   return sums;

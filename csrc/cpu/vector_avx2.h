@@ -8,7 +8,7 @@
 #include "cpu/half.h"
 
 namespace jumpstart {
-namespace avx2 {
+namespace JUMPSTART_ISA {
 
 constexpr int kRowBlock = 2;
 
@@ -100,6 +100,8 @@ struct VectorFloat : FloatLanes {
     return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(all, order)));
   }
   static Raw keep(Raw raw, Sign s) { return _mm256_and_ps(raw, _mm256_castsi256_ps(s)); }
+  static Raw choose(Sign s, Raw a, Raw b) { return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(s)); }
+  static Raw scale(Raw raw, float factor) { return _mm256_mul_ps(raw, broadcast(factor)); }
   static void store(float* to, Raw raw) { _mm256_storeu_ps(to, raw); }
   static void stream(float* to, Raw raw) { _mm256_stream_ps(to, raw); }
   static void store_first(float* to, Raw raw, int count) {
@@ -120,6 +122,7 @@ struct Vector16Bit : FloatLanes {
     return load(padded);
   }
   static Values values(Raw raw);
+  static Raw rounded(Values v);
   static Sign positive(Raw raw) { return _mm_cmpgt_epi16(raw, _mm_setzero_si128()); }
   static Sign lanes_of(uint32_t bits) {
     const __m128i place = _mm_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128);
@@ -133,6 +136,8 @@ struct Vector16Bit : FloatLanes {
     return low | static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(c, d))) << 16;
   }
   static Raw keep(Raw raw, Sign s) { return _mm_and_si128(raw, s); }
+  static Raw choose(Sign s, Raw a, Raw b) { return _mm_blendv_epi8(b, a, s); }
+  static Raw scale(Raw raw, float factor) { return rounded(_mm256_mul_ps(values(raw), broadcast(factor))); }
   static void store(scalar_t* to, Raw raw) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), raw); }
   static void stream(scalar_t* to, Raw raw) { _mm_stream_si128(reinterpret_cast<__m128i*>(to), raw); }
   static void store_first(scalar_t* to, Raw raw, int count) {
@@ -148,6 +153,20 @@ inline __m256 Vector16Bit<BFloat16>::values(__m128i raw) {
 template <>
 inline __m256 Vector16Bit<Half>::values(__m128i raw) {
   return _mm256_cvtph_ps(raw);
+}
+template <>
+inline __m128i Vector16Bit<BFloat16>::rounded(__m256 v) {
+  const __m256i bits = _mm256_castps_si256(v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+  const __m256i nearest = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
+  const __m256i nan = _mm256_castps_si256(unordered(v, v));
+  const __m256i all = _mm256_blendv_epi8(nearest, _mm256_set1_epi32(0x7fc0), nan);
+  return _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+}
+template <>
+inline __m128i Vector16Bit<Half>::rounded(__m256 v) {
+  return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
 struct Doubles {  // the first four, and the last
@@ -217,6 +236,13 @@ struct VectorDouble {
   static Raw keep(Raw raw, Sign m) {
     return {_mm256_and_pd(raw.low, m.low), _mm256_and_pd(raw.high, m.high)};
   }
+  static Raw choose(Sign m, Raw a, Raw b) {
+    return {_mm256_blendv_pd(b.low, a.low, m.low), _mm256_blendv_pd(b.high, a.high, m.high)};
+  }
+  static Raw scale(Raw raw, double factor) {
+    const __m256d all = _mm256_set1_pd(factor);
+    return {_mm256_mul_pd(raw.low, all), _mm256_mul_pd(raw.high, all)};
+  }
   static void store(double* to, Raw raw) {
     _mm256_storeu_pd(to, raw.low);
     _mm256_storeu_pd(to + 4, raw.high);
@@ -262,5 +288,5 @@ struct VectorOf<Half> : Vector16Bit<Half> {};
 template <>
 struct VectorOf<BFloat16> : Vector16Bit<BFloat16> {};
 
-}  // namespace avx2
+}  // namespace JUMPSTART_ISA
 }  // namespace jumpstart

@@ -7,7 +7,7 @@
 #include "cpu/half.h"
 
 namespace jumpstart {
-namespace avx512 {
+namespace JUMPSTART_ISA {
 
 constexpr int kRowBlock = 4;
 
@@ -85,6 +85,8 @@ struct VectorFloat : Float16Lanes {
   static Values values(Raw raw) { return raw; }
   static Sign positive(Raw raw) { return _mm512_cmp_ps_mask(raw, _mm512_setzero_ps(), _CMP_NLE_UQ); }
   static Raw keep(Raw raw, Sign s) { return _mm512_maskz_mov_ps(s, raw); }
+  static Raw choose(Sign s, Raw a, Raw b) { return _mm512_mask_mov_ps(b, s, a); }
+  static Raw scale(Raw raw, float factor) { return _mm512_mul_ps(raw, broadcast(factor)); }
   static void store(float* to, Raw raw) { _mm512_storeu_ps(to, raw); }
   static void stream(float* to, Raw raw) { _mm512_stream_ps(to, raw); }
   static void store_first(float* to, Raw raw, int count) {
@@ -103,9 +105,12 @@ struct Vector16Bit : Float16Lanes {
                                    static_cast<__mmask16>(first_bits(count)), from);
   }
   static Values values(Raw raw);
+  static Raw rounded(Values v);
   // As integers; not so for a NaN with a sign.
   static Sign positive(Raw raw) { return _mm256_cmpgt_epi16_mask(raw, _mm256_setzero_si256()); }
   static Raw keep(Raw raw, Sign s) { return _mm256_maskz_mov_epi16(s, raw); }
+  static Raw choose(Sign s, Raw a, Raw b) { return _mm256_mask_mov_epi16(b, s, a); }
+  static Raw scale(Raw raw, float factor) { return rounded(_mm512_mul_ps(values(raw), broadcast(factor))); }
   static void store(scalar_t* to, Raw raw) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), raw); }
   static void stream(scalar_t* to, Raw raw) { _mm256_stream_si256(reinterpret_cast<__m256i*>(to), raw); }
   static void store_first(scalar_t* to, Raw raw, int count) {
@@ -119,6 +124,19 @@ inline __m512 Vector16Bit<BFloat16>::values(__m256i raw) {
 template <>
 inline __m512 Vector16Bit<Half>::values(__m256i raw) {
   return _mm512_cvtph_ps(raw);
+}
+template <>
+inline __m256i Vector16Bit<BFloat16>::rounded(__m512 v) {
+  const __m512i bits = _mm512_castps_si512(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+  const __m512i nearest = _mm512_srli_epi32(_mm512_add_epi32(bits, half), 16);
+  const __m512i all = _mm512_mask_mov_epi32(nearest, unordered(v, v), _mm512_set1_epi32(0x7fc0));
+  return _mm512_cvtepi32_epi16(all);
+}
+template <>
+inline __m256i Vector16Bit<Half>::rounded(__m512 v) {
+  return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
 struct VectorDouble {
@@ -170,6 +188,8 @@ struct VectorDouble {
     _mm256_mask_storeu_epi32(to, m, _mm256_set1_epi32(value));
   }
   static Raw keep(Raw raw, Sign s) { return _mm512_maskz_mov_pd(s, raw); }
+  static Raw choose(Sign s, Raw a, Raw b) { return _mm512_mask_mov_pd(b, s, a); }
+  static Raw scale(Raw raw, double factor) { return _mm512_mul_pd(raw, broadcast(factor)); }
   static void store(double* to, Raw raw) { _mm512_storeu_pd(to, raw); }
   static void stream(double* to, Raw raw) { _mm512_stream_pd(to, raw); }
   static void store_first(double* to, Raw raw, int count) {
@@ -188,5 +208,5 @@ struct VectorOf<Half> : Vector16Bit<Half> {};
 template <>
 struct VectorOf<BFloat16> : Vector16Bit<BFloat16> {};
 
-}  // namespace avx512
+}  // namespace JUMPSTART_ISA
 }  // namespace jumpstart

@@ -103,6 +103,22 @@ struct Storage : base {
   static Raw keep(Raw v, typename base::Sign m) {
     return reinterpret_cast<Raw>(reinterpret_cast<raw_mask>(v) & __builtin_convertvector(m, raw_mask));
   }
+  static Raw choose(typename base::Sign m, Raw a, Raw b) {
+    const auto lanes_of_a = __builtin_convertvector(m, raw_mask);
+    return reinterpret_cast<Raw>((reinterpret_cast<raw_mask>(a) & lanes_of_a) |
+                                 (reinterpret_cast<raw_mask>(b) & ~lanes_of_a));
+  }
+  static Raw scale(Raw v, typename base::stat_t factor) {
+    if constexpr (sizeof(scalar) == sizeof(factor)) {
+      return v * factor;
+    } else {
+      Raw scaled;
+      for (int i = 0; i < base::lanes; ++i) {
+        scaled[i] = from_float<scalar>(to_float(scalar{v[i]}) * factor).bits;
+      }
+      return scaled;
+    }
+  }
   static void store(scalar_t* to, Raw v) { std::memcpy(to, &v, sizeof v); }
   static void stream(scalar_t* to, Raw v) { store(to, v); }
   static void store_first(scalar_t* to, Raw v, int count) {

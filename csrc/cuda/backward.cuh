@@ -1,44 +1,65 @@
-// The backward: the gradient through the mask, and in the same pass that of the extrema.
+// The backward: the gradient through the activation, and in the same pass that of the extrema.
 
 #pragma once
 
-#include "cuda/extrema.cuh"
+#include <cstdint>
+
+#include "cuda/device.cuh"
+#include "cuda/packs.cuh"
+#include "cuda/plan.h"
+#include "layout.h"
+#include "slack.h"
 
 namespace jumpstart {
 namespace cuda {
 
+// What is read and written element by element.
 template <typename scalar_t>
-struct Backward {
-  using stat_t = stat_of<scalar_t>;
-
+struct ElementwiseBackward {
   const scalar_t* grad_output;  // null: zero
-  const uint8_t* mask;
+  const uint8_t* mask;          // [matrix_rows, mask_columns]
   scalar_t* grad_x;
-  const stat_t* grad_slack_sums;  // [2, 5], null: not in the loss
+};
+
+// What is known of units and points.
+template <typename stat_t>
+struct StatisticsBackward {
+  const stat_t* grad_slack_sums;  // [2, kSlackSums], null: not in the loss
   const stat_t* grad_extrema;     // [2, units + points], likewise
   const stat_t* extrema;          // [2, units + points]
   const int64_t* indices;         // [2, units + points]
-  BackwardPlan plan;
-  Layout layout;
   int64_t points;
   bool position_points;
   stat_t margin;
 };
 
-// Adds the gradients of the extrema whose elements lie in a tile, once the tile is written.
 template <typename scalar_t>
+struct Backward {
+  ElementwiseBackward<scalar_t> elementwise;
+  StatisticsBackward<stat_of<scalar_t>> statistics;
+  BackwardPlan plan;
+  Layout layout;
+};
+
+// Adds the gradients of the extrema whose elements lie in a tile, once the tile is written.
+template <typename scalar_t, typename Activation>
 class ExtremaGradients {
   using stat_t = stat_of<scalar_t>;
 
  public:
-  JUMPSTART_DEVICE explicit ExtremaGradients(const Backward<scalar_t>& b)
-      : b_(b), l_(b.layout), columns_(l_.matrix_columns()), count_(l_.units + b.points) {}
+  JUMPSTART_DEVICE ExtremaGradients(const Backward<scalar_t>& b, const Activation& activation)
+      : e_(b.elementwise),
+        s_(b.statistics),
+        l_(b.layout),
+        activation_(activation),
+        columns_(l_.matrix_columns()),
+        count_(l_.units + s_.points) {}
 
   // Whether any extremum can have a gradient.
   JUMPSTART_DEVICE bool any() const {
-    if (b_.grad_extrema) return true;
+    if (s_.grad_extrema) return true;
     bool found = false;
-    for (int i = 0; i < 10; ++i) found |= !(b_.grad_slack_sums[i] == 0);
+    for (int i = 0; i < kLayerSums; ++i) found |= !(s_.grad_slack_sums[i] == 0);
     return found;
   }
 
@@ -50,14 +71,14 @@ class ExtremaGradients {
       const int64_t units = end - begin < l_.units ? end - begin : l_.units;
       add_range(tile, 0, begin % l_.units, begin % l_.units + units, l_.units);
     }
-    if (b_.position_points && l_.inner > 1) {
+    if (l_.points_across(s_.position_points)) {
       for (int64_t group = begin / l_.units; group * l_.units < end; ++group) {
         const int64_t first = group * l_.inner;
-        add_range(tile, l_.units, first + first_column, first + last_column, b_.points);
+        add_range(tile, l_.units, first + first_column, first + last_column, s_.points);
       }
     } else {
-      const int64_t rows = b_.position_points ? 1 : l_.rows_per_sample();
-      add_range(tile, l_.units, begin / rows, (end - 1) / rows + 1, b_.points);
+      const int64_t rows = l_.rows_per_point(s_.position_points);
+      add_range(tile, l_.units, begin / rows, (end - 1) / rows + 1, s_.points);
     }
   }
 
@@ -74,7 +95,7 @@ class ExtremaGradients {
       const int64_t side = i < length ? 0 : 1;
       int64_t item = first + i - side * length;
       if (item >= size) item -= size;
-      const int64_t index = b_.indices[side * count_ + offset + item];
+      const int64_t index = s_.indices[side * count_ + offset + item];
       if (index >= 0) add_to_element(tile, index);
     }
   }
@@ -93,54 +114,54 @@ class ExtremaGradients {
     }
     const int64_t offset = row * columns_ + column;
     stat_t grad = 0;
-    if (b_.grad_output && b_.mask[row * l_.mask_columns() + column / 8] >> (column & 7) & 1) {
-      grad = to_stat(b_.grad_output[offset]);
+    if (e_.grad_output) {
+      using P = Pack<scalar_t>;
+      const uint32_t bit = e_.mask[row * l_.mask_columns() + column / 8] >> (column & 7);
+      const auto by_output =
+          activation_.template gradient<P>(P::from_element(e_.grad_output[offset]), P::from_bits(bit, 0));
+      grad = to_stat(P::to_element(by_output));  // rounded to scalar_t, as that of every element is
     }
     const int64_t unit = l_.inner == 1 ? column : row % l_.units;
-    int64_t point = row / l_.rows_per_sample();
-    if (b_.position_points) point = l_.inner == 1 ? row : row / l_.units * l_.inner + column;
-    grad = add_item(grad, index, unit, b_.grad_slack_sums);
-    grad = add_item(grad, index, l_.units + point, b_.grad_slack_sums ? b_.grad_slack_sums + 5 : nullptr);
-    b_.grad_x[offset] = from_stat<scalar_t>(grad);
+    const int64_t point = l_.points_across(s_.position_points) ? row / l_.units * l_.inner + column
+                                                               : row / l_.rows_per_point(s_.position_points);
+    const stat_t* sums = s_.grad_slack_sums;
+    grad = add_item(grad, index, unit, sums);
+    grad = add_item(grad, index, l_.units + point, sums ? sums + kSlackSums : nullptr);
+    e_.grad_x[offset] = from_stat<scalar_t>(grad);
   }
 
   // Gradients of the maximum and the minimum of a unit or point, if the element is theirs.
   JUMPSTART_DEVICE stat_t add_item(stat_t grad, int64_t index, int64_t k, const stat_t* sums) const {
-    if (b_.indices[k] == index) grad += extremum(k, k, 0, sums);
-    if (b_.indices[count_ + k] == index) grad += extremum(k, count_ + k, 1, sums);
+    if (s_.indices[k] == index) grad += extremum(k, k, false, sums);
+    if (s_.indices[count_ + k] == index) grad += extremum(k, count_ + k, true, sums);
     return grad;
   }
 
-  JUMPSTART_DEVICE stat_t extremum(int64_t k, int64_t direct, int side, const stat_t* sums) const {
-    const stat_t grad = b_.grad_extrema ? b_.grad_extrema[direct] : stat_t{0};
+  JUMPSTART_DEVICE stat_t extremum(int64_t k, int64_t direct, bool of_minimum, const stat_t* sums) const {
+    const stat_t grad = s_.grad_extrema ? s_.grad_extrema[direct] : stat_t{0};
     if (!sums) return grad;
-    const stat_t positive = hinge(b_.margin - b_.extrema[k]),
-                 negative = hinge(b_.margin + b_.extrema[count_ + k]);
-    const stat_t own = side ? negative : positive, other = side ? positive : negative;
-    if (own == 0) return grad;
-    const stat_t by_slack = sums[side] + 2 * times(sums[2 + side], own) + times(sums[4], other);
-    return grad + (side ? by_slack : -by_slack);
+    const auto slack = slack_of(s_.extrema[k], s_.extrema[count_ + k], s_.margin);
+    return grad + slack_gradient(slack, of_minimum, sums);
   }
 
-  // A sum that is not in the loss stays out of it beside an infinite slack too.
-  JUMPSTART_DEVICE static stat_t times(stat_t grad, stat_t slack) {
-    return grad == 0 && slack == infinity<stat_t>() ? stat_t{0} : grad * slack;
-  }
-
-  const Backward<scalar_t>& b_;
+  const ElementwiseBackward<scalar_t>& e_;
+  const StatisticsBackward<stat_t>& s_;
   const Layout& l_;
+  const Activation& activation_;
   const int64_t columns_, count_;
 };
 
-template <typename scalar_t, int elements, bool extrema>
+template <typename scalar_t, int elements, bool extrema, typename Activation>
 class Gradient {
   using V = Vector<scalar_t, elements>;
   using P = typename V::P;
   using Value = typename V::Value;
 
  public:
-  JUMPSTART_DEVICE explicit Gradient(const Backward<scalar_t>& b)
+  JUMPSTART_DEVICE Gradient(const Backward<scalar_t>& b, const Activation& activation)
       : b_(b),
+        e_(b.elementwise),
+        activation_(activation),
         t_(b.plan.tiling),
         lane_(static_cast<int>(threadIdx.x) % t_.lanes),
         row_lane_(static_cast<int>(threadIdx.x) / t_.lanes),
@@ -150,8 +171,9 @@ class Gradient {
     const int64_t tile = work % t_.tiles;
     begin_ = work / t_.tiles * t_.region_rows;
     column_ = tile * t_.tile_columns + lane_ * elements;
+    const ExtremaGradients<scalar_t, Activation> gradients(b_, activation_);
     bool any = false;
-    if constexpr (extrema) any = ExtremaGradients<scalar_t>(b_).any();  // now: its loads take their time
+    if constexpr (extrema) any = gradients.any();  // now: its loads take their time
     const int64_t left = t_.rows - begin_;
     rows_ = static_cast<int32_t>(left < t_.region_rows ? left : t_.region_rows);
     if (column_ < t_.columns) {
@@ -161,7 +183,6 @@ class Gradient {
     }
     if constexpr (extrema) {
       if (!any) return;
-      const ExtremaGradients<scalar_t> gradients(b_);
       __syncthreads();  // whoever adds to an element writes after the one that masked it
       const int64_t first = tile * t_.tile_columns, last = first + t_.tile_columns;
       gradients.add(begin_, begin_ + rows_, first, last < t_.columns ? last : t_.columns);
@@ -174,12 +195,12 @@ class Gradient {
     const int64_t offset = (begin_ + row) * t_.columns + column_, stride = height_ * t_.columns;
     Value grad[kDepth][V::kPacks] = {};
     uint32_t bits[kDepth] = {};
-    if (b_.grad_output) {
-      const uint8_t* mask = b_.mask + (begin_ + row) * t_.mask_columns + column_ / 8;
+    if (e_.grad_output) {
+      const uint8_t* mask = e_.mask + (begin_ + row) * t_.mask_columns + column_ / 8;
 #pragma unroll
       for (int d = 0; d < kDepth; ++d) {
         if (!full && row + d * height_ >= rows_) continue;
-        V::load(b_.grad_output + offset + d * stride, grad[d]);
+        V::load(e_.grad_output + offset + d * stride, grad[d]);
         bits[d] = mask[d * height_ * t_.mask_columns];
       }
     }
@@ -188,22 +209,27 @@ class Gradient {
       if (!full && row + d * height_ >= rows_) continue;
       if constexpr (elements < 8) bits[d] >>= column_ & 7;
 #pragma unroll
-      for (int p = 0; p < V::kPacks; ++p) grad[d][p] = P::keep(P::from_bits(bits[d], p), grad[d][p]);
-      V::store(b_.grad_x + offset + d * stride, grad[d]);
+      for (int p = 0; p < V::kPacks; ++p) {
+        grad[d][p] = activation_.template gradient<P>(grad[d][p], P::from_bits(bits[d], p));
+      }
+      V::store(e_.grad_x + offset + d * stride, grad[d]);
     }
   }
 
   const Backward<scalar_t>& b_;
+  const ElementwiseBackward<scalar_t>& e_;
+  const Activation& activation_;
   const Tiling& t_;
   const int lane_, row_lane_, height_;
   int64_t begin_, column_;
   int32_t rows_;  // of the region
 };
 
-template <typename scalar_t, int elements, bool extrema>
+template <typename scalar_t, int elements, bool extrema, typename Activation>
 __global__ void __launch_bounds__(kThreads, 3)
-    jumpstart_relu_backward_kernel(const __grid_constant__ Backward<scalar_t> b) {
-  Gradient<scalar_t, elements, extrema> gradient(b);
+    jumpstart_activation_backward_kernel(const __grid_constant__ Backward<scalar_t> b,
+                                         const __grid_constant__ Activation activation) {
+  Gradient<scalar_t, elements, extrema, Activation> gradient(b, activation);
   for (int64_t work = blockIdx.x; work < b.plan.tiling.work(); work += gridDim.x) gradient.run(work);
 }
 

@@ -6,6 +6,10 @@
 
 #pragma once
 
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/device.cuh"
 #include "cuda/packs.cuh"
 #include "cuda/plan.h"
 
@@ -42,12 +46,6 @@ template <typename stat_t>
 JUMPSTART_DEVICE stat_t key_value(key_of<stat_t> key) {
   using key_t = key_of<stat_t>;
   return bit_cast<stat_t>(key ^ (key >> (8 * sizeof(key_t) - 1) & largest_key<stat_t>()));
-}
-
-// relu(distance), in which NaN stays.
-template <typename stat_t>
-JUMPSTART_DEVICE stat_t hinge(stat_t distance) {
-  return distance <= 0 ? stat_t{0} : distance;
 }
 
 // The extrema of a column, a row or a segment; places are counted from where the owner says.
@@ -169,18 +167,18 @@ struct Columns {
       Place high_at = at[depth - 1], low_at = at[depth - 1];
 #pragma unroll
       for (int d = depth - 2; d >= 0; --d) {
-        high_at = P::select(P::equal(x[d][p], high), at[d], high_at);
-        low_at = P::select(P::equal(x[d][p], low), at[d], low_at);
+        high_at = P::choose(P::equal(x[d][p], high), at[d], high_at);
+        low_at = P::choose(P::equal(x[d][p], low), at[d], low_at);
       }
-      max_at[p] = P::select(P::greater(high, max[p]), high_at, max_at[p]);
-      min_at[p] = P::select(P::greater(min[p], low), low_at, min_at[p]);
+      max_at[p] = P::choose(P::greater(high, max[p]), high_at, max_at[p]);
+      min_at[p] = P::choose(P::greater(min[p], low), low_at, min_at[p]);
       // NaN compares false: seldom, and done by itself. Both extrema have it at once.
       if (P::any(P::nan(high))) {
 #pragma unroll
-        for (int d = depth - 1; d >= 0; --d) high_at = P::select(P::nan(x[d][p]), at[d], high_at);
+        for (int d = depth - 1; d >= 0; --d) high_at = P::choose(P::nan(x[d][p]), at[d], high_at);
         const auto first_nan = P::both(P::nan(high), P::negate(P::nan(max[p])));
-        max_at[p] = P::select(first_nan, high_at, max_at[p]);
-        min_at[p] = P::select(first_nan, high_at, min_at[p]);
+        max_at[p] = P::choose(first_nan, high_at, max_at[p]);
+        min_at[p] = P::choose(first_nan, high_at, min_at[p]);
       }
       max[p] = P::max(max[p], high);
       min[p] = P::min(min[p], low);
@@ -230,43 +228,6 @@ JUMPSTART_DEVICE int32_t first_place(const typename V::Value (&x)[V::kPacks], ty
   }
   return group_min(first, lanes);
 }
-
-// The ReLU of one vector: `packs` are overwritten, and its bits of the mask returned.
-template <typename V>
-JUMPSTART_DEVICE uint32_t rectify(typename V::Value (&packs)[V::kPacks]) {
-  using P = typename V::P;
-  typename P::Mask masks[V::kPacks];
-#pragma unroll
-  for (int p = 0; p < V::kPacks; ++p) {
-    masks[p] = P::positive(packs[p]);
-    packs[p] = P::keep(masks[p], packs[p]);
-  }
-  return P::template to_bits<V::kPacks>(masks);
-}
-
-// Bytes of the mask, of kDepth rows at once, from the bits that neighbouring lanes of a row hold.
-template <typename V>
-JUMPSTART_DEVICE uint32_t join_bits(uint32_t bits, int lane_in_row, int lanes) {
-  if constexpr (V::kElements < 8) {
-    bits <<= lane_in_row * V::kElements & 7;
-#pragma unroll
-    for (int offset = 1; offset < 8 / V::kElements; offset *= 2) {
-      if (offset < lanes) bits |= __shfl_xor_sync(kWholeWarp, bits, offset);
-    }
-  }
-  return bits;
-}
-
-// Of a multiprocessor; as many as leave all that a thread keeps in registers. Before sm_90 pairs of bfloat16
-// are compared one by one, which takes more.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr int kBlocksAtOnce = 2;
-#else
-constexpr int kBlocksAtOnce = 3;
-#endif
-
-// Shared memory, which the stages of a kernel take one after the other.
-constexpr int kSharedBytes = 2 * kWarps * 256 * 8;
 
 }  // namespace cuda
 }  // namespace jumpstart

@@ -4,11 +4,18 @@
 
 #include <cstdint>
 
+#include "activations.h"
 #include "cuda/backward.cuh"
+#include "cuda/device.cuh"
+#include "cuda/merge.cuh"
+#include "cuda/packs.cuh"
 #include "cuda/penalty.cuh"
+#include "cuda/plan.h"
 #include "cuda/planes.cuh"
 #include "cuda/rows.cuh"
 #include "cuda/small.cuh"
+#include "cuda/statistics.cuh"
+#include "slack.h"
 
 namespace jumpstart {
 namespace cuda {
@@ -34,58 +41,89 @@ int vector_of(const Layout& layout, const void* a, const void* b) {
   return is_aligned(a) && is_aligned(b) && layout.matrix_columns() % wide == 0 ? wide : 1;
 }
 
-// The workspace of a forward: what its plan asks for, one behind the other.
+// With the activation too. Statistics alone have none: without an output any does.
+template <typename Run>
+void for_activation_and_scalar(const Options& options, Scalar scalar, const Run& run) {
+  const ActivationKind kind = options.activation == kStatisticsAlone ? kReLU : options.activation;
+  with_activation(kind, options.parameter, [&](const auto& activation) {
+    for_scalar(scalar, [&](auto of_type) { run(activation, of_type); });
+  });
+}
+
+int64_t points_of(const Layout& layout, const Options& options) {
+  return layout.samples * (options.position_points ? layout.rows * layout.inner : 1);
+}
+
+// What the plan of a forward asks for, one behind the other; for a small one nothing.
 template <typename scalar_t>
-int64_t take_workspace(Forward<scalar_t>& f, void* workspace) {
-  using stat_t = stat_of<scalar_t>;
-  const ForwardPlan& plan = f.plan;
-  if (plan.small) return 0;
-  f.column_partials = static_cast<Partial<scalar_t>*>(workspace);
-  f.row_partials = f.column_partials + plan.column_partials;
-  f.segment_partials = f.row_partials + plan.row_partials;
-  f.block_sums = reinterpret_cast<stat_t*>(f.segment_partials + plan.segment_partials);
-  f.counter = reinterpret_cast<int32_t*>(f.block_sums + kSums * plan.merge_blocks());
-  return reinterpret_cast<char*>(f.counter + 1) - static_cast<char*>(workspace);
+Workspace<scalar_t> place_workspace(const ForwardPlan& plan, void* memory) {
+  Workspace<scalar_t> w{};
+  if (plan.kernel == ForwardKernel::small) return w;
+  w.column_partials = static_cast<Partial<scalar_t>*>(memory);
+  w.row_partials = w.column_partials + plan.partials.columns;
+  w.segment_partials = w.row_partials + plan.partials.rows;
+  w.block_sums = reinterpret_cast<stat_of<scalar_t>*>(w.segment_partials + plan.partials.segments);
+  w.counter = reinterpret_cast<int32_t*>(w.block_sums + kSlackSums * plan.merge.blocks());
+  return w;
 }
 
 template <typename scalar_t>
-Forward<scalar_t> make_forward(const ForwardCall& call) {
+ForwardPlan plan_of(const ForwardCall& call) {
+  return plan_forward(call.layout, call.options.position_points,
+                      vector_of<scalar_t>(call.layout, call.x, call.output), sizeof(stat_of<scalar_t>),
+                      call.multiprocessors);
+}
+
+template <typename scalar_t>
+Forward<scalar_t> make_forward(const ForwardCall& call, void* workspace) {
   using stat_t = stat_of<scalar_t>;
   Forward<scalar_t> f{};
-  f.x = static_cast<const scalar_t*>(call.x);
-  f.output = static_cast<scalar_t*>(call.output);
-  f.mask = call.mask;
-  f.slack_sums = static_cast<stat_t*>(call.slack_sums);
-  f.extrema = static_cast<stat_t*>(call.extrema);
-  f.indices = call.indices;
+  f.elementwise = {static_cast<const scalar_t*>(call.x), static_cast<scalar_t*>(call.output), call.mask};
+  f.plan = plan_of<scalar_t>(call);
+  f.statistics = {static_cast<stat_t*>(call.slack_sums),
+                  static_cast<stat_t*>(call.extrema),
+                  call.indices,
+                  call.layout.units + points_of(call.layout, call.options),
+                  static_cast<stat_t>(call.options.margin),
+                  call.options.all_indices};
+  f.workspace = place_workspace<scalar_t>(f.plan, workspace);
   f.layout = call.layout;
-  f.margin = static_cast<stat_t>(call.margin);
-  f.all_indices = call.all_indices;
-  f.plan =
-      plan_forward(call.layout, call.position_points, vector_of<scalar_t>(call.layout, call.x, call.output),
-                   sizeof(stat_t), call.multiprocessors);
-  f.count = call.layout.units + f.plan.points.items;
   return f;
 }
 
-template <typename scalar_t, int elements>
-void launch_forward(const Forward<scalar_t>& f, Stream stream) {
-  if (f.plan.small) {
-    launch(jumpstart_relu_forward_small_kernel<scalar_t>, 1, kSmallThreads, stream, f);
+template <int elements, typename scalar_t, typename Activation>
+void launch_forward(const Forward<scalar_t>& f, const Activation& activation, Stream stream) {
+  if (f.plan.kernel == ForwardKernel::small) {
+    launch(jumpstart_activation_forward_small_kernel<scalar_t, Activation>, 1, kSmallThreads, stream, f,
+           activation);
     return;
   }
-  const auto kernel = f.plan.planes ? jumpstart_relu_forward_planes_kernel<scalar_t, elements>
-                                    : jumpstart_relu_forward_rows_kernel<scalar_t, elements>;
-  launch(kernel, f.plan.blocks, kThreads, stream, f);
-  launch(jumpstart_relu_statistics_forward_kernel<scalar_t>, f.plan.merge_blocks(), kThreads, stream, f);
+  const auto kernel = f.plan.kernel == ForwardKernel::planes
+                          ? jumpstart_activation_forward_planes_kernel<scalar_t, elements, Activation>
+                          : jumpstart_activation_forward_rows_kernel<scalar_t, elements, Activation>;
+  launch(kernel, f.plan.blocks, kThreads, stream, f, activation);
+  launch(jumpstart_activation_statistics_forward_kernel<scalar_t>, f.plan.merge.blocks(), kThreads, stream,
+         f);
 }
 
-template <typename scalar_t, int elements>
-void launch_backward(const Backward<scalar_t>& b, Stream stream) {
-  const auto kernel = b.grad_slack_sums || b.grad_extrema
-                          ? jumpstart_relu_backward_kernel<scalar_t, elements, true>
-                          : jumpstart_relu_backward_kernel<scalar_t, elements, false>;
-  launch(kernel, b.plan.blocks, kThreads, stream, b);
+template <typename scalar_t>
+Backward<scalar_t> make_backward(const BackwardCall& call) {
+  using stat_t = stat_of<scalar_t>;
+  const int vector = vector_of<scalar_t>(call.layout, call.grad_output, call.grad_x);
+  return {{static_cast<const scalar_t*>(call.grad_output), call.mask, static_cast<scalar_t*>(call.grad_x)},
+          {static_cast<const stat_t*>(call.grad_slack_sums), static_cast<const stat_t*>(call.grad_extrema),
+           static_cast<const stat_t*>(call.extrema), call.indices, points_of(call.layout, call.options),
+           call.options.position_points, static_cast<stat_t>(call.options.margin)},
+          plan_backward(call.layout, vector, call.multiprocessors),
+          call.layout};
+}
+
+template <int elements, typename scalar_t, typename Activation>
+void launch_backward(const Backward<scalar_t>& b, const Activation& activation, Stream stream) {
+  const auto kernel = b.statistics.grad_slack_sums || b.statistics.grad_extrema
+                          ? jumpstart_activation_backward_kernel<scalar_t, elements, true, Activation>
+                          : jumpstart_activation_backward_kernel<scalar_t, elements, false, Activation>;
+  launch(kernel, b.plan.blocks, kThreads, stream, b, activation);
 }
 
 template <typename stat_t>
@@ -119,48 +157,34 @@ void launch_penalty_backward(const void* grad, const void* value, const double* 
 
 int64_t forward_workspace(const ForwardCall& call) {
   int64_t bytes = 0;
-  for_scalar(call.scalar, [&](auto scalar) {
-    auto f = make_forward<decltype(scalar)>(call);
-    bytes = take_workspace(f, nullptr);
+  for_scalar(call.scalar, [&](auto of_type) {
+    using scalar_t = decltype(of_type);
+    const auto workspace = place_workspace<scalar_t>(plan_of<scalar_t>(call), nullptr);
+    if (workspace.counter) bytes = reinterpret_cast<intptr_t>(workspace.counter + 1);
   });
   return bytes;
 }
 
 void forward(const ForwardCall& call, void* workspace, Stream stream) {
-  for_scalar(call.scalar, [&](auto scalar) {
-    using scalar_t = decltype(scalar);
-    auto f = make_forward<scalar_t>(call);
-    take_workspace(f, workspace);
+  for_activation_and_scalar(call.options, call.scalar, [&](const auto& activation, auto of_type) {
+    using scalar_t = decltype(of_type);
+    const auto f = make_forward<scalar_t>(call, workspace);
     if (f.plan.wide) {
-      launch_forward<scalar_t, 16 / sizeof(scalar_t)>(f, stream);
+      launch_forward<16 / sizeof(scalar_t)>(f, activation, stream);
     } else {
-      launch_forward<scalar_t, 1>(f, stream);
+      launch_forward<1>(f, activation, stream);
     }
   });
 }
 
 void backward(const BackwardCall& call, Stream stream) {
-  for_scalar(call.scalar, [&](auto scalar) {
-    using scalar_t = decltype(scalar);
-    using stat_t = stat_of<scalar_t>;
-    const int vector = vector_of<scalar_t>(call.layout, call.grad_output, call.grad_x);
-    const Backward<scalar_t> b{
-        static_cast<const scalar_t*>(call.grad_output),
-        call.mask,
-        static_cast<scalar_t*>(call.grad_x),
-        static_cast<const stat_t*>(call.grad_slack_sums),
-        static_cast<const stat_t*>(call.grad_extrema),
-        static_cast<const stat_t*>(call.extrema),
-        call.indices,
-        plan_backward(call.layout, vector, call.multiprocessors),
-        call.layout,
-        call.points,
-        call.points * call.layout.units == call.layout.matrix_rows() * call.layout.matrix_columns(),
-        static_cast<stat_t>(call.margin)};
+  for_activation_and_scalar(call.options, call.scalar, [&](const auto& activation, auto of_type) {
+    using scalar_t = decltype(of_type);
+    const auto b = make_backward<scalar_t>(call);
     if (b.plan.wide) {
-      launch_backward<scalar_t, 16 / sizeof(scalar_t)>(b, stream);
+      launch_backward<16 / sizeof(scalar_t)>(b, activation, stream);
     } else {
-      launch_backward<scalar_t, 1>(b, stream);
+      launch_backward<1>(b, activation, stream);
     }
   });
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "layout.h"
+#include "options.h"
 
 struct CUstream_st;
 
@@ -21,8 +22,7 @@ struct ForwardCall {
   void *slack_sums, *extrema;  // float32, for float64 float64
   int64_t* indices;
   Layout layout;
-  bool position_points, all_indices;
-  double margin;
+  Options options;
   int multiprocessors;  // of the device
 };
 
@@ -41,8 +41,7 @@ struct BackwardCall {
   const void* extrema;
   const int64_t* indices;
   Layout layout;
-  int64_t points;
-  double margin;
+  Options options;
   int multiprocessors;
 };
 
@@ -53,16 +52,16 @@ constexpr int kPenaltyLayers = 448;  // of a launch: their addresses are its arg
 
 struct PenaltyCall {
   bool float64;
-  const void* const* slack_sums;  // of each layer [2, 5], dense
+  const void* const* slack_sums;  // of each layer [2, kSlackSums], dense
   int64_t layers;
-  const double* weights;  // [10]
+  const double* weights;  // [kLayerSums]
   bool square_root;
   void* value;    // []
   double* total;  // scratch, for more than kPenaltyLayers layers
 };
 
 void penalty(const PenaltyCall& call, Stream stream);
-// Gradient [2, 5] of every layer's slack sums; `value` is null if the penalty is no square root.
+// Gradient [2, kSlackSums] of every layer's slack sums; `value` is null if the penalty is no square root.
 void penalty_backward(bool float64, const void* grad, const void* value, const double* weights, void* by_sum,
                       Stream stream);
 

@@ -49,16 +49,19 @@ JUMPSTART_DEVICE Half from_stat<Half>(float x) {
   return {bit_cast<uint16_t>(__float2half_rn(x))};
 }
 
-// One value; its mask is a bool. A place is a number.
+// One value; its mask is a bool. A place is a number. Raw and Sign: as activations.h calls values and masks.
 template <typename scalar_t>
 struct Pack {
   using stat_t = stat_of<scalar_t>;
   using Value = stat_t;
   using Place = int32_t;
   using Mask = bool;
+  using Raw = Value;
+  using Sign = Mask;
   static constexpr int kValues = 1;
-  static constexpr int kPlaces = 1 << 30;  // places are below
 
+  JUMPSTART_DEVICE static Value from_element(scalar_t x) { return x; }
+  JUMPSTART_DEVICE static scalar_t to_element(Value pack) { return pack; }
   JUMPSTART_DEVICE static Value fill(stat_t x) { return x; }
   JUMPSTART_DEVICE static stat_t get(Value pack, int) { return pack; }
   JUMPSTART_DEVICE static int32_t get_place(Place place, int) { return place; }
@@ -94,8 +97,12 @@ struct Pack {
   JUMPSTART_DEVICE static Mask negate(Mask a) { return !a; }
   JUMPSTART_DEVICE static bool any(Mask mask) { return mask; }
   JUMPSTART_DEVICE static bool test(Mask mask, int) { return mask; }
-  JUMPSTART_DEVICE static Place select(Mask mask, Place a, Place b) { return mask ? a : b; }
-  JUMPSTART_DEVICE static Value keep(Mask mask, Value a) { return mask ? a : Value{0}; }
+  template <typename T>  // values or places
+  JUMPSTART_DEVICE static T choose(Mask mask, T a, T b) {
+    return mask ? a : b;
+  }
+  JUMPSTART_DEVICE static Value keep(Value a, Mask mask) { return mask ? a : Value{0}; }
+  JUMPSTART_DEVICE static Value scale(Value a, stat_t factor) { return a * factor; }
   // The bits of values `pack`, kValues each, from the lowest.
   JUMPSTART_DEVICE static Mask from_bits(uint32_t bits, int pack) { return bits >> pack & 1; }
   // Of all packs of a vector, the bit of each value.
@@ -115,12 +122,16 @@ struct PairPack {
   using Value = uint32_t;
   using Place = uint32_t;
   using Mask = uint32_t;
+  using Raw = Value;
+  using Sign = Mask;
   static constexpr int kValues = 2;
-  static constexpr int kPlaces = 1 << 16;
 
   JUMPSTART_DEVICE static Pair open(Value pack) { return bit_cast<Pair>(pack); }
   JUMPSTART_DEVICE static Value close(Pair pack) { return bit_cast<Value>(pack); }
 
+  // An element is the first of a pair.
+  JUMPSTART_DEVICE static Value from_element(scalar_t x) { return x.bits; }
+  JUMPSTART_DEVICE static scalar_t to_element(Value pack) { return {static_cast<uint16_t>(pack)}; }
   JUMPSTART_DEVICE static Value fill(float x) { return from_stat<scalar_t>(x).bits * 0x10001u; }
   JUMPSTART_DEVICE static float get(Value pack, int i) {
     return to_stat(scalar_t{static_cast<uint16_t>(pack >> 16 * i)});
@@ -140,8 +151,15 @@ struct PairPack {
   JUMPSTART_DEVICE static Mask negate(Mask a) { return ~a; }
   JUMPSTART_DEVICE static bool any(Mask mask) { return mask != 0; }
   JUMPSTART_DEVICE static bool test(Mask mask, int i) { return mask >> 16 * i & 1; }
-  JUMPSTART_DEVICE static Place select(Mask mask, Place a, Place b) { return (mask & a) | (~mask & b); }
-  JUMPSTART_DEVICE static Value keep(Mask mask, Value a) { return mask & a; }
+  JUMPSTART_DEVICE static uint32_t choose(Mask mask, uint32_t a, uint32_t b) {  // values or places
+    return (mask & a) | (~mask & b);
+  }
+  JUMPSTART_DEVICE static Value keep(Value a, Mask mask) { return mask & a; }
+  JUMPSTART_DEVICE static Value scale(Value a, float factor) {
+    const uint32_t first = from_stat<scalar_t>(get(a, 0) * factor).bits;
+    const uint32_t second = from_stat<scalar_t>(get(a, 1) * factor).bits;
+    return second << 16 | first;
+  }
   JUMPSTART_DEVICE static Mask from_bits(uint32_t bits, int pack) {
     const uint32_t pair = bits >> 2 * pack;
     return (pair & 1) * 0xffffu + (pair >> 1 & 1) * 0xffff0000u;

@@ -7,9 +7,12 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "cuda/kernels.h"
+#include "slack.h"
 
 namespace jumpstart {
 namespace {
@@ -44,7 +47,7 @@ at::Tensor penalty_cuda(at::TensorList slack_sums, at::ArrayRef<double> weights,
 at::Tensor penalty_backward_cuda(const at::Tensor& grad, const std::optional<at::Tensor>& value,
                                  at::ArrayRef<double> weights) {
   const c10::cuda::CUDAGuard guard(grad.device());
-  at::Tensor by_sum = at::empty({2, kLayerSums / 2}, grad.options());
+  at::Tensor by_sum = at::empty({2, kSlackSums}, grad.options());
   cuda::penalty_backward(grad.scalar_type() == at::kDouble, grad.const_data_ptr(),
                          value.has_value() ? value->const_data_ptr() : nullptr, weights.data(),
                          by_sum.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream());

@@ -1,15 +1,17 @@
-// The penalty over all layers' slack sums, and its gradient: the twin of kernels/penalty.py.
+// The penalty over all layers' slack sums, and its gradient: the twin of ops/reference.py.
 
 #pragma once
 
+#include <cmath>
+#include <cstdint>
+
+#include "cuda/device.cuh"
 #include "cuda/kernels.h"
-#include "cuda/packs.cuh"
 #include "cuda/plan.h"
+#include "slack.h"
 
 namespace jumpstart {
 namespace cuda {
-
-constexpr int kLayerSums = 10;  // of a layer: [2, 5]
 
 struct Weights {
   double of[kLayerSums];
@@ -57,7 +59,7 @@ template <typename stat_t>
 struct PenaltyBackward {
   const stat_t* grad;   // []
   const stat_t* value;  // [], the penalty if it is a square root, else null
-  stat_t* by_sum;       // [2, 5]
+  stat_t* by_sum;       // [2, kSlackSums]
   Weights weights;
 };
 

@@ -1,6 +1,7 @@
 #include "cuda/plan.h"
 
 #include <algorithm>
+#include <cstdint>
 
 namespace jumpstart {
 namespace cuda {
@@ -92,10 +93,8 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
   ForwardPlan plan{};
   const int64_t groups = layout.samples * layout.rows;  // rows of planes, one of each unit
   plan.wide = vector > 1;
-  plan.small = layout.inner == 1 && (position_points || layout.rows == 1) &&
-               layout.matrix_rows() * (layout.matrix_columns() + 1) * key_bytes <= kSmallBytes;
-  plan.planes = layout.inner > 1 && !position_points;
-  if (plan.planes) {
+  if (layout.inner > 1 && !position_points) {
+    plan.kernel = ForwardKernel::planes;
     Chunks& c = plan.chunks;
     c.rows = layout.matrix_rows();
     c.columns = layout.matrix_columns();
@@ -104,45 +103,46 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
     const int64_t piece = c.lanes * vector * kDepth;
     c.chunk_columns = piece * std::min(kChunkPieces, divide_up(c.columns, piece));
     c.chunks = divide_up(c.columns, c.chunk_columns);
-    plan.row_partials = c.work();
-    plan.units = make_axis(Source::rows, layout.units, groups * c.chunks);
-    plan.units.row_stride = 1;
-    plan.units.row_step = layout.units;
-    plan.points = make_axis(Source::rows, layout.samples, layout.rows_per_sample() * c.chunks);
-    plan.points.row_stride = layout.rows_per_sample();
-    plan.points.row_step = 1;
+    plan.partials.rows = c.work();
+    plan.merge.units = make_axis(Source::rows, layout.units, groups * c.chunks);
+    plan.merge.units.row_stride = 1;
+    plan.merge.units.row_step = layout.units;
+    plan.merge.points = make_axis(Source::rows, layout.samples, layout.rows_per_sample() * c.chunks);
+    plan.merge.points.row_stride = layout.rows_per_sample();
+    plan.merge.points.row_step = 1;
     const int64_t groups_per_block = kThreads / c.lanes;
     plan.blocks = std::min(divide_up(c.work(), groups_per_block), kMostBlocks);
   } else {
     const int64_t rows_per_point = position_points ? 1 : layout.rows;
     const bool planes = layout.inner > 1;  // whose points are positions
-    plan.segment_extrema = !planes && rows_per_point >= kShortSegment;
-    plan.row_extrema = !plan.segment_extrema;
+    const bool small = !planes && rows_per_point == 1 &&
+                       layout.matrix_rows() * (layout.matrix_columns() + 1) * key_bytes <= kSmallBytes;
+    plan.by_row = planes || rows_per_point < kShortSegment;
+    plan.kernel = small ? ForwardKernel::small : ForwardKernel::rows;
     Tiling& t = plan.tiling;
-    t = tile(layout, planes ? groups : plan.segment_extrema ? layout.samples : 1, vector, multiprocessors);
+    t = tile(layout, planes ? groups : plan.by_row ? 1 : layout.samples, vector, multiprocessors);
     const int64_t regions = t.segments * t.regions;
-    plan.column_partials = regions * t.columns;
-    if (plan.row_extrema) plan.row_partials = t.rows * t.tiles;
-    if (plan.segment_extrema) plan.segment_partials = regions * t.tiles;
+    plan.partials = {regions * t.columns, plan.by_row ? t.rows * t.tiles : 0,
+                     plan.by_row ? 0 : regions * t.tiles};
     if (planes) {
-      plan.units = make_axis(Source::rows, layout.units, groups * t.tiles);
-      plan.units.row_stride = 1;
-      plan.units.row_step = layout.units;
-      plan.points = make_axis(Source::columns, groups * layout.inner, t.regions);
+      plan.merge.units = make_axis(Source::rows, layout.units, groups * t.tiles);
+      plan.merge.units.row_stride = 1;
+      plan.merge.units.row_step = layout.units;
+      plan.merge.points = make_axis(Source::columns, groups * layout.inner, t.regions);
     } else {
-      plan.units = make_axis(Source::columns, layout.units, regions);
-      if (plan.segment_extrema) {
-        plan.points = make_axis(Source::segments, layout.samples, t.regions * t.tiles);
+      plan.merge.units = make_axis(Source::columns, layout.units, regions);
+      if (plan.by_row) {
+        plan.merge.points = make_axis(Source::rows, t.rows / rows_per_point, rows_per_point * t.tiles);
+        plan.merge.points.row_stride = rows_per_point;
+        plan.merge.points.row_step = 1;
       } else {
-        plan.points = make_axis(Source::rows, t.rows / rows_per_point, rows_per_point * t.tiles);
-        plan.points.row_stride = rows_per_point;
-        plan.points.row_step = 1;
+        plan.merge.points = make_axis(Source::segments, layout.samples, t.regions * t.tiles);
       }
-      plan.points.columns_first = layout.channels_last && rows_per_point > 1;
+      plan.merge.points.columns_first = layout.channels_last && rows_per_point > 1;
     }
     plan.blocks = std::min(t.work(), kMostBlocks);
   }
-  plan.points.first_blocks = plan.units.blocks();
+  plan.merge.points.first_blocks = plan.merge.units.blocks();
   return plan;
 }
 

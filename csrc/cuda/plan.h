@@ -58,20 +58,33 @@ struct Axis {
   JUMPSTART_INLINE int64_t blocks() const { return (items + items_per_block - 1) / items_per_block; }
 };
 
+// How partial extrema are merged.
+struct MergePlan {
+  Axis units, points;
+
+  JUMPSTART_INLINE int64_t blocks() const { return units.blocks() + points.blocks(); }
+};
+
+// How many partial extrema there are, by source.
+struct PartialCounts {
+  int64_t columns, rows, segments;
+};
+
+enum class ForwardKernel : int32_t {
+  small,   // small.cuh: alone, without partial extrema
+  rows,    // rows.cuh, by the tiling
+  planes,  // planes.cuh, by the chunks
+};
+
 struct ForwardPlan {
-  bool small;        // small.cuh runs, alone: all that follows is for the others
-  bool planes;       // planes.cuh runs, else rows.cuh
-  bool row_extrema;  // rows.cuh: of each row (always so in planes.cuh)
-  bool segment_extrema;
-  bool wide;  // 16-byte accesses
+  ForwardKernel kernel;
+  bool by_row;  // whether rows.cuh finds the extrema of points in rows, not in segments
+  bool wide;    // 16-byte accesses
   int64_t blocks;
   Tiling tiling;
   Chunks chunks;
-  Axis units, points;
-  // Elements of the workspace.
-  int64_t column_partials, row_partials, segment_partials;
-
-  JUMPSTART_INLINE int64_t merge_blocks() const { return units.blocks() + points.blocks(); }
+  PartialCounts partials;
+  MergePlan merge;
 };
 
 struct BackwardPlan {

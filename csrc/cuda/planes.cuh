@@ -3,12 +3,17 @@
 
 #pragma once
 
+#include <cstdint>
+
+#include "cuda/activate.cuh"
+#include "cuda/device.cuh"
+#include "cuda/merge.cuh"
 #include "cuda/statistics.cuh"
 
 namespace jumpstart {
 namespace cuda {
 
-template <typename scalar_t, int elements>
+template <typename scalar_t, int elements, typename Activation>
 class Planes {
   using V = Vector<scalar_t, elements>;
   using P = typename V::P;
@@ -16,8 +21,8 @@ class Planes {
   using stat_t = typename V::stat_t;
 
  public:
-  JUMPSTART_DEVICE explicit Planes(const Forward<scalar_t>& f)
-      : f_(f), c_(f.plan.chunks), lane_(static_cast<int>(threadIdx.x) % c_.lanes) {}
+  JUMPSTART_DEVICE Planes(const Forward<scalar_t>& f, const Activation& activation)
+      : f_(f), activation_(activation), c_(f.plan.chunks), lane_(static_cast<int>(threadIdx.x) % c_.lanes) {}
 
   // A chunk of a plane, by the lanes of a group. All groups of a warp come along, those without work too.
   JUMPSTART_DEVICE void run(int64_t work) {
@@ -48,11 +53,11 @@ class Planes {
     const int64_t offset = plane_ * c_.columns + begin_ + column;
     Value x[kDepth][V::kPacks] = {};
     if (active) {
-      V::load(f_.x + offset, x[0]);
+      V::load(f_.elementwise.x + offset, x[0]);
 #pragma unroll
       for (int d = 1; d < kDepth; ++d) {
         if (full || column + d * width < columns_) {
-          V::load(f_.x + offset + d * width, x[d]);
+          V::load(f_.elementwise.x + offset + d * width, x[d]);
         } else {  // the first again: it changes no extremum and no first place
 #pragma unroll
           for (int p = 0; p < V::kPacks; ++p) x[d][p] = x[0][p];
@@ -60,18 +65,18 @@ class Planes {
       }
       extrema_.add(x, place);
     }
-    if (!f_.output) return;
+    if (!f_.elementwise.output) return;
     uint32_t bits = 0;
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
-      const uint32_t own = rectify<V>(x[d]);
+      const uint32_t own = activate<V>(activation_, x[d]);
       if (!active || !(full || column + d * width < columns_)) continue;
       bits |= own << 8 * d;
-      V::store(f_.output + offset + d * width, x[d]);
+      V::store(f_.elementwise.output + offset + d * width, x[d]);
     }
     bits = join_bits<V>(bits, lane_, c_.lanes);
     if (active && column % 8 == 0) {
-      uint8_t* mask = f_.mask + plane_ * c_.mask_columns + (begin_ + column) / 8;
+      uint8_t* mask = f_.elementwise.mask + plane_ * c_.mask_columns + (begin_ + column) / 8;
 #pragma unroll
       for (int d = 0; d < kDepth; ++d) {
         if (full || column + d * width < columns_) mask[d * width / 8] = static_cast<uint8_t>(bits >> 8 * d);
@@ -81,7 +86,7 @@ class Planes {
 
   JUMPSTART_DEVICE void reduce(bool active, int64_t work, int32_t width) {
     Extrema<stat_t> found = reduce_values<V>(extrema_.max, extrema_.min, active, c_.lanes);
-    if (__any_sync(kWholeWarp, active && has_slack(f_, order_key(f_.margin), found))) {
+    if (__any_sync(kWholeWarp, active && f_.statistics.has_slack(order_key(f_.statistics.margin), found))) {
       const auto column = [&](const typename P::Place(&at)[V::kPacks], int p, int i) {
         return P::get_place(at[p], i) * width + lane_ * elements + p * P::kValues + i;
       };
@@ -90,10 +95,11 @@ class Planes {
       found.min_at = first_place<V>(extrema_.min, -key_value<stat_t>(found.min), active, c_.lanes,
                                     [&](int p, int i) { return column(extrema_.min_at, p, i); });
     }
-    if (active && lane_ == 0) f_.row_partials[work] = Partial<scalar_t>::close(found);
+    if (active && lane_ == 0) f_.workspace.row_partials[work] = Partial<scalar_t>::close(found);
   }
 
   const Forward<scalar_t>& f_;
+  const Activation& activation_;
   const Chunks& c_;
   const int lane_;
   int64_t plane_, begin_;  // first column of the chunk
@@ -101,10 +107,11 @@ class Planes {
   Columns<V, kDepth> extrema_;
 };
 
-template <typename scalar_t, int elements>
+template <typename scalar_t, int elements, typename Activation>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
-    jumpstart_relu_forward_planes_kernel(const __grid_constant__ Forward<scalar_t> f) {
-  Planes<scalar_t, elements> planes(f);
+    jumpstart_activation_forward_planes_kernel(const __grid_constant__ Forward<scalar_t> f,
+                                               const __grid_constant__ Activation activation) {
+  Planes<scalar_t, elements, Activation> planes(f, activation);
   const int groups = kThreads / f.plan.chunks.lanes, groups_per_warp = kWarpSize / f.plan.chunks.lanes;
   const auto thread = static_cast<int>(threadIdx.x);
   const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + thread / kWarpSize;

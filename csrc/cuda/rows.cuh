@@ -3,12 +3,20 @@
 
 #pragma once
 
+#include <cstdint>
+
+#include "cuda/activate.cuh"
+#include "cuda/device.cuh"
+#include "cuda/merge.cuh"
 #include "cuda/statistics.cuh"
 
 namespace jumpstart {
 namespace cuda {
 
-template <typename scalar_t, int elements>
+// Shared memory, which the stages of the kernel take one after the other.
+constexpr int kRowsBytes = 2 * kWarps * 256 * 8;
+
+template <typename scalar_t, int elements, typename Activation>
 class Rows {
   using V = Vector<scalar_t, elements>;
   using P = typename V::P;
@@ -17,13 +25,14 @@ class Rows {
   using key_t = key_of<stat_t>;
 
  public:
-  JUMPSTART_DEVICE Rows(const Forward<scalar_t>& f, unsigned char* shared)
+  JUMPSTART_DEVICE Rows(const Forward<scalar_t>& f, const Activation& activation, unsigned char* shared)
       : f_(f),
+        activation_(activation),
         t_(f.plan.tiling),
         lane_(static_cast<int>(threadIdx.x) % t_.lanes),
         row_lane_(static_cast<int>(threadIdx.x) / t_.lanes),
         height_(kThreads / t_.lanes),
-        margin_key_(order_key(f.margin)),
+        margin_key_(order_key(f.statistics.margin)),
         max_keys_(reinterpret_cast<key_t*>(shared)),
         min_keys_(max_keys_ + kWarps * kWidth),
         max_rows_(reinterpret_cast<int32_t*>(min_keys_ + kWarps * kWidth)),
@@ -60,11 +69,11 @@ class Rows {
     const int64_t stride = height_ * t_.columns;
     Value x[kDepth][V::kPacks] = {};
     if (active) {
-      V::load(f_.x + offset, x[0]);
+      V::load(f_.elementwise.x + offset, x[0]);
 #pragma unroll
       for (int d = 1; d < kDepth; ++d) {
         if (full || row + d * height_ < rows_) {
-          V::load(f_.x + offset + d * stride, x[d]);
+          V::load(f_.elementwise.x + offset + d * stride, x[d]);
         } else {  // the first again: it changes no extremum and no first place
 #pragma unroll
           for (int p = 0; p < V::kPacks; ++p) x[d][p] = x[0][p];
@@ -72,21 +81,21 @@ class Rows {
       }
       columns_.add(x, place);
     }
-    if (f_.plan.row_extrema) {
+    if (f_.plan.by_row) {
 #pragma unroll
       for (int d = 0; d < kDepth; ++d) {
         const int32_t at = row + d * height_;
         reduce_row(x[d], at, active && (full || at < rows_));
       }
     }
-    if (f_.output) {
+    if (f_.elementwise.output) {
       uint32_t bits = 0;
 #pragma unroll
       for (int d = 0; d < kDepth; ++d) {
-        const uint32_t own = rectify<V>(x[d]);
+        const uint32_t own = activate<V>(activation_, x[d]);
         if (!active || !(full || row + d * height_ < rows_)) continue;
         bits |= own << 8 * d;
-        V::store(f_.output + offset + d * stride, x[d]);
+        V::store(f_.elementwise.output + offset + d * stride, x[d]);
       }
       bits = join_bits<V>(bits, lane_, t_.lanes);
       const int64_t byte = column() / 8;
@@ -95,7 +104,7 @@ class Rows {
         for (int d = 0; d < kDepth; ++d) {
           const int32_t at = row + d * height_;
           if (full || at < rows_) {
-            f_.mask[(begin_ + at) * t_.mask_columns + byte] = static_cast<uint8_t>(bits >> 8 * d);
+            f_.elementwise.mask[(begin_ + at) * t_.mask_columns + byte] = static_cast<uint8_t>(bits >> 8 * d);
           }
         }
       }
@@ -105,14 +114,14 @@ class Rows {
   // The extrema of a row's columns in this tile.
   JUMPSTART_DEVICE void reduce_row(const Value (&x)[V::kPacks], int32_t row, bool active) {
     Extrema<stat_t> found = reduce_values<V>(x, x, active, t_.lanes);
-    if (__any_sync(kWholeWarp, active && has_slack(f_, margin_key_, found))) {
+    if (__any_sync(kWholeWarp, active && f_.statistics.has_slack(margin_key_, found))) {
       // Columns in the tile.
       const auto column = [this](int p, int i) { return lane_ * elements + p * P::kValues + i; };
       found.max_at = first_place<V>(x, key_value<stat_t>(found.max), active, t_.lanes, column);
       found.min_at = first_place<V>(x, -key_value<stat_t>(found.min), active, t_.lanes, column);
     }
     if (active && lane_ == 0) {
-      f_.row_partials[(begin_ + row) * t_.tiles + tile_] = Partial<scalar_t>::close(found);
+      f_.workspace.row_partials[(begin_ + row) * t_.tiles + tile_] = Partial<scalar_t>::close(found);
     }
   }
 
@@ -152,15 +161,15 @@ class Rows {
         take_first_largest(found.max, found.max_at, max_keys_[slot], max_rows_[slot]);
         take_first_largest(found.min, found.min_at, min_keys_[slot], min_rows_[slot]);
       }
-      f_.column_partials[region * t_.columns + column] = Partial<scalar_t>::close(found);
+      f_.workspace.column_partials[region * t_.columns + column] = Partial<scalar_t>::close(found);
     }
     __syncthreads();
-    if (f_.plan.segment_extrema) reduce_segment(found, region, column);
+    if (!f_.plan.by_row) reduce_segment(found, region, column);
   }
 
   // The extrema of the region's samples are those of its units, at the first place that one of these has.
   JUMPSTART_DEVICE void reduce_segment(const Extrema<stat_t>& found, int64_t region, int64_t column) {
-    const bool columns_first = f_.plan.points.columns_first;
+    const bool columns_first = f_.plan.merge.points.columns_first;
     const int64_t row_step = columns_first ? 1 : t_.columns,
                   column_step = columns_first ? t_.segment_rows : 1;
     Candidate<stat_t> max{found.max, found.max_at * row_step + column * column_step};
@@ -171,12 +180,13 @@ class Rows {
         const int64_t at = columns_first ? place / t_.segment_rows : place % t_.columns;
         return static_cast<int32_t>(at - first_column());
       };
-      f_.segment_partials[region * t_.tiles + tile_] =
+      f_.workspace.segment_partials[region * t_.tiles + tile_] =
           Partial<scalar_t>::close({max.key, min.key, column_in_tile(max.place), column_in_tile(min.place)});
     }
   }
 
   const Forward<scalar_t>& f_;
+  const Activation& activation_;
   const Tiling& t_;
   const int lane_, row_lane_, height_;  // place in a row; row in a tile; rows of a tile of depth 1
   const key_t margin_key_;
@@ -189,11 +199,12 @@ class Rows {
   Columns<V, kDepth> columns_;
 };
 
-template <typename scalar_t, int elements>
+template <typename scalar_t, int elements, typename Activation>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
-    jumpstart_relu_forward_rows_kernel(const __grid_constant__ Forward<scalar_t> f) {
-  alignas(16) __shared__ unsigned char shared[kSharedBytes];
-  Rows<scalar_t, elements> rows(f, shared);
+    jumpstart_activation_forward_rows_kernel(const __grid_constant__ Forward<scalar_t> f,
+                                             const __grid_constant__ Activation activation) {
+  alignas(16) __shared__ unsigned char shared[kRowsBytes];
+  Rows<scalar_t, elements, Activation> rows(f, activation, shared);
   for (int64_t work = blockIdx.x; work < f.plan.tiling.work(); work += gridDim.x) rows.run(work);
   end_of_forward(f);
 }

@@ -2,6 +2,9 @@
 
 #pragma once
 
+#include <cstdint>
+
+#include "cuda/device.cuh"
 #include "cuda/statistics.cuh"
 
 namespace jumpstart {
@@ -21,22 +24,25 @@ class Small {
         keys_(reinterpret_cast<key_t*>(shared)) {}
 
   // The output, and the keys of all elements.
-  JUMPSTART_DEVICE void load() const {
+  template <typename Activation>
+  JUMPSTART_DEVICE void load(const Activation& activation) const {
+    using P = Pack<scalar_t>;
     const int elements = rows_ * columns_;
     for (int first = static_cast<int>(threadIdx.x); first < elements; first += kDepth * kSmallThreads) {
       scalar_t x[kDepth] = {};
 #pragma unroll
       for (int d = 0; d < kDepth; ++d) {
         const int i = first + d * kSmallThreads;
-        if (i < elements) x[d] = f_.x[i];
+        if (i < elements) x[d] = f_.elementwise.x[i];
       }
 #pragma unroll
       for (int d = 0; d < kDepth; ++d) {
         const int i = first + d * kSmallThreads;
         if (i >= elements) break;
-        const stat_t value = to_stat(x[d]);
-        keys_[i / columns_ * pitch_ + i % columns_] = order_key(value);
-        if (f_.output) f_.output[i] = value <= 0 ? scalar_t{} : x[d];
+        keys_[i / columns_ * pitch_ + i % columns_] = order_key(to_stat(x[d]));
+        if (!f_.elementwise.output) continue;
+        const auto pack = P::from_element(x[d]);
+        f_.elementwise.output[i] = P::to_element(activation.template value<P>(pack, P::positive(pack)));
       }
     }
   }
@@ -50,7 +56,7 @@ class Small {
       for (int b = 0; b < 8; ++b) {
         if (first + b < columns_) bits |= static_cast<uint32_t>(keys_[row * pitch_ + first + b] > 0) << b;
       }
-      f_.mask[i] = static_cast<uint8_t>(bits);
+      f_.elementwise.mask[i] = static_cast<uint8_t>(bits);
     }
   }
 
@@ -85,8 +91,8 @@ class Small {
       }
       if (lane > 0 || item >= items) continue;
       const bool nan = max == largest_key<stat_t>();
-      store_extrema(
-          f_, item + (units ? 0 : columns_), key_value<stat_t>(max), key_value<stat_t>(nan ? max : -min),
+      f_.statistics.store(
+          item + (units ? 0 : columns_), key_value<stat_t>(max), key_value<stat_t>(nan ? max : -min),
           [&] { return index<units>(item, max_at); },
           [&] { return index<units>(item, nan ? max_at : min_at); }, sums);
     }
@@ -107,21 +113,22 @@ class Small {
   key_t* keys_;  // [rows, pitch], which is odd: lanes that go down a column then meet in few banks
 };
 
-template <typename scalar_t>
+template <typename scalar_t, typename Activation>
 __global__ void __launch_bounds__(kSmallThreads)
-    jumpstart_relu_forward_small_kernel(const __grid_constant__ Forward<scalar_t> f) {
+    jumpstart_activation_forward_small_kernel(const __grid_constant__ Forward<scalar_t> f,
+                                              const __grid_constant__ Activation activation) {
   using stat_t = stat_of<scalar_t>;
   alignas(16) __shared__ unsigned char shared[kSmallBytes];
   const Small<scalar_t> small(f, shared);
-  small.load();
+  small.load(activation);
   __syncthreads();
-  if (f.output) small.store_mask();
-  stat_t sums[2 * kSums] = {};
+  if (f.elementwise.output) small.store_mask();
+  stat_t sums[kLayerSums] = {};
   small.template reduce<true>(sums);
-  small.template reduce<false>(sums + kSums);
+  small.template reduce<false>(sums + kSlackSums);
   __syncthreads();
   const stat_t sum = sum_block<kSmallThreads / kWarpSize>(sums, shared);
-  if (threadIdx.x < 2 * kSums) f.slack_sums[threadIdx.x] = sum;
+  if (threadIdx.x < kLayerSums) f.statistics.slack_sums[threadIdx.x] = sum;
 }
 
 }  // namespace cuda

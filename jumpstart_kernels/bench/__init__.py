@@ -1,4 +1,4 @@
-"""``python -m jumpstart_kernels bench``: what the layer costs here, beside its peers."""
+"""``python -m jumpstart_kernels bench``: the cost of the layer on this machine, compared with its peers."""
 
 import json
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from jumpstart_kernels.bench.report import failures, make_table
 from jumpstart_kernels.bench.timing import current
 
 SCHEMA = 1  # of the JSON file
-TABLE_WIDTH = 140  # where the terminal has less it wraps the lines, and no figure is cut
-BUSY = 0.3  # load average for each core from which a run warns
+TABLE_WIDTH = 140  # a narrower terminal wraps the lines; no number is cut
+BUSY = 0.3  # load average per core above which a run warns
 
 
 def run(
@@ -35,24 +35,24 @@ def run(
     command: Sequence[str] = (),
     system_allocator: bool = False,
 ) -> int:
-    """Measure cases, print a table of each, and write the results.
+    """Measure cases, print a table for each, and write the results.
 
     Args:
-        cases: what to measure.
-        device: where.
-        peers: of :data:`~jumpstart_kernels.bench.peers.PEERS`, beside ``nn.ReLU`` and a copy.
+        cases: the cases to measure.
+        device: the device to run on.
+        peers: names in :data:`~jumpstart_kernels.bench.peers.PEERS`, besides ``nn.ReLU`` and a copy.
         backends: of the peer ``"jumpstart"``.
-        passes: of :data:`~jumpstart_kernels.bench.cases.PASSES`.
-        rounds: samples of each peer and pass; by default as many as fit into ``budget`` seconds a case.
+        passes: names in :data:`~jumpstart_kernels.bench.cases.PASSES`.
+        rounds: samples of each peer and pass; by default as many as fit into ``budget`` seconds per case.
         seed: of the random inputs.
         authors: a checkout of the authors' code, for the peer ``"authors"``.
-        output: a JSON file, written again after each case.
-        command: what the user typed, for the file.
-        system_allocator: leave the memory allocator of the CPU as it is
+        output: a JSON file, rewritten after each case.
+        command: the command line, for the file.
+        system_allocator: do not change the memory allocator of the CPU
             (:func:`~jumpstart_kernels.bench.machine.keep_memory`).
 
     Returns:
-        The exit status: 0, or 1 where a peer computed something wrong and so has no figure.
+        The exit status: 0, or 1 if a peer computed a wrong result and has no figures.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -100,9 +100,9 @@ def run(
 
 
 def heading(machine: dict[str, Any]) -> str:
-    """What stands over the tables: where they come from, and whether to trust them."""
+    """The heading of the tables: the machine, and a warning if it is busy."""
     heading = f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
     load = machine["load_average"]
     if load is not None and load > BUSY * machine["cpu_cores"]:
-        heading += f"\nwarning: load average {load:.1f}: something else is running, and figures will be off"
+        heading += f"\nwarning: load average {load:.1f}: the machine is busy, timings are unreliable"
     return heading

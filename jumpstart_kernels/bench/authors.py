@@ -1,4 +1,4 @@
-"""The authors' published code, measured beside this project from a checkout of the user's own."""
+"""The authors' published code, measured from a checkout that the user provides."""
 
 import contextlib
 import importlib.util
@@ -20,7 +20,7 @@ def load_regularization(checkout: Path) -> Any:
         checkout: a clone of the repository ``REPOSITORY``.
 
     Raises:
-        ValueError: there is no such class in ``checkout``, or its file does not run.
+        ValueError: ``checkout`` has no such class, or its file does not run.
     """
     file = checkout / _FILE
     if not file.is_file():
@@ -39,10 +39,10 @@ def load_regularization(checkout: Path) -> Any:
 
 
 def attach(regularization: Any, model: nn.Module | None = None) -> Any:
-    """An instance of it on a model's layers, or on none: then its ``hook`` takes pre-activations.
+    """An instance attached to a model's layers, or to none: its ``hook`` then takes pre-activations.
 
-    Its ``loss`` is the penalty of the last forward, by the same defaults as ours: both signs by halves,
-    mean over units plus mean over points.
+    Its ``loss`` is the penalty of the last forward, with the same defaults as ours: both signs weighted by
+    half, mean over units plus mean over points.
     """
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints to stdout
         return regularization() if model is None else regularization(model)

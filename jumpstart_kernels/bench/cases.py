@@ -1,4 +1,4 @@
-"""What is measured: shapes, dtypes, layouts, and the sets of them that a run takes by default."""
+"""The benchmark's cases: shapes, dtypes, layouts, and the default selections of them."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from jumpstart_kernels.kernels.layout import channels_last_format
+from jumpstart_kernels.ops.layout import channels_last_format
 
 DTYPES = {
     "float32": torch.float32,
@@ -16,7 +16,7 @@ DTYPES = {
 }
 LAYOUTS = ("contiguous", "channels_last")
 PASSES = ("forward", "backward", "forward+backward")
-LAUNCH_BOUND = 2**20  # elements: up to here a GPU spends more on launching a kernel than on its bytes
+LAUNCH_BOUND = 2**20  # elements up to which launching a kernel costs a GPU more than moving its bytes
 
 _Shapes = list[tuple[int, ...]]
 _CPU_SHAPES: _Shapes = [(64, 64, 56, 56), (4096, 4096), (1024, 1024), (256, 1024), (256, 4)]
@@ -35,7 +35,7 @@ _CUDA_SWEEP_SHAPES: _Shapes = [(8192, 8192), (16384, 16384)]
 
 
 class Case(NamedTuple):
-    """One input, and how it is run."""
+    """One input and how to run it."""
 
     shape: tuple[int, ...]
     dtype: str = "float32"
@@ -43,7 +43,9 @@ class Case(NamedTuple):
     graphs: bool = False
     """Replayed as a CUDA graph."""
     unhealthy: float = 0.0
-    """Fraction of the units that are dead, and as many again linear: those have a gradient of the penalty."""
+    """Fraction of the units that are dead, and as many linear: these get a gradient from the penalty."""
+    activation: str = "relu"
+    """Of :data:`~jumpstart_kernels.ops.activations.ACTIVATIONS`."""
 
     @property
     def elements(self) -> int:
@@ -51,12 +53,13 @@ class Case(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of one tensor of the case."""
+        """Size of one tensor of the case."""
         return self.elements * DTYPES[self.dtype].itemsize
 
     def __str__(self) -> str:
         unhealthy = f", {self.unhealthy:.0%} of the units dead and {self.unhealthy:.0%} linear"
-        options = (", CUDA graph" if self.graphs else "") + (unhealthy if self.unhealthy else "")
+        activation = "" if self.activation == "relu" else f", {self.activation}"
+        options = activation + (", CUDA graph" if self.graphs else "") + (unhealthy if self.unhealthy else "")
         return f"{shape_name(self.shape)} {self.dtype} {self.layout}{options}"
 
 
@@ -73,16 +76,17 @@ def select_cases(
     layouts: Sequence[str] = (),
     graphs: bool = False,
     unhealthy: float = 0.0,
+    activation: str = "relu",
 ) -> list[Case]:
     """The cases of a run.
 
     Args:
-        device_type: ``"cpu"`` or ``"cuda"``, which the sets differ by.
-        selection: ``"default"``, ``"quick"``, ``"all"`` or ``"sweep"``: small sizes to large.
-        shapes: these, in place of the selection's. Likewise ``dtypes`` and ``layouts``; a layout that a shape
-            does not have is left out for it.
-        graphs: run cases of up to ``LAUNCH_BOUND`` elements as CUDA graphs also.
-        unhealthy: see :class:`Case`.
+        device_type: ``"cpu"`` or ``"cuda"``, each with its own selections.
+        selection: ``"default"``, ``"quick"``, ``"all"`` or ``"sweep"`` (sizes from small to large).
+        shapes: replace the selection's; likewise ``dtypes`` and ``layouts``. Layouts that a shape does not
+            have are skipped.
+        graphs: also run cases of up to ``LAUNCH_BOUND`` elements as CUDA graphs.
+        unhealthy: see :class:`Case`, and ``activation`` likewise.
     """
     cuda = device_type == "cuda"
     standard = _CUDA_SHAPES if cuda else _CPU_SHAPES
@@ -97,7 +101,8 @@ def select_cases(
         selection, ["float32", "bfloat16"]
     )
     layouts = layouts or (["contiguous"] if selection in ("quick", "sweep") else LAYOUTS)
-    return list(_combine(shapes or selected[selection], dtypes, layouts, graphs, unhealthy))
+    combined = _combine(shapes or selected[selection], dtypes, layouts, graphs, unhealthy)
+    return [case._replace(activation=activation) for case in combined]
 
 
 def _combine(
@@ -119,7 +124,7 @@ def _combine(
 
 
 def has_channels_last(shape: Sequence[int]) -> bool:
-    """Whether tensors of this shape can lie in channels_last."""
+    """Whether tensors of this shape can be channels_last."""
     return len(shape) in (4, 5)
 
 

@@ -1,4 +1,4 @@
-"""Whether a peer computes what it should: without that it has no figures."""
+"""Checks a peer's results: without correct results it gets no figures."""
 
 from collections.abc import Callable
 
@@ -9,26 +9,27 @@ from jumpstart_kernels.bench.cases import Case, make_gradient, make_input, make_
 from jumpstart_kernels.bench.peers import Forward, Outputs, Peer
 from jumpstart_kernels.bench.report import does_not_run
 
-# Relative errors that rounding explains, by the dtype of the result.
+# Relative errors within rounding, by the dtype of the result.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-SUM_TOLERANCE = 1e-4  # of what PyTorch's BatchNorm makes of sums over hundreds of thousands of float32
-UNHEALTHY = 1 / 16  # of the units and of the points are dead, and as many linear, so that the penalty bites
+SUM_TOLERANCE = 1e-4  # for PyTorch's BatchNorm, which sums over hundreds of thousands of float32 values
+UNHEALTHY = 1 / 16  # of the units and points are dead, and as many linear, so that the penalty has a gradient
 
 
 class Check:
     """Values and gradients of a case in float64, on an input with dead and linear units and points."""
 
     def __init__(self, case: Case, device: torch.device) -> None:
+        self.activation = case.activation
         self.x = make_input(case, device)
         make_unhealthy(self.x, 1, max(UNHEALTHY, case.unhealthy))
         make_unhealthy(self.x, 0, UNHEALTHY)
         self.grad = make_gradient(case, device)
-        # The penalty's mean hands each unit and point so little that 16 bits would round it away beside grad.
-        self.weight = min(2.0**15, case.shape[0] + case.shape[1])  # which float16 can hold
+        # The mean gives each unit and point a gradient so small that 16 bits would round it away beside grad.
+        self.weight = min(2.0**15, case.shape[0] + case.shape[1])  # fits in float16
         self._expected: dict[Forward, tuple[Outputs, Tensor]] = {}
 
     def failure(self, peer: Peer) -> str | None:
-        """What is wrong with a peer's results, or None. Exceptions of its own count as wrong."""
+        """What is wrong with a peer's results, or None. Exceptions count as wrong."""
         try:
             with peer.active():
                 outputs, gradient = self._run(peer.forward, self.x, self.grad)
@@ -40,7 +41,8 @@ class Check:
         computed = peer.before_relu is not None
         if computed:
             tolerance = max(tolerance, SUM_TOLERANCE)
-        bound = tolerance * (computed + expected_output.abs()) * computed  # a bare ReLU has nothing to round
+        rounded = computed or self.activation != "relu"  # which has nothing to round
+        bound = tolerance * (computed + expected_output.abs()) * rounded
         message = _excess("output", output, expected_output, bound)
         for value, expected_value in zip(outputs[1:], expected[1:], strict=True):
             bound = TOLERANCES[value.dtype] * (1 + expected_value.abs())
@@ -51,7 +53,7 @@ class Check:
         return message or _excess("gradient", gradient.double(), expected_gradient, bound)
 
     def _gradient_through(self, before_relu: Callable[[Tensor], Tensor], positive: Tensor) -> Tensor:
-        """The gradient in float64, with the ReLU open where the peer's is."""
+        """The gradient in float64, with the ReLU active where the peer's is."""
         definition = lambda x: (torch.where(positive, before_relu(x), 0.0),)  # noqa: E731
         return self._run(definition, self.x.double(), self.grad.double())[1]
 
@@ -69,7 +71,7 @@ class Check:
 
 
 def _excess(name: str, actual: Tensor, expected: Tensor, bound: Tensor) -> str | None:
-    """Where two tensors of one shape differ by more than ``bound``; NaN differs from everything."""
+    """A message if two tensors differ by more than ``bound``; NaN differs from everything."""
     wrong = ~((actual - expected).abs() <= bound)
     count = int(wrong.sum())
     if count == 0:

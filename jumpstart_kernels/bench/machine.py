@@ -1,4 +1,4 @@
-"""Where a figure comes from: the machine, the versions, the commit."""
+"""The origin of a measurement: machine, versions, commit."""
 
 import ctypes
 import importlib.metadata
@@ -12,21 +12,21 @@ from pathlib import Path
 import torch
 
 import jumpstart_kernels
-from jumpstart_kernels.kernels import native
+from jumpstart_kernels.ops import native
 
 _CLOCKS = ("clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "driver_version")  # MHz, W
 
 
-# Of malloc.h: what glibc gives back to the system, and what it asks the system for each time.
+# From malloc.h: when glibc returns memory to the system, and when it maps memory for a single block.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NEVER = 2**31 - 1
 
 
 def keep_memory(device: torch.device) -> bool:
-    """Let glibc keep the process's memory, as the caching allocator of a GPU does; whether it now does.
+    """Make glibc keep freed memory, like the caching allocator of a GPU; returns whether it does.
 
-    It gives large blocks back to the system when they are freed, or does not, as the sum of the sizes falls;
-    the page faults of the next call then cost several times what an elementwise operation does.
+    Otherwise it may return large blocks to the system when they are freed, depending on their total size, and
+    the page faults of the next call then cost several times as much as an elementwise operation.
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         return False
@@ -35,7 +35,7 @@ def keep_memory(device: torch.device) -> bool:
 
 
 def describe(device: torch.device, command: Sequence[str], keeps_memory: bool = False) -> dict[str, object]:
-    """A record of what was measured on, for JSON, with the command that did it; of paths only their names."""
+    """A JSON record of the machine and the command; absolute paths are reduced to their names."""
     git = _git_state(Path(jumpstart_kernels.__file__).parent)
     record: dict[str, object] = {
         "device": _device_name(device),
@@ -81,7 +81,7 @@ def _cpu_name() -> str:
 
 
 def _clocks(device: torch.device) -> dict[str, str]:
-    """As nvidia-smi reports them at this moment, with units; empty where it is not there."""
+    """The clocks that nvidia-smi reports, with units; empty if it is not installed."""
     if shutil.which("nvidia-smi") is None:
         return {}
     uuid = str(torch.cuda.get_device_properties(device).uuid)
@@ -91,16 +91,16 @@ def _clocks(device: torch.device) -> dict[str, str]:
 
 
 def _leads_outside(word: str) -> bool:
-    """Whether a word is a path that says something of this machine alone."""
+    """Whether a word is a path that is meaningful only on this machine."""
     return os.path.isabs(word) or word.startswith(os.pardir + os.sep)
 
 
 def _git_state(folder: Path) -> tuple[str | None, bool | None]:
     """Commit, and whether the tree differs from it; None outside a checkout."""
     git = ["git", "-C", str(folder)]
-    if _run([*git, "ls-files", "--error-unmatch", "__init__.py"]) is None:  # it is another's
+    if _run([*git, "ls-files", "--error-unmatch", "__init__.py"]) is None:  # another repository
         return None, None
-    # Results and figures are written by benchmarks: they are no change of what is measured.
+    # Benchmarks write results and figures: these do not change what is measured.
     measured = [":/", ":(top,exclude)benchmarks/results", ":(top,exclude)docs"]
     return _run([*git, "rev-parse", "HEAD"]), _run([*git, "status", "--porcelain", "--", *measured]) != ""
 

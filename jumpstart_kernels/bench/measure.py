@@ -1,4 +1,4 @@
-"""One case, measured: check every peer, then time those that are right, side by side."""
+"""Measures one case: checks every peer, then times the correct ones, interleaved."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,7 +9,7 @@ import torch
 from jumpstart_kernels.bench.cases import DTYPES, Case
 from jumpstart_kernels.bench.check import Check
 from jumpstart_kernels.bench.memory import peak_bytes, saved_bytes
-from jumpstart_kernels.bench.peers import RELU, Peer
+from jumpstart_kernels.bench.peers import Peer
 from jumpstart_kernels.bench.report import does_not_run
 from jumpstart_kernels.bench.timing import (
     Buffers,
@@ -38,12 +38,12 @@ def measure(
 
     Args:
         case: the input.
-        peers: what to run, ``nn.ReLU`` among it. One whose results are wrong is not timed: its record has
-            ``failure``, and no figure.
+        peers: what to run, first what the ratios refer to. One whose results are wrong is not timed: its
+            record has ``failure``, and no figure.
         passes: of ``"forward"``, ``"backward"`` and ``"forward+backward"``.
         device: where.
         rounds: samples of each peer and pass; by default as many as fit into ``budget``.
-        budget: seconds.
+        budget: seconds per case.
         on_round: called after every round.
     """
     failures = _check(case, peers, device)
@@ -70,7 +70,7 @@ def measure(
     figures: dict[str, Record] = {peer.name: {} for peer in peers}
     for (peer, name, sampler), column in zip(timed, columns, strict=True):
         figures[peer.name][name] = figures_of(column, sampler.iterations, _moved(peer, name, case))
-    plain = figures[RELU]
+    plain = figures[peers[0].name]
     for each in figures.values():
         for name, record in each.items():
             record["ratio"] = record["median"] / plain[name]["median"] if plain else None
@@ -80,6 +80,7 @@ def measure(
         "layout": case.layout,
         "graphs": case.graphs,
         "unhealthy": case.unhealthy,
+        "activation": case.activation,
         "bytes": case.bytes,
         "rounds": len(rows),
         "copy": figures_of(copied, copy.iterations, 2 * case.bytes),
@@ -97,7 +98,7 @@ def measure(
 
 
 def _check(case: Case, peers: Sequence[Peer], device: torch.device) -> dict[str, str]:
-    """What is wrong, by peer."""
+    """Failures by peer."""
     check = Check(case, device)
     found = {peer.name: check.failure(peer) for peer in peers}
     return {name: failure for name, failure in found.items() if failure is not None}

@@ -1,4 +1,4 @@
-"""What a forward keeps for its backward, and what a step needs at its peak."""
+"""Memory that a forward keeps for its backward, and the peak of a step."""
 
 from collections.abc import Callable
 
@@ -10,12 +10,12 @@ from jumpstart_kernels.bench.peers import Peer
 
 def saved_bytes(peer: Peer, x: Tensor) -> int:
     """Bytes of the storages that the forward of ``x`` saves for its backward, each counted once."""
-    storages: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+    storages: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is reused
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage
-        return tensor.detach()  # an output itself would hold its own graph, for good
+        return tensor.detach()  # keeping an output itself would keep its graph alive
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         peer.forward(x)
@@ -23,7 +23,7 @@ def saved_bytes(peer: Peer, x: Tensor) -> int:
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes that ``run`` allocates at its peak, on a GPU; None on the CPU, which does not count them."""
+    """Peak bytes that ``run`` allocates on a GPU; None on the CPU, which does not track them."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize(device)

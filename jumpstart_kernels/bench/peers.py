@@ -1,9 +1,10 @@
-"""The implementations that are measured side by side, each as a forward of one layer.
+"""The implementations that are compared, each as a forward of one layer.
 
-Every peer's ``definition`` is what it should compute, in plain PyTorch, to be run in float64. The peers that
-have a penalty differ only in who gets the gradient of an extremum that several elements hold.
+Every peer's ``definition`` is what it should compute, in plain PyTorch, to be run in float64. Peers with a
+penalty differ only in which of several tied elements gets the gradient of an extremum.
 """
 
+import functools
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,96 +18,83 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import jumpstart_kernels as jk
-from jumpstart_kernels import backends
 from jumpstart_kernels.bench.authors import attach, load_regularization
 from jumpstart_kernels.bench.cases import DTYPES, Case
+from jumpstart_kernels.bench.definition import first_extrema, nested_extrema, penalty, shared_extrema
+from jumpstart_kernels.nn import LAYERS
+from jumpstart_kernels.ops import backends
+from jumpstart_kernels.ops.activations import ACTIVATIONS
 
-Outputs = tuple[Tensor, ...]  # the layer's output, and the penalty where there is one
+Outputs = tuple[Tensor, ...]  # the layer's output, and the penalty if there is one
 Forward = Callable[[Tensor], Outputs]
-PEERS = ("jumpstart", "composite", "compiled", "batch_norm", "authors")  # beside nn.ReLU, always measured
+PEERS = ("jumpstart", "composite", "compiled", "batch_norm", "authors")  # nn.ReLU is always measured
+ONLY_RELU = ("batch_norm", "authors")  # peers that there are for no other activation
 RELU = "nn.ReLU"
 
 
 @dataclass
 class Peer:
-    """One implementation of a ReLU layer, regularized or not."""
+    """One implementation of an activation's layer, regularized or not."""
 
     name: str
     forward: Forward
     definition: Forward
     tensors_moved: tuple[int, int] | None = None
-    """The least tensors of the input's size that forward and backward must move; None: not defined here."""
+    """Tensors of the input's size that forward and backward must move at least; None: not defined."""
     mask: bool = False
-    """Whether a bit an element has to go beside them, written in the forward and read in the backward."""
+    """Whether one bit per element is also written in the forward and read in the backward."""
     parameters: Sequence[Tensor] = ()
     before_relu: Callable[[Tensor], Tensor] | None = None
-    """What goes into the ReLU if it is computed, so that its sign near 0 is a matter of rounding."""
+    """How the ReLU's input is computed, if it is: its sign near 0 then depends on rounding."""
     backend: str | None = None
     ones: list[Tensor] = field(default_factory=list)
-    """The gradient of the penalty, where there is one."""
+    """The gradient of the penalty, if there is one."""
 
     def active(self) -> AbstractContextManager:
-        """What the peer runs in."""
+        """The context in which the peer runs."""
         return nullcontext() if self.backend is None else jk.use_backend(self.backend)
 
     def prepare(self, x: Tensor) -> None:
-        """Run once: what compiles compiles, and the penalty's gradient is there."""
+        """Run once, to trigger compilation and create the penalty's gradient."""
         self.ones = [torch.ones_like(penalty) for penalty in self.forward(x)[1:]]
 
     def backward(self, x: Tensor, outputs: Outputs, grad: Tensor) -> None:
-        """The gradients of ``sum(output · grad) + penalty``, of ``x`` and the parameters, afresh."""
+        """Fresh gradients of ``sum(output · grad) + penalty`` for ``x`` and the parameters."""
         x.grad = None
         for parameter in self.parameters:
             parameter.grad = None
         torch.autograd.backward(outputs, [grad, *self.ones])
 
     def model_bytes(self, elements: int, size: int) -> tuple[float, float] | None:
-        """The least bytes that forward and backward move, for elements of ``size`` bytes."""
+        """The minimum bytes that forward and backward move, for elements of ``size`` bytes."""
         if self.tensors_moved is None:
             return None
         forward, backward = (elements * (tensors * size + self.mask / 8) for tensors in self.tensors_moved)
         return forward, backward
 
 
-def penalty(x: Tensor, extrema: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -> Tensor:
-    """The balanced penalty of ``[N, C, *]``: both signs by halves, mean over units plus mean over points."""
-    means = []
-    for kept in (1, 0):  # units, points
-        maxima, minima = extrema(x, kept)
-        means.append((F.relu(1 - maxima) + F.relu(1 + minima)).mean() / 2)
-    return means[0] + means[1]
+@functools.cache
+def plain_function(activation: str) -> Callable[[Tensor], Tensor]:
+    """PyTorch's own function of an activation, with the parameter that its layer has by default."""
+    value, parameter = ACTIVATIONS[activation].value, LAYERS[activation]().parameter
+    return lambda x: value(x, parameter, False)
 
 
-def shared_extrema(x: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """Extrema over all dims but ``kept``; those that tie share the gradient."""
-    dims = [dim for dim in range(x.dim()) if dim != kept]
-    return x.amax(dims), x.amin(dims)
+@functools.cache
+def composite(activation: str) -> Forward:
+    """Activation and penalty as one writes them in PyTorch."""
+    function = plain_function(activation)
+    return lambda x: (function(x), penalty([x], shared_extrema))
 
 
-def first_extrema(x: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """The same; the first in row-major order gets the gradient."""
-    rows = x.movedim(kept, 0).flatten(1)
-    return rows.max(1).values, rows.min(1).values
-
-
-def nested_extrema(x: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """The same; the first along the other of the dims 0 and 1 of what is first behind them."""
-    maxima, minima = x.max(1 - kept).values, x.min(1 - kept).values
-    maxima, minima = maxima.reshape(len(maxima), -1), minima.reshape(len(minima), -1)
-    return maxima.max(1).values, minima.min(1).values
-
-
-def composite(x: Tensor) -> Outputs:
-    """ReLU and penalty as one writes them in PyTorch."""
-    return F.relu(x), penalty(x, shared_extrema)
-
-
-def first_definition(x: Tensor) -> Outputs:
-    return F.relu(x), penalty(x, first_extrema)
+@functools.cache
+def first_definition(activation: str) -> Forward:
+    function = plain_function(activation)
+    return lambda x: (function(x), penalty([x], first_extrema))
 
 
 def nested_definition(x: Tensor) -> Outputs:
-    return F.relu(x), penalty(x, nested_extrema)
+    return F.relu(x), penalty([x], nested_extrema)
 
 
 def batch_normalize(x: Tensor) -> Tensor:
@@ -117,30 +105,32 @@ def batch_norm_definition(x: Tensor) -> Outputs:
     return (F.relu(batch_normalize(x)),)
 
 
-def relu_peer() -> Peer:
-    relu = nn.ReLU()
-    return Peer(RELU, lambda x: (relu(x),), lambda x: (F.relu(x),), tensors_moved=(2, 3))
+def plain_peer(activation: str) -> Peer:
+    """PyTorch's own module: what the ratios refer to."""
+    function, module = plain_function(activation), LAYERS[activation].plain()
+    name = f"nn.{type(module).__name__}"
+    return Peer(name, lambda x: (module(x),), lambda x: (function(x),), tensors_moved=(2, 3))
 
 
 def regularized_peer(name: str, forward: Forward, definition: Forward, backend: str | None = None) -> Peer:
-    """ReLU and penalty. Whoever computes them, the least is to move the input and a result, and a mask."""
+    """Activation and penalty. Whoever computes them has to move the input and a result, and a mask."""
     return Peer(name, forward, definition, tensors_moved=(2, 2), mask=True, backend=backend)
 
 
-def jumpstart_peer(backend: str) -> Peer:
-    layer = jk.JumpstartReLU()
-    name = f"JumpstartReLU {backend}"
-    return regularized_peer(name, lambda x: (layer(x), jk.penalty(layer)), first_definition, backend)
+def jumpstart_peer(activation: str, backend: str) -> Peer:
+    layer, definition = LAYERS[activation](), first_definition(activation)
+    name = f"{type(layer).__name__} {backend}"
+    return regularized_peer(name, lambda x: (layer(x), jk.penalty(layer)), definition, backend)
 
 
-def composite_peer() -> Peer:
-    return regularized_peer("plain PyTorch", composite, composite)
+def composite_peer(activation: str) -> Peer:
+    return regularized_peer("plain PyTorch", composite(activation), composite(activation))
 
 
-def compiled_peer() -> Peer:
-    torch._dynamo.reset()  # what other shapes left behind
-    compiled = torch.compile(composite, fullgraph=True, dynamic=False)
-    return regularized_peer("plain PyTorch, compiled", compiled, composite)
+def compiled_peer(activation: str) -> Peer:
+    torch._dynamo.reset()  # drop the graphs of other shapes
+    compiled = torch.compile(composite(activation), fullgraph=True, dynamic=False)
+    return regularized_peer("plain PyTorch, compiled", compiled, composite(activation))
 
 
 def batch_norm_peer(case: Case, device: torch.device) -> Peer:
@@ -173,32 +163,33 @@ def make_peers(
     device: torch.device,
     checkout: Path | None = None,
 ) -> list[Peer]:
-    """``nn.ReLU`` and the peers of ``names``; Jumpstart once for each backend.
+    """PyTorch's own activation, then the peers of ``names``; Jumpstart once for each backend.
 
     Args:
         names: of ``PEERS``.
         backend_names: of the Jumpstart layer.
-        case: whose shape and dtype they are for, on ``device``.
+        case: whose activation, shape and dtype they are for, on ``device``.
         checkout: of the authors' code, where ``names`` has ``"authors"``.
     """
-    peers = [relu_peer()]
+    peers = [plain_peer(case.activation)]
     for name in PEERS:
         if name not in names:
             continue
         if name == "jumpstart":
-            peers += [jumpstart_peer(backend) for backend in backend_names]
+            peers += [jumpstart_peer(case.activation, backend) for backend in backend_names]
         elif name == "batch_norm":
             peers.append(batch_norm_peer(case, device))
         elif name == "authors":
-            assert checkout is not None  # without one there is no such name
+            assert checkout is not None  # the name is only allowed with a checkout
             peers.append(authors_peer(checkout))
         else:
-            peers.append({"composite": composite_peer, "compiled": compiled_peer}[name]())
+            make = {"composite": composite_peer, "compiled": compiled_peer}[name]
+            peers.append(make(case.activation))
     return peers
 
 
 def default_backends(device_type: str) -> list[str]:
-    """Those that are there; on the CPU without Triton's interpreter, which is for tests."""
+    """The available backends; on the CPU without Triton's interpreter, which is for tests."""
     return [
         name
         for name in backends.BACKENDS
@@ -207,7 +198,7 @@ def default_backends(device_type: str) -> list[str]:
 
 
 def cannot_compile(device_type: str) -> str | None:
-    """Why ``torch.compile`` cannot run on a device type, or None where it can."""
+    """Why ``torch.compile`` cannot run on a device type, or None if it can."""
     if device_type == "cuda":
         return None if find_spec("triton") is not None else "torch.compile needs Triton on a GPU"
     found = any(map(shutil.which, ("c++", "g++", "clang++", "cl")))

@@ -1,4 +1,4 @@
-"""What a run prints: a table for each case."""
+"""The printed tables, one per case."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,16 +9,15 @@ if TYPE_CHECKING:
 
 
 def make_table(record: dict[str, Any], passes: list[str]) -> "Table":
-    """A case's record as a table: time ± half the interquartile range, and the ratio to ``nn.ReLU``."""
+    """A case's record as a table: time ± half the interquartile range, and the ratio to the first peer."""
     from rich.table import Table
 
-    case = Case(
-        tuple(record["shape"]), record["dtype"], record["layout"], record["graphs"], record["unhealthy"]
-    )
+    shape, *options = (record[name] for name in Case._fields)
+    case = Case(tuple(shape), *options)
     copy = record["copy"]
     table = Table(
         title=str(case),
-        caption=f"{record['rounds']} rounds; ratio to nn.ReLU; GB/s of {passes[-1]}, "
+        caption=f"{record['rounds']} rounds; ratio to {record['peers'][0]['name']}; GB/s of {passes[-1]}, "
         f"copy {copy['gigabytes_per_second']:.3g} GB/s in {seconds_text(copy['median'])}",
         title_justify="left",
         caption_justify="left",
@@ -56,7 +55,7 @@ def _cells(peer: dict[str, Any], passes: list[str], copy: float) -> list[str]:
 
 
 def failures(record: dict[str, Any]) -> list[str]:
-    """A line for each peer of a case that has no figures."""
+    """One line per peer of a case without figures."""
     return [f"{peer['name']}: {peer['failure']}" for peer in record["peers"] if peer["failure"] is not None]
 
 

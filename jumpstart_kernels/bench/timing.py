@@ -1,4 +1,4 @@
-"""How time is taken: interleaved rounds of samples, each of as many iterations as the clock needs."""
+"""Timing: interleaved rounds of samples, each with as many iterations as the clock needs."""
 
 import itertools
 import math
@@ -15,18 +15,18 @@ from torch import Tensor
 from jumpstart_kernels.bench.cases import Case, make_gradient, make_input
 from jumpstart_kernels.bench.peers import Outputs, Peer
 
-SAMPLE_SECONDS = 2e-3  # a sample runs at least so long, in as many iterations as that takes
+SAMPLE_SECONDS = 2e-3  # minimum duration of a sample, which sets its iterations
 MAX_ITERATIONS = 1000
-MAX_KEPT_BYTES = 2**30  # that the forwards behind one sample of backwards may keep
-GRAPH_ITERATIONS = 20  # in one CUDA graph, as a graph of a training step holds many layers
+MAX_KEPT_BYTES = 2**30  # kept at most by the forwards for one sample of backwards
+GRAPH_ITERATIONS = 20  # per CUDA graph, as the graph of a training step holds many layers
 MIN_ROUNDS = 9
-ROTATED_BYTES = 4 * 2**20  # inputs from here on change, so that none is found in a GPU's L2
+ROTATED_BYTES = 4 * 2**20  # inputs of this size and more rotate, so that none is found in a GPU's L2
 
 Pairs = list[tuple[Tensor, Tensor]]  # inputs and gradients of the output
 
 
 class Sampler(NamedTuple):
-    """Takes one sample, of several iterations; its result is the seconds of one."""
+    """Takes one sample of several iterations and returns the seconds per iteration."""
 
     sample: Callable[[], float]
     iterations: int
@@ -41,7 +41,7 @@ class Quartiles(NamedTuple):
 
 
 class Buffers:
-    """Inputs and gradients of a case, handed out in turn: on a GPU more of them than its L2 holds."""
+    """Inputs and gradients of a case, handed out in rotation; on a GPU more of them than fit in its L2."""
 
     def __init__(self, case: Case, device: torch.device) -> None:
         self.case, self.device = case, device
@@ -54,19 +54,19 @@ class Buffers:
         self._turn = itertools.cycle(self.pairs)
 
     def take(self, count: int) -> Pairs:
-        """The next ``count`` of them, none with a gradient left from before."""
+        """The next ``count`` pairs, with gradients cleared."""
         for x, _ in self.pairs:
             x.grad = None
         return [next(self._turn) for _ in range(count)]
 
 
 def current(device: torch.device) -> AbstractContextManager:
-    """Make a GPU the one that events and graphs are made for."""
+    """Make a GPU the current device, for events and graphs."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """How long ``run`` takes: by the clock on the CPU, between two events on a GPU."""
+    """How long ``run`` takes: wall clock on the CPU, CUDA events on a GPU."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -95,13 +95,13 @@ def run_both(peer: Peer, pairs: Pairs) -> None:
 
 
 def run_copy(pairs: Pairs) -> None:
-    """The ceiling of any forward: a clone, which like the peers allocates its result."""
+    """The upper bound of any forward: a clone, which allocates its result like the peers."""
     for x, _ in pairs:
         x.detach().clone()
 
 
 def take_sample(peer: Peer, name: str, buffers: Buffers, iterations: int) -> float:
-    """Seconds of one iteration of a pass. What an iteration leaves is dropped within the time."""
+    """Seconds per iteration of a pass, including freeing its results."""
     pairs = buffers.take(iterations)
     with peer.active():
         if name == "backward":
@@ -114,7 +114,7 @@ def take_sample(peer: Peer, name: str, buffers: Buffers, iterations: int) -> flo
 
 
 def make_samplers(peer: Peer, passes: Sequence[str], buffers: Buffers) -> dict[str, Sampler]:
-    """Warmed-up samplers of a peer by pass. Of a CUDA graph there is no backward alone."""
+    """Warmed-up samplers of a peer by pass. With CUDA graphs there is no backward alone."""
     x, grad = buffers.pairs[0]
     with peer.active():
         peer.prepare(x)
@@ -137,7 +137,7 @@ def make_samplers(peer: Peer, passes: Sequence[str], buffers: Buffers) -> dict[s
 
 
 def _with_new_leaves(pairs: Pairs) -> Pairs:
-    """The same inputs for one capture: the gradient of a leaf in a living graph has that one's stream."""
+    """The same inputs for one capture: in a live graph a leaf's gradient belongs to that graph's stream."""
     return [(x.detach().requires_grad_(), grad) for x, grad in pairs]
 
 
@@ -154,12 +154,12 @@ def make_copy_sampler(buffers: Buffers) -> Sampler:
 
 
 def calibrate(sample: Callable[[int], float], most: int = MAX_ITERATIONS) -> Sampler:
-    """A sampler of as many iterations as ``SAMPLE_SECONDS`` takes, ``most`` at most.
+    """A sampler with as many iterations as fill ``SAMPLE_SECONDS``, at most ``most``.
 
     Args:
-        sample: takes a number of iterations, and returns the seconds of one.
+        sample: takes a number of iterations and returns the seconds per iteration.
     """
-    taken = sample(1)  # the first is often slow, and decides only where one is enough
+    taken = sample(1)  # the first is often slow, and only decides if one iteration is enough
     if taken < 50 * SAMPLE_SECONDS:
         taken = min(sample(1) for _ in range(3))
     iterations = max(1, min(most, MAX_ITERATIONS, math.ceil(SAMPLE_SECONDS / taken)))
@@ -171,7 +171,7 @@ def _capture(run: Callable[[], object], device: torch.device) -> Sampler:
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        for _ in range(3):  # what is compiled or allocated at first use must not be so in the graph
+        for _ in range(3):  # compile and allocate before the capture
             run()
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
@@ -183,9 +183,9 @@ def _capture(run: Callable[[], object], device: torch.device) -> Sampler:
 
 
 def interleave(samplers: Sequence[Sampler], rounds: int | None, budget: float) -> Iterator[list[float]]:
-    """The samples of each round in the order of ``samplers``, taken forwards and backwards by turns.
+    """The samples of each round in the order of ``samplers``, taken in alternating order.
 
-    Without ``rounds`` there are as many as begin within ``budget`` seconds, but ``MIN_ROUNDS`` at least.
+    Without ``rounds`` there are as many as start within ``budget`` seconds, and at least ``MIN_ROUNDS``.
     """
     begin = time.perf_counter()
     for done in itertools.count():
@@ -199,7 +199,7 @@ def interleave(samplers: Sequence[Sampler], rounds: int | None, budget: float) -
 
 
 def quartiles(samples: Sequence[float]) -> Quartiles:
-    """Of one sample: itself, three times."""
+    """Quartiles; a single sample is repeated three times."""
     if len(samples) == 1:
         samples = [samples[0]] * 2
     return Quartiles(*statistics.quantiles(samples, n=4, method="inclusive"))

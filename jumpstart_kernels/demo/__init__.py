@@ -1,4 +1,4 @@
-"""``python -m jumpstart_kernels demo``: a network that does not train, and trains with Jumpstart."""
+"""``python -m jumpstart_kernels demo``: a network that trains only with Jumpstart."""
 
 import sys
 import time
@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from jumpstart_kernels import backends
 from jumpstart_kernels.demo.data import TITLES, Data, check_name, load_data
 from jumpstart_kernels.demo.figure import FORMATS, draw_figure
 from jumpstart_kernels.demo.training import (
@@ -21,6 +20,7 @@ from jumpstart_kernels.demo.training import (
     one_thread,
     train,
 )
+from jumpstart_kernels.ops import backends
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,16 +42,16 @@ def run(datasets: list[str], epochs: int | None, seed: int, output: Path) -> int
     """Train the three networks on each data set; print a table for each and write the figure.
 
     Args:
-        datasets: of ``"wine"``, ``"breast_cancer"`` and ``"digits"``.
-        epochs: passes over each data set; by default its own of ``SETTINGS``.
-        seed: of the split, the initial weights and the order of the batches.
-        output: the file of the figure: ``.png``, ``.svg`` or ``.pdf``.
+        datasets: any of ``"wine"``, ``"breast_cancer"`` and ``"digits"``.
+        epochs: passes over each data set; by default those in ``SETTINGS``.
+        seed: for the split, the initial weights and the order of the batches.
+        output: file for the figure: ``.png``, ``.svg`` or ``.pdf``.
 
     Returns:
-        The exit status: 0, or 2 where a package is missing, which a line on stderr names.
+        The exit status: 0, or 2 if a package is missing, which is named on stderr.
 
     Raises:
-        ValueError: an argument is out of range, or there is no folder for ``output``.
+        ValueError: an argument is out of range, or the folder of ``output`` does not exist.
     """
     missing = [package for module, package in EXTRAS.items() if find_spec(module) is None]
     if missing:
@@ -97,14 +97,14 @@ def run(datasets: list[str], epochs: int | None, seed: int, output: Path) -> int
 
 
 def make_table(data: Data, runs: list[Run]) -> "Table":
-    """What the networks came to; the first is what the others' steps are compared with."""
+    """The results of the networks, with step times relative to the first."""
     from rich.table import Table
 
-    samples = f"{len(data.x_train)} samples, {len(data.x_test)} more for the test"
+    samples = f"{len(data.x_train)} training and {len(data.x_test)} test samples"
     settings = f"{runs[0].curve[-1][0]} epochs, lam = {runs[-1].lam}"
     table = Table(
         title=f"{data.title}: {samples}, {data.features} features, {data.classes} classes",
-        caption=f"{settings}; guessing gets {data.chance:.2f}; a step is the median one",
+        caption=f"{settings}; chance is {data.chance:.2f}; median step times",
     )
     table.add_column("network")
     for header in ("test accuracy", "dead units", "linear units", "s per step", f"/ {runs[0].name}"):
@@ -138,4 +138,4 @@ def _check_arguments(datasets: list[str], epochs: int | None, seed: int, output:
     if output.suffix.lower() not in FORMATS:
         raise ValueError(f"output must be a {', '.join(FORMATS)} file, got {str(output)!r}")
     if not output.absolute().parent.is_dir():
-        raise ValueError(f"output must be in a folder that is there, got {str(output)!r}")
+        raise ValueError(f"output must be in an existing folder, got {str(output)!r}")

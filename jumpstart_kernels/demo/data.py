@@ -28,27 +28,27 @@ class Data(NamedTuple):
 
     @property
     def chance(self) -> float:
-        """Test accuracy of always answering the class that is most frequent in the training part."""
+        """Test accuracy of always predicting the most frequent class of the training split."""
         return accuracy(self.y_train.bincount().argmax(), self.y_test)
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
-    """Fraction of ``[N]`` labels that the predictions hit."""
+    """Fraction of correct predictions of ``[N]`` labels."""
     return torch.eq(predicted, labels).float().mean().item()
 
 
 def check_name(name: str) -> None:
-    """Raise for a name that no data set has."""
+    """Raise for an unknown data set."""
     if name not in TITLES:
-        raise ValueError(f"datasets must be of {', '.join(map(repr, TITLES))}, got {name!r}")
+        raise ValueError(f"datasets must be one of {', '.join(map(repr, TITLES))}, got {name!r}")
 
 
 def load_data(name: str, seed: int) -> Data:
-    """A data set with a third of it for the test, stratified, standardized by its training part alone.
+    """A data set with a stratified third as test split, standardized on its training split.
 
     Args:
         name: ``"wine"``, ``"breast_cancer"`` or ``"digits"``.
-        seed: of the split.
+        seed: for the split.
 
     Raises:
         ValueError: unknown name.

@@ -1,4 +1,4 @@
-"""The picture: which units each network has left, over how it learned."""
+"""The figure: the unit status of each network above its learning curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,11 +23,11 @@ _BESIDE: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset po
 
 
 def draw_figure(results: Mapping[str, tuple[Data, Sequence[Run]]], path: Path) -> None:
-    """Write the unit-status map of each network over the learning curves, one column a data set.
+    """Write the unit-status map of each network above the learning curves, one column per data set.
 
     Args:
-        results: by name, a data set and the networks trained on it, the same ones for each.
-        path: the file, in one of ``FORMATS``.
+        results: a data set and the networks trained on it, by name; the same networks for each.
+        path: the output file, in one of ``FORMATS``.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -64,7 +64,7 @@ def draw_figure(results: Mapping[str, tuple[Data, Sequence[Run]]], path: Path) -
 
 
 def draw_unit_status(axis: "Axes", run: Run) -> None:
-    """Layers across, units up, each cell one unit of the trained network."""
+    """Layers on the x axis, units on the y axis; each cell is one unit of the trained network."""
     from matplotlib.colors import ListedColormap
 
     layers, units = run.unit_status.shape
@@ -85,7 +85,7 @@ def draw_unit_status(axis: "Axes", run: Run) -> None:
 
 
 def draw_curves(axis: "Axes", data: Data, runs: Sequence[Run]) -> None:
-    """Test accuracy of each network after each epoch, and that of guessing."""
+    """Test accuracy of each network after each epoch, and the chance level."""
     for run in runs:
         epochs, accuracies = zip(*run.curve, strict=True)
         axis.plot(epochs, accuracies, **LINES[run.name])

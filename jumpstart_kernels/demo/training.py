@@ -1,4 +1,4 @@
-"""The same deep, thin network without Jumpstart, with BatchNorm, and with Jumpstart, trained side by side."""
+"""The same deep, thin network plain, with BatchNorm and with Jumpstart, trained in lockstep."""
 
 import copy
 import statistics
@@ -17,7 +17,7 @@ from jumpstart_kernels.demo.data import Data, accuracy
 PLAIN, BATCH_NORM, JUMPSTART = "plain", "BatchNorm", "Jumpstart"
 DEPTH, WIDTH = 50, 4
 LEARNING_RATE = 0.01
-WEIGHT_DECAY = 1e-3  # without it the loss has spikes, and the last epoch may be in one
+WEIGHT_DECAY = 1e-3  # without it the loss spikes, possibly in the last epoch
 BATCH_SIZE = 512
 CURVE_POINTS = 100
 
@@ -26,7 +26,7 @@ criterion = nn.CrossEntropyLoss()
 
 @dataclass
 class Run:
-    """A network, and what its training shows."""
+    """A network and the record of its training."""
 
     name: str
     model: nn.Module
@@ -35,7 +35,7 @@ class Run:
     curve: list[tuple[int, float]] = field(default_factory=list)
     """(epoch, test accuracy); epoch 0 is before the first step."""
     step_seconds: list[float] = field(default_factory=list)
-    """Of each training step: forward, loss, backward and optimizer."""
+    """Per training step: forward, loss, backward and optimizer."""
     unit_status: Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.int8))
     """int8 ``[layers, units]`` over the training data: −1 dead, 0 linear, 1 nonlinear."""
 
@@ -46,7 +46,7 @@ class Run:
 
     @property
     def median_step(self) -> float:
-        """Seconds."""
+        """Median seconds per step."""
         return statistics.median(self.step_seconds)
 
     def share(self, status: int) -> float:
@@ -57,7 +57,7 @@ class Run:
 def build_network(
     features: int, classes: int, *, depth: int = DEPTH, width: int = WIDTH, batch_norm: bool = False
 ) -> nn.Sequential:
-    """``depth`` layers of ``width`` ReLU units under a linear classifier, as PyTorch initializes them."""
+    """``depth`` layers of ``width`` ReLU units and a linear classifier, with PyTorch's initialization."""
     layers: list[nn.Module] = []
     for i in range(depth):
         layers.append(nn.Linear(width if i else features, width))
@@ -87,17 +87,17 @@ def train(
     batch_size: int = BATCH_SIZE,
     on_epoch: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train networks in lock step, batch by batch, so that their times share what else the machine does.
+    """Train networks in lockstep, batch by batch, so that load on the machine affects their times alike.
 
     Args:
         runs: networks; their curves, times and unit status are filled in.
-        data: what to train on; its test part is only ever measured.
-        epochs: passes over the training part, the same for all.
-        seed: of the order of the batches, the same for all.
-        batch_size: samples a step; the last batch of an epoch holds the rest.
+        data: the data to train on; the test split is only evaluated.
+        epochs: passes over the training split, the same for all.
+        seed: for the order of the batches, the same for all.
+        batch_size: samples per step; the last batch of an epoch holds the rest.
         on_epoch: called after each epoch.
     """
-    # fused: the update of so many small parameters would otherwise take as long as their gradients
+    # fused: the update of many small parameters would otherwise take as long as their gradients
     make_optimizer = partial(torch.optim.Adam, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     optimizers = [make_optimizer(run.model.parameters()) for run in runs]
     generator = torch.Generator().manual_seed(seed)
@@ -118,7 +118,7 @@ def train(
 
 
 def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, lam: float) -> None:
-    """One step on a batch. The penalty is all that Jumpstart adds to it."""
+    """One step on a batch. Jumpstart only adds the penalty."""
     if lam == 0:
         loss = criterion(model(x), y)
     else:
@@ -139,7 +139,7 @@ def measure(runs: list[Run], data: Data, epoch: int) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run on one thread: in layers of a few units a second has nothing to do, but has to be waited for."""
+    """Run on one thread: with a few units per layer a second one is idle but has to be waited for."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Jumpstart in other libraries' training loops. Each module needs its library, and is imported on its own.
+"""Jumpstart in other libraries' training loops. Each module needs its library and is imported separately.
 
 - ``integrations.lightning``: a callback (``lightning`` or ``pytorch_lightning``);
 - ``integrations.transformers``: a callback, and a ``Trainer`` with the penalty in its loss;

@@ -1,6 +1,6 @@
-"""A callback for Lightning: steps and saves λ's schedule, logs λ and the usage over the validation set.
+"""A callback for Lightning: steps and saves the schedule of λ, logs λ and the usage on the validation set.
 
-The penalty itself is a term of your loss, in the open:
+You add the penalty itself to your loss:
 
 >>> class Classifier(LightningModule):
 ...     def training_step(self, batch, _):
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-try:  # the one that the program has imported, or else the one that is there
+try:  # the package that the program has imported, else the one that is installed
     if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
         from pytorch_lightning.callbacks import Callback
     else:
@@ -31,32 +31,32 @@ except ImportError as error:
 
 from jumpstart_kernels.integrations.observer import UsageObserver, as_schedule, check_interval, observe
 from jumpstart_kernels.schedules import PenaltySchedule
-from jumpstart_kernels.usage_report import UsageReport
+from jumpstart_kernels.usage.report import UsageReport
 
 
 class JumpstartCallback(Callback):
-    """Steps λ's schedule, saves it with the checkpoint, and logs λ and who is dead, linear, nonlinear.
+    """Steps the schedule of λ, saves it with the checkpoint, and logs λ and the usage ratios.
 
     It logs ``jumpstart/weight`` in training, and after each validation the ten ratios,
-    ``jumpstart/unit_dead_ratio`` and so on, from the forwards of the validation itself. A
+    ``jumpstart/unit_dead_ratio`` and so on, from the validation's own forwards. A
     :class:`~jumpstart_kernels.schedules.StopWhenHealthy` observes them.
 
     Args:
-        weight: λ's schedule, the one whose ``weight`` the loss reads; or a number, which is only logged; by
-            default none is.
+        weight: the schedule whose ``weight`` the loss uses; or a number, which is only logged; by default
+            there is none.
         interval: step the schedule after every optimizer ``"step"``, or after the last batch of every
             training ``"epoch"``, before checkpoints are saved.
-        usage: whether to look at the units in validation.
+        usage: whether to collect the usage in validation.
         layers: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
         unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
-        prefix: of the names in the log.
+        prefix: of the logged names.
 
     Attributes:
-        schedule: of λ, or None.
-        report: the :class:`~jumpstart_kernels.usage_report.UsageReport` of the last validation, or None.
+        schedule: the schedule of λ, or None.
+        report: the :class:`~jumpstart_kernels.usage.report.UsageReport` of the last validation, or None.
 
     Raises:
-        TypeError, ValueError: an argument is of the wrong kind.
+        TypeError, ValueError: an argument has the wrong type or an invalid value.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class JumpstartCallback(Callback):
 
     @property
     def state_key(self) -> str:
-        """Of the callback's state in a checkpoint: several in one trainer differ by their ``prefix``."""
+        """Key of the callback's state in a checkpoint; several in one trainer differ in ``prefix``."""
         return self._generate_state_key(prefix=self.prefix)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self._stepped_epoch = -1  # of a training before; a checkpoint is loaded after this
+        self._stepped_epoch = -1  # from an earlier fit; checkpoints are loaded after this
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._optimizer_steps = trainer.global_step
@@ -94,16 +94,16 @@ class JumpstartCallback(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any, **__: Any) -> None:
         if self.schedule is None:
             return
-        if trainer.global_step != self._optimizer_steps:  # else a batch of an accumulation
+        if trainer.global_step != self._optimizer_steps:  # else the batch only accumulates gradients
             self._optimizer_steps = trainer.global_step
             pl_module.log(f"{self.prefix}weight", self.schedule.weight, on_step=True, on_epoch=False)
             if self.interval == "step":
                 self.schedule.step()
         if trainer.is_last_batch:
-            self._end_epoch(trainer)  # a checkpoint of the last batch is resumed at the next epoch
+            self._end_epoch(trainer)  # a checkpoint after the last batch resumes at the next epoch
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self._end_epoch(trainer)  # one that was cut short
+        self._end_epoch(trainer)  # an epoch that was cut short
 
     def _end_epoch(self, trainer: Any) -> None:
         if self.schedule is not None and self.interval == "epoch":
@@ -126,7 +126,7 @@ class JumpstartCallback(Callback):
         if report is None:
             return
         self.report = report
-        # The report is of all processes already.
+        # The report already covers all processes.
         pl_module.log_dict({f"{self.prefix}{name}": ratio for name, ratio in report.items()})
         if trainer.state.fn == "fit" and self.schedule is not None:
             observe(self.schedule, report)
@@ -144,7 +144,7 @@ class JumpstartCallback(Callback):
         return {"schedule": self.schedule.state_dict(), "stepped_epoch": self._stepped_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the schedule where the checkpoint was saved."""
+        """Resume the schedule from where the checkpoint was saved."""
         if self.schedule is not None:
             self.schedule.load_state_dict(state_dict["schedule"])
             self._stepped_epoch = state_dict["stepped_epoch"]

@@ -1,4 +1,4 @@
-"""What the callbacks have in common: the usage over an evaluation, and the schedule that it feeds."""
+"""Shared by the callbacks: the usage over an evaluation, and the schedule that it drives."""
 
 import warnings
 from collections.abc import Iterable
@@ -8,15 +8,15 @@ from torch import nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from jumpstart_kernels.schedules import ConstantPenalty, PenaltySchedule, StopWhenHealthy
-from jumpstart_kernels.usage import UnitUsage
-from jumpstart_kernels.usage_report import UsageReport
-from jumpstart_kernels.watching import LayerWatch
+from jumpstart_kernels.usage.metric import UnitUsage
+from jumpstart_kernels.usage.report import UsageReport
+from jumpstart_kernels.usage.watching import LayerWatch
 
 INTERVALS = ("step", "epoch")
 
 
 class UsageObserver:
-    """The usage of a model in ``eval()``, batch by batch, whoever calls its layers.
+    """The usage of a model in ``eval()``, batch by batch, whatever calls its layers.
 
     Args:
         layers: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
@@ -28,10 +28,10 @@ class UsageObserver:
         self._unit_dim = unit_dim
         self._metric = UnitUsage()
         self._watch: LayerWatch | None = None
-        self._batches = 0  # that ended while it watched
+        self._batches = 0  # that ended while watching
 
     def start(self, model: nn.Module) -> None:
-        """Begin to watch a model; another one is watched no more."""
+        """Start watching a model, and stop watching any other."""
         self.stop()
         self._batches = 0
 
@@ -42,22 +42,22 @@ class UsageObserver:
         self._watch.start()
         parameter = next(model.parameters(), None)
         if parameter is not None:
-            self._metric.to(parameter.device)  # from where a process that sees no batch says so
+            self._metric.to(parameter.device)  # used by the collective if this process sees no batch
 
     def stop(self) -> None:
-        """Watch no more, and forget what was seen."""
+        """Stop watching, and drop what was collected."""
         if self._watch is not None:
             self._watch.stop()
             self._watch = None
         self._metric.reset()
 
     def forget_batch(self) -> None:
-        """Drop what ran since the last batch."""
+        """Drop what was collected since the last batch."""
         if self._watch is not None:
             self._watch.take()
 
     def end_batch(self) -> None:
-        """Add what ran since the last batch."""
+        """Add what was collected since the last batch."""
         if self._watch is None:
             return
         self._batches += 1
@@ -67,9 +67,9 @@ class UsageObserver:
             self._metric.update(extrema)
 
     def report(self) -> UsageReport | None:
-        """Over all batches since the last report, and all processes; none if there was no batch.
+        """The report over all batches since the last one, and all processes; None without a batch.
 
-        Warns if there were batches in which no layer was seen.
+        Warns if there were batches but no layer was seen.
 
         Raises:
             RuntimeError: some of the processes have seen a batch and others have not, or other layers.
@@ -80,15 +80,15 @@ class UsageObserver:
             and torch.distributed.is_available()
             and torch.distributed.is_initialized()
         ):
-            # A process without a batch must not leave the others waiting for what it has seen.
+            # A process without a batch must not leave the others waiting.
             gathered = gather_all_tensors(torch.tensor(seen, dtype=torch.int32, device=self._metric.device))
             seen = [bool(count) for count in gathered]
         if not any(seen):
             if self._batches:
                 warnings.warn(
                     f"no watched layer was seen in {self._batches} batches of the evaluation, so there is "
-                    "no usage to report: either none ran, or compiled code ran that does not see the hooks "
-                    "on an nn.ReLU. Those of a JumpstartReLU it sees: replace_relu(model)",
+                    "no usage to report: either none ran, or compiled code ran, which does not see hooks "
+                    "on an nn.ReLU but does see a JumpstartReLU: call replace_relu(model)",
                     stacklevel=2,
                 )
                 self._batches = 0
@@ -97,7 +97,7 @@ class UsageObserver:
             without = ", ".join(str(rank) for rank, saw in enumerate(seen) if not saw)
             raise RuntimeError(
                 f"every process must have seen a batch of the evaluation, and {without} has not: evaluate as "
-                "many batches in each, or turn the usage off by usage=False"
+                "many batches in each, or disable the usage with usage=False"
             )
         report = self._metric.report()
         self._metric.reset()
@@ -106,17 +106,17 @@ class UsageObserver:
 
 
 def as_schedule(weight: float | PenaltySchedule) -> PenaltySchedule:
-    """A number as a constant."""
+    """A schedule; a number becomes a constant one."""
     return weight if isinstance(weight, PenaltySchedule) else ConstantPenalty(weight)
 
 
 def observe(schedule: PenaltySchedule, report: UsageReport) -> None:
-    """Let a schedule judge the usage, if it is of the kind that does."""
+    """Let a schedule observe the usage, if it is a kind that does."""
     if isinstance(schedule, StopWhenHealthy):
         schedule.observe(report)
 
 
 def check_interval(interval: str) -> None:
-    """Raise for an interval that there is not."""
+    """Raise for an unknown interval."""
     if interval not in INTERVALS:
         raise ValueError(f"interval must be one of {', '.join(map(repr, INTERVALS))}, got {interval!r}")

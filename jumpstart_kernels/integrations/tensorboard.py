@@ -19,19 +19,19 @@ except ImportError as error:
         "pip install jumpstart_kernels[tensorboard]"
     ) from error
 
-from jumpstart_kernels.modules import LayerExtrema
-from jumpstart_kernels.penalty_by_layer import PenaltyTerms
+from jumpstart_kernels.nn.activation import LayerExtrema
+from jumpstart_kernels.penalties.by_layer import PenaltyTerms
 from jumpstart_kernels.plots import point_status_map, unit_status_map
-from jumpstart_kernels.usage_report import UsageReport
+from jumpstart_kernels.usage.report import UsageReport
 
 
 class UsageWriter:
-    """Writes what the units do into a ``SummaryWriter``, of yours or of its own.
+    """Writes usage, extrema and penalty to a ``SummaryWriter``, given or new.
 
     Args:
-        target: a ``torch.utils.tensorboard.SummaryWriter`` (Lightning's ``logger.experiment`` is one), or the
-            folder of a new one.
-        prefix: of all names.
+        target: a ``torch.utils.tensorboard.SummaryWriter`` (such as Lightning's ``logger.experiment``), or
+            the folder of a new one.
+        prefix: of all tags.
 
     Attributes:
         writer: the ``SummaryWriter``.
@@ -54,13 +54,13 @@ class UsageWriter:
         """The ten ratios as scalars.
 
         Args:
-            usage: of :func:`~jumpstart_kernels.unit_usage` or ``UnitUsage.report()``.
-            step: of the training.
-            by_layer: each layer's share of dead and of linear units, too.
-            figures: the maps of units and points, too, which take matplotlib.
+            usage: from :func:`~jumpstart_kernels.unit_usage` or ``UnitUsage.report()``.
+            step: the global step.
+            by_layer: whether to add each layer's fractions of dead and linear units.
+            figures: whether to add the maps of units and points, which need matplotlib.
 
         Raises:
-            TypeError: ``usage`` is no ``UsageReport``.
+            TypeError: ``usage`` is not a ``UsageReport``.
         """
         if not isinstance(usage, UsageReport):
             raise TypeError(f"usage must be a UsageReport, got {type(usage).__name__}")
@@ -78,16 +78,16 @@ class UsageWriter:
                 self.writer.add_figure(f"{self.prefix}/{name}", figure, step, close=False)
 
     def add_extrema(self, extrema: Mapping[str, LayerExtrema], step: int) -> None:
-        """Histograms of the units' and points' maxima and minima, of each layer.
+        """Histograms of the maxima and minima of each layer's units and points.
 
         Values that are not finite are left out.
 
         Args:
-            extrema: of :func:`~jumpstart_kernels.layer_extrema`.
-            step: of the training.
+            extrema: from :func:`~jumpstart_kernels.layer_extrema`.
+            step: the global step.
 
         Raises:
-            TypeError: ``extrema`` is something else.
+            TypeError: ``extrema`` has the wrong type.
         """
         _check_layers("extrema", extrema, LayerExtrema)
         for name, layer in extrema.items():
@@ -99,15 +99,15 @@ class UsageWriter:
     def add_penalty(
         self, parts: Mapping[str, PenaltyTerms], step: int, *, weight: float | None = None
     ) -> None:
-        """The penalty, its terms, and what each layer adds to it; with ``weight`` also λ.
+        """The penalty, its terms and each layer's contribution; with ``weight`` also λ.
 
         Args:
-            parts: of :func:`~jumpstart_kernels.penalty_by_layer`.
-            step: of the training.
+            parts: from :func:`~jumpstart_kernels.penalty_by_layer`.
+            step: the global step.
             weight: λ.
 
         Raises:
-            TypeError: ``parts`` is something else.
+            TypeError: ``parts`` has the wrong type.
         """
         _check_layers("parts", parts, PenaltyTerms)
         self._scalar("penalty", sum(map(sum, parts.values())), step)

@@ -1,10 +1,10 @@
-"""The penalty in the loss of Hugging Face's ``Trainer``, λ's schedule, and the usage over its evaluations.
+"""The penalty in the loss of Hugging Face's ``Trainer``, the schedule of λ, and the usage in evaluations.
 
 >>> callback = JumpstartCallback(jk.schedules.CosinePenalty(0.1, total_steps=10_000))
 >>> trainer = JumpstartTrainer(model=jk.replace_relu(model), args=..., callbacks=[callback])
 
-For another trainer than ``Trainer``: ``class MyTrainer(PenaltyMixin, Seq2SeqTrainer): ...``. With a
-``compute_loss`` of your own, use the callback alone and add ``callback.schedule.weight * jk.penalty(model)``.
+For another trainer class: ``class MyTrainer(PenaltyMixin, Seq2SeqTrainer): ...``. With a custom
+``compute_loss``, use the callback alone and add ``callback.schedule.weight * jk.penalty(model)``.
 """
 
 import math
@@ -22,37 +22,37 @@ except ImportError as error:
 import torch
 
 from jumpstart_kernels.integrations.observer import UsageObserver, as_schedule, check_interval, observe
-from jumpstart_kernels.penalty import penalty
+from jumpstart_kernels.penalties.reduction import penalty
 from jumpstart_kernels.schedules import PenaltySchedule
-from jumpstart_kernels.usage_report import UsageReport
+from jumpstart_kernels.usage.report import UsageReport
 
-_STATE = "jumpstart_schedule"  # among what trainer_state.json has of callbacks
+_STATE = "jumpstart_schedule"  # key among the callbacks in trainer_state.json
 
 
 class JumpstartCallback(TrainerCallback):
-    """Steps λ's schedule, saves it with the checkpoint, and looks at the units in every evaluation.
+    """Steps the schedule of λ, saves it with the checkpoint, and collects the usage in every evaluation.
 
-    The ten ratios join the evaluation's metrics as ``eval_unit_dead_ratio`` and so on, from the forwards of
-    the evaluation itself; ``metric_for_best_model`` may name one. With :class:`JumpstartTrainer` every
-    evaluation has them, and its log; the callback alone sees those that a training does, and puts them into
-    the metrics. A :class:`~jumpstart_kernels.schedules.StopWhenHealthy` observes those of a training.
+    The ten ratios are added to the evaluation's metrics as ``eval_unit_dead_ratio`` and so on, from the
+    evaluation's own forwards; ``metric_for_best_model`` may name one. With :class:`JumpstartTrainer` every
+    evaluation has and logs them; the callback alone only covers evaluations during training, in their
+    metrics. A :class:`~jumpstart_kernels.schedules.StopWhenHealthy` observes those during training.
 
     Args:
-        weight: λ's schedule, or a number.
-        interval: step the schedule after every optimizer ``"step"``, or after every ``"epoch"``: with its
-            last step, before checkpoints are saved.
-        usage: whether to look at the units in evaluations. Not for generation, whose forwards differ in
-            number from batch to batch (``predict_with_generate``).
+        weight: the schedule of λ, or a number.
+        interval: step the schedule after every optimizer ``"step"``, or after the last step of every
+            ``"epoch"``, before checkpoints are saved.
+        usage: whether to collect the usage in evaluations. Not for generation (``predict_with_generate``),
+            where the number of forwards varies from batch to batch.
         layers: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
         unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
-        **penalty_options: of :func:`~jumpstart_kernels.penalty`, for the trainer's loss.
+        **penalty_options: options of :func:`~jumpstart_kernels.penalty` in the trainer's loss.
 
     Attributes:
-        schedule: of λ.
-        report: the :class:`~jumpstart_kernels.usage_report.UsageReport` of the last evaluation, or None.
+        schedule: the schedule of λ.
+        report: the :class:`~jumpstart_kernels.usage.report.UsageReport` of the last evaluation, or None.
 
     Raises:
-        TypeError, ValueError: an argument is of the wrong kind.
+        TypeError, ValueError: an argument has the wrong type or an invalid value.
     """
 
     def __init__(
@@ -77,16 +77,16 @@ class JumpstartCallback(TrainerCallback):
         self._observed: UsageReport | None = None
 
     def watch(self, model: torch.nn.Module) -> None:
-        """Watch the evaluation that begins now; its end, or the next call, ends it."""
+        """Watch the evaluation that starts now, until it ends or this is called again."""
         if self.usage:
             self._observer.start(model)
 
     def forget(self) -> None:
-        """Watch no more, after an evaluation that failed, say."""
+        """Stop watching, for example after a failed evaluation."""
         self._observer.stop()
 
     def add_usage(self, metrics: dict[str, float]) -> None:
-        """Add the ratios of the evaluation that has ended to its metrics, with their prefix."""
+        """Add the ratios of the finished evaluation to its metrics, with their prefix."""
         report = self._observer.report()
         self._observer.stop()
         if report is None:
@@ -128,7 +128,7 @@ class JumpstartCallback(TrainerCallback):
             self._store(state)
 
     def _step(self, interval: str, state: Any, control: Any, model: Any) -> None:
-        # A checkpoint of an epoch's last step is resumed at the next epoch: on_epoch_end is too late for it.
+        # A checkpoint at an epoch's last step resumes at the next epoch: on_epoch_end would be too late.
         epoch = math.ceil(state.epoch or 0.0)
         ends = interval == "epoch" or state.epoch == epoch
         if self.interval == "step":
@@ -139,23 +139,23 @@ class JumpstartCallback(TrainerCallback):
         if due:
             self.schedule.step()
             self._store(state)
-        if control.should_evaluate and model is not None:  # Trainer's own callbacks have decided it by now
+        if control.should_evaluate and model is not None:  # Trainer's own callbacks have already decided
             self.watch(model)
 
     def _store(self, state: Any) -> None:
-        # What a checkpoint saves of callbacks. Trainer would make a new callback of an ExportableState.
+        # Saved with checkpoints. With an ExportableState Trainer would create a new callback.
         if state.stateful_callbacks is None:
             state.stateful_callbacks = {}
         state.stateful_callbacks[_STATE] = {"args": {}, "attributes": self.schedule.state_dict()}
 
 
 class PenaltyMixin:
-    """λ times the penalty in the loss of a ``Trainer``, with the schedule of its :class:`JumpstartCallback`.
+    """Adds λ times the penalty to a ``Trainer``'s loss, with the schedule of its :class:`JumpstartCallback`.
 
-    In training alone: an evaluation's loss is that of the plain model. With gradient accumulation the penalty
-    is the mean over the micro-batches, also where the model's own loss is summed over them. The log gets
-    ``jumpstart_weight``, the λ of the last step, and ``jumpstart_penalty``, the mean since the last log; its
-    ``loss`` has λ times the penalty in it.
+    Only in training: the evaluation loss is that of the plain model. With gradient accumulation the penalty
+    is the mean over the micro-batches, also if the model's own loss is summed over them. The log gets
+    ``jumpstart_weight``, the λ of the last step, and ``jumpstart_penalty``, the mean since the last log; the
+    logged ``loss`` includes λ times the penalty.
     """
 
     _penalty_weight = 0.0
@@ -209,12 +209,12 @@ class PenaltyMixin:
         found = [callback for callback in callbacks if isinstance(callback, JumpstartCallback)]
         if len(found) != 1:
             raise ValueError(
-                f"callbacks must have one JumpstartCallback, which has λ and its schedule, got {len(found)}"
+                f"callbacks must have one JumpstartCallback, which holds λ and its schedule, got {len(found)}"
             )
         return found[0]
 
     def _summed_batches(self, num_items_in_batch: Any) -> int:
-        """How many micro-batches' losses Trainer adds up for a step without dividing by their number."""
+        """How many micro-batch losses Trainer sums for a step without dividing by their number."""
         scaled = getattr(self, "loss_is_scaled_for_ga", None)
         if scaled is None:
             by_model = self.model_accepts_loss_kwargs and num_items_in_batch is not None  # type: ignore[attr-defined]

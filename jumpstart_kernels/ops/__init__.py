@@ -1,9 +1,16 @@
-"""The dispatcher boundary: an operator, an overload of it for each backend, one schema for all of them.
+"""The operators: one schema each, with an overload per backend.
 
-``torch.ops.jumpstart_kernels.jumpstart_relu.<backend>`` is what :mod:`jumpstart_kernels.functional` calls.
+``torch.ops.jumpstart_kernels.jumpstart_activation.<backend>`` applies an activation and computes the
+statistics of its input; ``torch.ops.jumpstart_kernels.penalty.<backend>`` reduces all layers' slack sums.
+
+A backend is a row of the table in :mod:`~jumpstart_kernels.ops.backends`. It provides ``unavailable``, which
+says why it cannot run on a device, and the functions that :mod:`~jumpstart_kernels.ops.reference` defines: in
+Python (:mod:`~jumpstart_kernels.ops.triton`), or registered by its extension
+(:mod:`~jumpstart_kernels.ops.native`, ``csrc/``). Both also provide shortcuts for eager code. What is
+specific to an activation is a file in :mod:`~jumpstart_kernels.ops.activations` and its counterparts.
 """
 
-from jumpstart_kernels.ops.jumpstart_relu import OVERLOADS
+from jumpstart_kernels.ops.jumpstart_activation import OVERLOADS
 from jumpstart_kernels.ops.penalty import OVERLOADS as PENALTY_OVERLOADS
 
 __all__ = ["OVERLOADS", "PENALTY_OVERLOADS"]

@@ -1,4 +1,4 @@
-"""The double backward of every operator: its backward in plain PyTorch, which PyTorch differentiates."""
+"""Double backward of the operators: their backward in plain PyTorch, which PyTorch differentiates."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def differentiable(
     backward: torch._ops.OpOverload, reference: Callable[..., Tensor]
 ) -> Callable[..., Tensor]:
-    """The kernel of a backward operator under autograd: ``reference`` where a graph of it is wanted."""
+    """The autograd kernel of a backward operator: ``reference`` if it must be differentiable."""
 
     def run(*arguments):
         tensors = (argument for argument in arguments if isinstance(argument, Tensor))

@@ -1,7 +1,7 @@
 """The operator ``jumpstart_kernels::penalty``: all layers' slack sums to one number, with one backward.
 
-A thin network would spend more on the small operations of the reference than on its layers. ``native`` brings
-its kernels and its autograd node from C++; ``triton`` has both from here.
+A thin network would spend more on the reference's small operations than on its layers. ``native`` has its
+kernels and autograd node in C++; for ``triton`` both are defined here.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
-from jumpstart_kernels.kernels import native, triton
-from jumpstart_kernels.kernels.penalty import penalty_backward
+from jumpstart_kernels.ops import reference
+from jumpstart_kernels.ops.backends import BACKENDS, Backend
 from jumpstart_kernels.ops.differentiable import differentiable
+from jumpstart_kernels.ops.slack import SUMS_SHAPE
 
 _library = Library("jumpstart_kernels", "FRAGMENT")
 
@@ -22,10 +23,10 @@ def _fake_penalty(slack_sums: list[Tensor], weights: list[float], square_root: b
 
 
 def _fake_penalty_backward(grad: Tensor, value: Tensor | None, weights: list[float]) -> Tensor:
-    return grad.new_empty((2, 5))
+    return grad.new_empty(SUMS_SHAPE)
 
 
-def _save_for_backward(ctx, inputs, output):
+def _setup_context(ctx, inputs, output):
     slack_sums, ctx.weights, square_root = inputs
     ctx.layers = len(slack_sums)
     ctx.save_for_backward(*([output] if square_root else []))
@@ -39,27 +40,31 @@ def _make_backward(overload: torch._ops.OpOverload) -> Callable:
     return backward
 
 
-def _register(backend: str) -> torch._ops.OpOverload:
-    name, backward_name = f"penalty.{backend}", f"penalty_backward.{backend}"
+def _register(backend: Backend) -> torch._ops.OpOverload:
+    name, backward_name = f"penalty.{backend.name}", f"penalty_backward.{backend.name}"
     _library.define(name + "(Tensor[] slack_sums, float[] weights, bool square_root) -> Tensor")
     _library.define(backward_name + "(Tensor grad, Tensor? value, float[] weights) -> Tensor")
-    forward = getattr(torch.ops.jumpstart_kernels.penalty, backend)
-    backward = getattr(torch.ops.jumpstart_kernels.penalty_backward, backend)
+    overload = getattr(torch.ops.jumpstart_kernels.penalty, backend.name)
+    backward_overload = getattr(torch.ops.jumpstart_kernels.penalty_backward, backend.name)
     torch.library.register_fake(f"jumpstart_kernels::{name}", _fake_penalty, lib=_library)
     torch.library.register_fake(f"jumpstart_kernels::{backward_name}", _fake_penalty_backward, lib=_library)
-    _library.impl(backward_name, differentiable(backward, penalty_backward), "Autograd")
-    if backend == "triton":
-        key = "CompositeExplicitAutograd"  # any device: the choice of backend has looked at it
-        _library.impl(name, triton.penalty, key)
-        _library.impl(backward_name, triton.penalty_backward, key)
+    _library.impl(backward_name, differentiable(backward_overload, reference.penalty_backward), "Autograd")
+    if backend.kernels is not None:
+        key = "CompositeExplicitAutograd"  # any device: the choice of backend has checked it
+        _library.impl(name, backend.kernels.penalty, key)
+        _library.impl(backward_name, backend.kernels.penalty_backward, key)
         torch.library.register_autograd(
             f"jumpstart_kernels::{name}",
-            _make_backward(backward),
-            setup_context=_save_for_backward,
+            _make_backward(backward_overload),
+            setup_context=_setup_context,
             lib=_library,
         )
-    return forward
+    return overload
 
 
-_BUILT = ["triton", *(["native"] if native.extension() is not None else [])]
-OVERLOADS = {backend: _register(backend) for backend in _BUILT}
+# The reference is not an operator, so that PyTorch and its compiler can trace through it.
+OVERLOADS = {
+    name: _register(backend)
+    for name, backend in BACKENDS.items()
+    if backend.kernels is not reference and backend.is_built
+}

@@ -1,9 +1,9 @@
-"""Pictures of what a network's units and points do, with matplotlib, which is imported when one is drawn.
+"""Plots of a network's units and points, with matplotlib, which is imported on first use.
 
 >>> jk.plots.unit_status_map(jk.unit_usage(model, loader)).figure.savefig("units.png")
 
-Each draws on the axes it is given, or in a figure of its own, and returns it. None shows anything, and
-none changes matplotlib's settings.
+Each function draws on the given axes, or in a new figure, and returns them. None calls ``show`` or changes
+matplotlib's settings.
 """
 
 from jumpstart_kernels.plots.bars import penalty_bars

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from jumpstart_kernels.penalty_by_layer import PenaltyTerms
+from jumpstart_kernels.penalties.by_layer import PenaltyTerms
 from jumpstart_kernels.plots import style
 
 if TYPE_CHECKING:
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 def penalty_bars(
     parts: Mapping[str, PenaltyTerms], *, ax: "Axes | None" = None, legend: bool = True
 ) -> "Axes":
-    """What each layer adds to the penalty, dead and linear units and points one after the other.
+    """Each layer's contribution to the penalty, stacked by dead and linear units and points.
 
     Args:
-        parts: by layer, of :func:`~jumpstart_kernels.penalty_by_layer`. What is not finite is left out,
-            which the label of the axis says.
-        ax: axes to draw on; by default those of a new figure, ``.figure`` of what is returned.
-        legend: say above the bars which colour is which.
+        parts: by layer, from :func:`~jumpstart_kernels.penalty_by_layer`. Values that are not finite are left
+            out, which the axis label says.
+        ax: axes to draw on; by default those of a new figure, ``.figure`` of the result.
+        legend: whether to draw a legend above the bars.
 
     Returns:
         The axes.
 
     Raises:
-        TypeError, ValueError: ``parts`` is something else, or has no layer.
+        TypeError, ValueError: ``parts`` has the wrong type, or no layer.
         ImportError: matplotlib is not installed.
     """
     if not isinstance(parts, Mapping) or not all(isinstance(part, PenaltyTerms) for part in parts.values()):

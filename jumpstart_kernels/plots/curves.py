@@ -18,23 +18,22 @@ def learning_curves(
     ax: "Axes | None" = None,
     legend: bool = True,
 ) -> "Axes":
-    """Any numbers over the training, of one run or of several.
+    """Any metric over training, for one run or several.
 
     Args:
-        runs: records in the order of time, ``[{"epoch": 0, "accuracy": 0.3}, ...]``, or several of these by
-            the run's name. A record without ``x`` or ``y`` (or with None or NaN
-            for it) is left out.
-        y: the name of the number, or names: a line for each, of each run.
-        x: the name of the number that they are drawn over.
-        ax: axes to draw on; by default those of a new figure, ``.figure`` of what is returned.
-        legend: name the lines, if there are several.
+        runs: records in chronological order, ``[{"epoch": 0, "accuracy": 0.3}, ...]``, or several of these by
+            run name. A record without ``x`` or ``y``, or with None or NaN for it, is left out.
+        y: the name of the metric, or several names; one line per name and run.
+        x: the name of the value on the x axis.
+        ax: axes to draw on; by default those of a new figure, ``.figure`` of the result.
+        legend: whether to name the lines, if there are several.
 
     Returns:
         The axes.
 
     Raises:
-        TypeError: ``runs`` is something else.
-        ValueError: there is no name in ``y``, or one that no record has.
+        TypeError: ``runs`` has the wrong type.
+        ValueError: ``y`` is empty, or no record has a name in it.
         ImportError: matplotlib is not installed.
     """
     named = dict(runs) if isinstance(runs, Mapping) else {"": runs}
@@ -46,7 +45,7 @@ def learning_curves(
                 raise TypeError(f"runs must be lists of mappings, got one of {type(record).__name__}")
     quantities = [y] if isinstance(y, str) else list(y)
     if not quantities:
-        raise ValueError("y must be the name of a number, or names, got none")
+        raise ValueError("y must name at least one metric, got none")
     known = {name for records in named.values() for record in records for name in record}
     for quantity in (x, *quantities):
         if quantity not in known:
@@ -64,7 +63,7 @@ def learning_curves(
         again, number = divmod(i, len(style.LINES))
         marker = style.MARKERS[again % len(style.MARKERS)]
         look = {"linewidth": 1.8, "markersize": 4, "markevery": 1 + len(points) // 10, **style.LINES[number]}
-        look["marker"] = marker or ("o" if len(points) == 1 else "")  # a line of one point is not to be seen
+        look["marker"] = marker or ("o" if len(points) == 1 else "")  # a line of one point is invisible
         ax.plot(across, up, label=label, **look)
     ax.set_xlabel(x)
     if len(quantities) == 1:

@@ -1,4 +1,4 @@
-"""Maps of status: a layer a row, a unit or a point a cell."""
+"""Maps of status: one row per layer, one cell per unit or point."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -7,40 +7,39 @@ import torch
 from torch import Tensor
 
 from jumpstart_kernels.plots import sources, style
-from jumpstart_kernels.usage_report import UNMATCHED
+from jumpstart_kernels.usage.report import UNMATCHED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MAX_CELLS = 200  # more in a row are too narrow to be told apart
+MAX_CELLS = 200  # more in a row are too narrow to tell apart
 MAX_OUTLINED = 64
-COLUMNS = 1000  # of the picture, where rows differ in their number of cells or have too many
+COLUMNS = 1000  # of the image, if rows differ in their number of cells or have too many
 
 
 @sources.on_cpu
 def unit_status_map(
     usage: Any, *, ax: "Axes | None" = None, sort: bool | None = None, legend: bool = True
 ) -> "Axes":
-    """Which units of each layer are dead, linear, nonlinear: layers as rows, the first on top.
+    """Which units of each layer are dead, linear or nonlinear; one row per layer, the first at the top.
 
-    Every row has the full width, however many units it has. At its right: how many of them are dead and
-    linear, which shows the one among thousands that no cell can show. White: a layer
-    that saw no data.
+    Every row has the full width, regardless of its number of units. The fractions of dead and linear units at
+    its right also show a single unit among thousands. White: a layer that saw no data.
 
     Args:
-        usage: a :class:`~jumpstart_kernels.usage_report.UsageReport`, a ``UnitUsage``, extrema by layer of
+        usage: a :class:`~jumpstart_kernels.usage.report.UsageReport`, a ``UnitUsage``, extrema by layer from
             :func:`~jumpstart_kernels.layer_extrema`, or int8 ``[C]`` by layer: −1 dead, 0 linear,
             1 nonlinear.
-        ax: axes to draw on; by default those of a new figure, ``.figure`` of what is returned.
-        sort: each row's units by status, which makes shares of them; by default if a layer has more than
-            200, whose own cells are too narrow to see.
-        legend: say above the map which colour is which.
+        ax: axes to draw on; by default those of a new figure, ``.figure`` of the result.
+        sort: whether to sort each row's units by status; by default if a layer has more than 200, whose cells
+            would be too narrow to see.
+        legend: whether to draw a legend above the map.
 
     Returns:
         The axes.
 
     Raises:
-        TypeError, ValueError: ``usage`` is something else, or has no layer.
+        TypeError, ValueError: ``usage`` has the wrong type, or no layer.
         ImportError: matplotlib is not installed.
     """
     usage = sources.as_report(usage)
@@ -59,23 +58,23 @@ def unit_status_map(
 def point_status_map(
     usage: Any, *, ax: "Axes | None" = None, sort: bool | None = None, legend: bool = True
 ) -> "Axes":
-    """For which data points each layer is dead, linear, nonlinear: layers as rows, the first on top.
+    """For which data points each layer is dead, linear or nonlinear; one row per layer, the first at the top.
 
-    At the right of a row: of how many points. White: the layer's dimension 0 does not hold the points of the
-    others, or there is none.
+    At the right of a row: the fractions of points. White: dimension 0 of the layer does not hold the same
+    points as the others, or is empty.
 
     Args:
         usage: as in :func:`unit_status_map`; int8 ``[points]`` by layer.
-        ax: axes to draw on; by default those of a new figure, ``.figure`` of what is returned.
-        sort: the points by how many layers are dead for them, then linear, in the same order in every row;
-            by default if there are more than 200.
-        legend: say above the map which colour is which.
+        ax: axes to draw on; by default those of a new figure, ``.figure`` of the result.
+        sort: whether to sort the points by how many layers are dead for them, then linear, alike in every
+            row; by default if there are more than 200.
+        legend: whether to draw a legend above the map.
 
     Returns:
         The axes.
 
     Raises:
-        TypeError, ValueError: ``usage`` is something else, or has no layer.
+        TypeError, ValueError: ``usage`` has the wrong type, or no layer.
         ImportError: matplotlib is not installed.
     """
     status = sources.point_status(usage)
@@ -132,14 +131,14 @@ def _draw(
 
 
 def _stretched(row: Tensor, width: int) -> Tensor:
-    """``[cells]`` to ``[width]``, each cell as wide as the others."""
+    """``[cells]`` to ``[width]``, with cells of equal width."""
     if not len(row):
         return torch.full((width,), UNMATCHED, dtype=torch.int8)
     return row[(torch.arange(width) * 2 + 1) * len(row) // (2 * width)]
 
 
 def _outline(ax: "Axes", counts: list[int]) -> None:
-    """White lines between rows, and between cells if they are wide enough."""
+    """White lines between rows, and between cells that are wide enough."""
     from matplotlib.collections import LineCollection
 
     lines = [[(0.0, i - 0.5), (1.0, i - 0.5)] for i in range(1, len(counts))]
@@ -150,7 +149,7 @@ def _outline(ax: "Axes", counts: list[int]) -> None:
 
 
 def _number(ax: "Axes", rows: Mapping[str, Tensor]) -> None:
-    """Beside each row that has a name: what part of it is dead, and linear."""
+    """The fractions of dead and linear cells, beside each row that has a name."""
     every = style.every_name(len(rows))
     place: dict[str, Any] = {"fontsize": 6.5, "ha": "right", "textcoords": "offset points"}
     for right, (value, (name, _)) in zip((30, 60), list(style.STATUS.items())[:2], strict=True):

@@ -1,10 +1,10 @@
-"""All pictures of one model side by side: a layer is the same row in each."""
+"""All plots of one model side by side, with a layer in the same row of each."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from jumpstart_kernels.modules import LayerExtrema
-from jumpstart_kernels.penalty_by_layer import penalty_by_layer
+from jumpstart_kernels.nn.activation import LayerExtrema
+from jumpstart_kernels.penalties.by_layer import penalty_by_layer
 from jumpstart_kernels.plots import sources, style
 from jumpstart_kernels.plots.bars import penalty_bars
 from jumpstart_kernels.plots.maps import point_status_map, unit_status_map
@@ -23,20 +23,20 @@ def overview(
     margin: float = 1.0,
     figure: "Figure | None" = None,
 ) -> "Figure":
-    """Status of units and points; with ``extrema`` also these, and the penalty by layer.
+    """Status of units and points; with ``extrema`` also the extrema and the penalty by layer.
 
     Args:
-        usage: a :class:`~jumpstart_kernels.usage_report.UsageReport` or a ``UnitUsage``.
-        extrema: of a batch such as training takes, :func:`~jumpstart_kernels.layer_extrema`. Layers that are
-            not those of ``usage`` are named again.
+        usage: a :class:`~jumpstart_kernels.usage.report.UsageReport` or a ``UnitUsage``.
+        extrema: of a training batch, from :func:`~jumpstart_kernels.layer_extrema`. If its layers differ from
+            those of ``usage``, they are labelled again.
         margin: of the layers.
-        figure: an empty figure to draw on; by default a new one, which pyplot knows nothing of.
+        figure: an empty figure to draw on; by default a new one, not registered with pyplot.
 
     Returns:
         The figure.
 
     Raises:
-        TypeError, ValueError: an argument is something else, or has no layer.
+        TypeError, ValueError: an argument has the wrong type, or there is no layer.
         ImportError: matplotlib is not installed.
     """
     usage = sources.as_report(usage)
@@ -65,5 +65,5 @@ def overview(
         axis.set_title(title, fontsize=9.5, fontweight="bold", loc="left", pad=28)
     same = extrema is None or list(extrema) == list(status)
     for axis in axes[1:] if same else axes[1:2]:
-        axis.tick_params(axis="y", labelleft=False)  # the rows are those of the first
+        axis.tick_params(axis="y", labelleft=False)  # same rows as the first
     return figure

@@ -1,4 +1,4 @@
-"""A page about one model: tables and pictures in one HTML file that needs nothing else."""
+"""A page about one model: tables and plots in one self-contained HTML file."""
 
 import base64
 import io
@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
-from jumpstart_kernels.modules import LayerExtrema
-from jumpstart_kernels.penalty_by_layer import PenaltyTerms, penalty_by_layer
+from jumpstart_kernels.nn.activation import LayerExtrema
+from jumpstart_kernels.penalties.by_layer import PenaltyTerms, penalty_by_layer
 from jumpstart_kernels.plots import sources, style
 from jumpstart_kernels.plots.bars import penalty_bars
 from jumpstart_kernels.plots.maps import point_status_map, unit_status_map
 from jumpstart_kernels.plots.strips import extrema_strips
-from jumpstart_kernels.usage_report import UsageReport
+from jumpstart_kernels.usage.report import UsageReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,16 +31,16 @@ th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 1
 tbody tr:nth-child(even) { background: #f4f4f4; }
 """
 _RATIOS = {
-    "unit_dead_ratio": "units that never fire",
-    "unit_linear_ratio": "units that always fire",
+    "unit_dead_ratio": "units that are never active",
+    "unit_linear_ratio": "units that are always active",
     "unit_nonlinear_ratio": "units that do both",
-    "point_dead_ratio": "points for which some layer is dead as a whole",
-    "point_linear_ratio": "points for which every layer is linear as a whole",
+    "point_dead_ratio": "points for which some layer is entirely dead",
+    "point_linear_ratio": "points for which every layer is entirely linear",
     "point_nonlinear_ratio": "points for which every layer is nonlinear",
-    "deathness_ratio": "pairs of a layer and a point that are dead",
-    "linearity_ratio": "pairs of a layer and a point that are linear",
-    "nonlinearity_ratio": "pairs of a layer and a point that are nonlinear",
-    "point_efficiency": "pairs left if all layers up to a point's last dead one are lost to it",
+    "deathness_ratio": "layer-point pairs that are dead",
+    "linearity_ratio": "layer-point pairs that are linear",
+    "nonlinearity_ratio": "layer-point pairs that are nonlinear",
+    "point_efficiency": "layer-point pairs left when all layers up to a point's last dead one count as dead",
 }
 _PAGE_DPI = 160
 
@@ -53,18 +53,18 @@ def usage_page(
     subtitle: str = "",
     margin: float = 1.0,
 ) -> str:
-    """HTML of the ratios, the pictures and the table by layer; pictures are inside, as PNG.
+    """HTML with the ratios, the plots (embedded as PNG) and the table by layer.
 
     Args:
         usage: over all data.
-        extrema: of a batch such as training takes, :func:`~jumpstart_kernels.layer_extrema`: with them the
-            page also has the extrema and the penalty by layer.
-        title: what was looked at.
+        extrema: of a training batch, from :func:`~jumpstart_kernels.layer_extrema`; the page then also has
+            the extrema and the penalty by layer.
+        title: of the page.
         subtitle: a line below it.
         margin: of the layers.
 
     Raises:
-        TypeError, ValueError: ``usage`` is no ``UsageReport``, ``extrema`` something else or of no layer.
+        TypeError, ValueError: ``usage`` or ``extrema`` has the wrong type, or there is no layer.
         ImportError: matplotlib is not installed.
     """
     if not isinstance(usage, UsageReport):
@@ -90,7 +90,7 @@ def _lines(
     yield f'<h1>{escape(title)}</h1>\n<p class="of">{escape(subtitle)}</p>'
     yield (
         "<p>A unit is dead if its pre-activation is never positive, linear if it always is; a data point "
-        "likewise in each layer. Neither does what a ReLU is there for.</p>"
+        "likewise in each layer. Neither contributes a nonlinearity.</p>"
     )
     yield "<h2>All layers</h2>"
     yield from _table(
@@ -101,8 +101,8 @@ def _lines(
         yield f"<p><strong>{usage.nan_units:,} units saw a NaN; they count as nonlinear.</strong></p>"
 
     yield '<h2>Over all data</h2>\n<div class="pictures">'
-    yield _picture(unit_status_map(usage), "Units of each layer by their status, the first layer on top.")
-    yield _picture(point_status_map(usage), "Data points by their status in each layer.")
+    yield _picture(unit_status_map(usage), "Units of each layer by status, the first layer at the top.")
+    yield _picture(point_status_map(usage), "Data points by status in each layer.")
     yield "</div>"
     if extrema is not None and parts is not None:
         points = len(next(iter(sources.point_status(extrema).values())))
@@ -111,7 +111,7 @@ def _lines(
         for of in ("units", "points"):
             strips = extrema_strips(extrema, of=of, margin=margin)
             yield _picture(strips, caption.format(of.removesuffix("s")))
-        yield _picture(penalty_bars(parts), "What each layer adds to the penalty (balanced, λ = 1).")
+        yield _picture(penalty_bars(parts), "Each layer's contribution to the penalty (balanced, λ = 1).")
         yield "</div>"
 
     yield "<h2>Layer by layer</h2>"

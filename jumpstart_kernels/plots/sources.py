@@ -1,4 +1,4 @@
-"""What the pictures are made of, taken from whatever the user has."""
+"""The data of the plots, from any of the forms that users have."""
 
 import functools
 from collections import Counter
@@ -8,8 +8,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from jumpstart_kernels.modules import LayerExtrema
-from jumpstart_kernels.usage_report import STATUSES, UNMATCHED, UsageReport, status_of
+from jumpstart_kernels.nn.activation import LayerExtrema
+from jumpstart_kernels.usage.report import STATUSES, UNMATCHED, UsageReport, status_of
 
 SOURCES = "a UsageReport, a UnitUsage or extrema by layer"
 AXES_OF = ("units", "points")
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 def on_cpu(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """A plot that makes its tensors on the CPU, whatever ``torch.set_default_device`` says."""
+    """Make a plot create its tensors on the CPU, regardless of ``torch.set_default_device``."""
 
     @functools.wraps(draw)
     def draw_on_cpu(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -31,7 +31,7 @@ def on_cpu(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 
 def as_report(source: object) -> object:
-    """A ``UnitUsage`` as its report, anything else as it is."""
+    """The report of a ``UnitUsage``; anything else unchanged."""
     report = getattr(source, "report", None)
     return report() if callable(report) else source
 
@@ -48,7 +48,7 @@ def unit_status(source: object) -> dict[str, Tensor]:
 
 
 def point_status(source: object) -> dict[str, Tensor]:
-    """int8 ``[points]`` of each layer, 2 where there is none of theirs."""
+    """int8 ``[points]`` of each layer; 2 if the layer has no status for them."""
     source = as_report(source)
     if isinstance(source, UsageReport):
         by_layer = dict(zip(source.point_layers, source.point_status.T, strict=True))
@@ -72,7 +72,7 @@ def point_status(source: object) -> dict[str, Tensor]:
 
 
 def nan_units(source: object) -> int:
-    """How many units saw a NaN, where the source says so."""
+    """Number of units that saw a NaN, if the source has it."""
     if isinstance(source, UsageReport):
         return source.nan_units
     layers = source.values() if isinstance(source, Mapping) else ()
@@ -80,7 +80,7 @@ def nan_units(source: object) -> int:
 
 
 def check_extrema(extrema: object) -> None:
-    """Raise for what is not the extrema of a layer at least."""
+    """Raise for anything but the extrema of at least one layer."""
     if not isinstance(extrema, Mapping):
         raise TypeError(f"extrema must be extrema by layer, got {type(extrema).__name__}")
     if not extrema:
@@ -95,7 +95,7 @@ def extrema_of(source: object, of: str) -> dict[str, tuple[Tensor, Tensor]]:
     if isinstance(source, UsageReport):
         if of == "points":
             raise ValueError(
-                "of must be 'units' for a UsageReport, which has no extrema of points: take those of a "
+                "of must be 'units' for a UsageReport, which has no extrema of points: use those of a "
                 "batch, jumpstart_kernels.layer_extrema(model, x)"
             )
         return {name: (_flat(source.unit_max[name]), _flat(source.unit_min[name])) for name in source.layers}
@@ -110,7 +110,7 @@ def extrema_of(source: object, of: str) -> dict[str, tuple[Tensor, Tensor]]:
 
 def _unit_status_of(layer: LayerExtrema) -> Tensor:
     status = status_of(layer.unit_max, layer.unit_min).cpu()
-    return status if layer.point_max.numel() else torch.full_like(status, UNMATCHED)  # units that saw nothing
+    return status if layer.point_max.numel() else torch.full_like(status, UNMATCHED)  # units without data
 
 
 def _layers(source: object, expected: str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""The extrema of the units or points of each layer, where 0 and the margin decide what they are."""
+"""The extrema of the units or points of each layer, relative to 0 and the margin."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -12,36 +12,36 @@ from jumpstart_kernels.plots import sources, style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MAX_MARKS = 32  # values of a layer that are drawn one by one
+MAX_MARKS = 32  # values of a layer drawn individually
 BINS = 160  # of the whole width
-HALF = 0.44  # of a row, that the highest of a distribution fills
-LINEAR_UP_TO = 12  # margins; what reaches further is drawn on a scale that is linear up to the margin only
+HALF = 0.44  # of a row, filled by the peak of a distribution
+LINEAR_UP_TO = 12  # margins; a wider range is drawn on a scale that is linear only up to the margin
 
 
 @sources.on_cpu
 def extrema_strips(
     source: Any, *, of: str = "units", margin: float = 1.0, ax: "Axes | None" = None, legend: bool = True
 ) -> "Axes":
-    """Where the largest and the smallest pre-activation of each unit, or point, are: layers as rows.
+    """The largest and smallest pre-activation of each unit or point; one row per layer.
 
-    In each row the maxima are above the line and the minima below it: a mark each, or where there are more
-    than 32 their distribution. A unit is dead if its maximum is not above 0 and linear if its minimum is; the
-    penalty pushes the maxima beyond the margin and the minima beyond its negative. NaN is left out, infinity
+    In each row the maxima are above the line and the minima below it: one mark each, or their distribution if
+    there are more than 32. A unit is dead if its maximum is not above 0 and linear if its minimum is; the
+    penalty pushes the maxima beyond the margin and the minima beyond its negative. NaN is left out; infinity
     is drawn at the edge.
 
     Args:
-        source: extrema by layer of :func:`~jumpstart_kernels.layer_extrema`; for units also a
-            :class:`~jumpstart_kernels.usage_report.UsageReport` or a ``UnitUsage``.
+        source: extrema by layer from :func:`~jumpstart_kernels.layer_extrema`; for units also a
+            :class:`~jumpstart_kernels.usage.report.UsageReport` or a ``UnitUsage``.
         of: ``"units"`` or ``"points"``.
         margin: of the layers.
-        ax: axes to draw on; by default those of a new figure, ``.figure`` of what is returned.
-        legend: say above the picture which colour is which.
+        ax: axes to draw on; by default those of a new figure, ``.figure`` of the result.
+        legend: whether to draw a legend above the plot.
 
     Returns:
         The axes.
 
     Raises:
-        TypeError, ValueError: an argument is something else, or there is no layer.
+        TypeError, ValueError: an argument has the wrong type, or there is no layer.
         ImportError: matplotlib is not installed.
     """
     check_options(1, "sample", margin, "single")
@@ -93,7 +93,7 @@ def extrema_strips(
 
 
 def _draw_distribution(ax: "Axes", values: Tensor, edges: Tensor, row: int, colour: str, up: bool) -> None:
-    """The share of the values in each bin, smoothed over its neighbours, as high as half a row at most."""
+    """The fraction of the values in each bin, smoothed over neighbouring bins, at most half a row high."""
     shares = torch.histogram(values, edges).hist
     kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=shares.dtype)
     smooth = torch.conv1d(shares.view(1, 1, -1), kernel.view(1, 1, -1), padding=2).flatten()
@@ -121,6 +121,6 @@ def _ticks(low: float, high: float, margin: float, scale: float) -> list[float]:
     for end, sign in ((high, 1), (-low, -1)):
         decades = max(0, math.floor(math.log10(max(end, margin) / margin)))
         every = 1 + decades // 5
-        first = 0 if decades < 8 else every  # where the margins are too close to 0 for a number of their own
+        first = 0 if decades < 8 else every  # the margins are then too close to 0 for their own tick label
         ticks += [sign * margin * 10**decade for decade in range(first, decades + 1, every)]
     return sorted(ticks)

@@ -1,4 +1,4 @@
-"""λ, the weight of the penalty in the loss, over the steps of a training.
+"""Schedules of λ, the weight of the penalty in the loss.
 
 >>> schedule = schedules.CosinePenalty(0.1, total_steps=10_000, warmup_steps=500)
 >>> for x, y in loader:
@@ -8,10 +8,10 @@
 ...     schedule.step()
 >>> torch.save({"schedule": schedule.state_dict(), ...}, path)
 
-Schedules step and save as PyTorch's learning-rate schedulers do, with these differences: the weight is a
-closed form of how many steps there were, so that no order of calls and no resumption can shift it; a state
-holds the progress alone, and the settings stay those of the constructor; nothing else is changed by making
-one. A step is whatever ``step()`` is called after: an optimizer step, or an epoch.
+Schedules step and save like PyTorch's learning-rate schedulers, with these differences: the weight is a
+closed form of the number of steps, so that neither the order of calls nor resuming can shift it; the state
+holds only progress, while settings are those of the constructor; constructing one has no side effects. A step
+is whatever ``step()`` is called after: an optimizer step, or an epoch.
 """
 
 from jumpstart_kernels.schedules.base import PenaltySchedule

@@ -1,17 +1,17 @@
-"""What all schedules share, and the checks of their arguments."""
+"""The base class of schedules, and checks of their arguments."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from jumpstart_kernels.injection import PenaltyInjection
+from jumpstart_kernels.penalties.injection import PenaltyInjection
 
 
 class PenaltySchedule:
-    """What all schedules share. A schedule of your own needs :meth:`weight_at` alone.
+    """Base class of schedules. A subclass only needs to define :meth:`weight_at`.
 
     Attributes:
-        last_step: how many times :meth:`step` was called; ``last_epoch`` of PyTorch's schedulers.
+        last_step: how many times :meth:`step` was called, like ``last_epoch`` of PyTorch's schedulers.
     """
 
     observes = False  # whether λ depends on more than the number of steps
@@ -26,27 +26,27 @@ class PenaltySchedule:
 
     @property
     def weight(self) -> float:
-        """λ of the step that comes next."""
+        """λ of the next step."""
         return self.weight_at(self.last_step)
 
     def step(self) -> None:
-        """Go on to the next step; call it after each ``optimizer.step()``, or after each epoch."""
+        """Advance by one step; call it after each ``optimizer.step()``, or after each epoch."""
         self.last_step += 1
         self._drive()
 
     def bind(self, injection: PenaltyInjection, *, factor: float = 1.0) -> PenaltyInjection:
-        """From now on set ``injection.weight`` to ``factor`` times λ, at once and after every step.
+        """Set ``injection.weight`` to ``factor`` times λ, now and after every step.
 
         Args:
-            injection: of :func:`~jumpstart_kernels.inject_penalty`; one schedule may drive several.
-            factor: what else the loss is multiplied by: 1 / micro-batches, say. For a ``GradScaler``, whose
+            injection: from :func:`~jumpstart_kernels.inject_penalty`; one schedule may drive several.
+            factor: any other factor of the loss, such as 1 / micro-batches. With a ``GradScaler``, whose
                 scale changes, set ``injection.weight`` yourself instead.
 
         Returns:
             ``injection``.
 
         Raises:
-            TypeError: ``injection`` is no ``PenaltyInjection``, ``factor`` no number.
+            TypeError: ``injection`` or ``factor`` has the wrong type.
             ValueError: ``factor`` is negative or not finite.
         """
         if not isinstance(injection, PenaltyInjection):
@@ -56,15 +56,15 @@ class PenaltySchedule:
         return injection
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in the training it is: numbers by name, nothing of the settings."""
+        """The progress, as numbers by name, without the settings."""
         return {"last_step": self.last_step}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from where :meth:`state_dict` was taken, with the settings of this schedule.
+        """Resume from where :meth:`state_dict` was taken, with the settings of this schedule.
 
         Raises:
-            TypeError: it is no mapping.
-            ValueError: it is the state of something else, or has a negative count.
+            TypeError: it is not a mapping.
+            ValueError: it is the state of another kind of schedule, or has a negative count.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a mapping, got {type(state_dict).__name__}")
@@ -83,7 +83,7 @@ class PenaltySchedule:
         self._drive()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_injections": []}  # copies and pickles drive nobody's model
+        return {**self.__dict__, "_injections": []}  # copies and pickles drive no injection
 
     def __repr__(self) -> str:
         public = {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
@@ -96,17 +96,17 @@ class PenaltySchedule:
 
 
 def check_closed_form(name: str, schedule: object) -> PenaltySchedule:
-    """Raise for what cannot be a part of another schedule."""
+    """Raise for a schedule that cannot be part of another."""
     if not isinstance(schedule, PenaltySchedule):
-        raise TypeError(f"{name} must be of PenaltySchedule, got {type(schedule).__name__}")
+        raise TypeError(f"{name} must be a PenaltySchedule, got {type(schedule).__name__}")
     if schedule.observes:
         kind = type(schedule).__name__
-        raise TypeError(f"{name} must not be of {kind}: put {kind} around the others")
+        raise TypeError(f"{name} must not be a {kind}: wrap the others in it instead")
     return schedule
 
 
 def check_nonnegative(name: str, number: float) -> float:
-    """Raise for what is no finite number of at least 0."""
+    """Raise for anything but a finite, nonnegative number."""
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise TypeError(f"{name} must be a number, got {type(number).__name__}")
     if not 0 <= number < math.inf:
@@ -115,14 +115,14 @@ def check_nonnegative(name: str, number: float) -> float:
 
 
 def check_ratio(name: str, number: float) -> float:
-    """Raise for what is no number in [0, 1]."""
+    """Raise for anything but a number in [0, 1]."""
     if check_nonnegative(name, number) > 1:
         raise ValueError(f"{name} must be in [0, 1], got {number}")
     return float(number)
 
 
 def check_count(name: str, number: int, least: int = 0) -> int:
-    """Raise for what is no int of at least ``least``."""
+    """Raise for anything but an int of at least ``least``."""
     if isinstance(number, bool) or not isinstance(number, int):
         raise TypeError(f"{name} must be an int, got {type(number).__name__}")
     if number < least:

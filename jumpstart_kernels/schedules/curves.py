@@ -13,7 +13,7 @@ from jumpstart_kernels.schedules.base import (
 
 
 class _WarmedUp(PenaltySchedule):
-    """A linear warm-up, ``peak · (step + 1) / warmup_steps``, and then whatever comes after the peak."""
+    """A linear warm-up, ``peak · (step + 1) / warmup_steps``, followed by the subclass's curve."""
 
     def __init__(self, peak: float, warmup_steps: int) -> None:
         super().__init__()
@@ -35,10 +35,10 @@ class ConstantPenalty(_WarmedUp):
 
     Args:
         peak: the weight, at least 0.
-        warmup_steps: of the warm-up, in which λ is ``peak · (step + 1) / warmup_steps``; 0 for none.
+        warmup_steps: length of the warm-up, in which λ is ``peak · (step + 1) / warmup_steps``; 0 for none.
 
     Raises:
-        TypeError, ValueError: an argument is not of the kind that is said above.
+        TypeError, ValueError: an argument has the wrong type or an invalid value.
     """
 
     def __init__(self, peak: float, *, warmup_steps: int = 0) -> None:
@@ -66,7 +66,7 @@ class _Falling(_WarmedUp):
 
 
 class LinearPenalty(_Falling):
-    """λ goes in a straight line from ``peak`` to ``final``, and stays there.
+    """λ changes linearly from ``peak`` to ``final``, and stays there.
 
     Args:
         peak: the weight at the start, or at the end of the warm-up; at least 0.
@@ -75,7 +75,7 @@ class LinearPenalty(_Falling):
         warmup_steps: of a linear warm-up to ``peak`` before, as in :class:`ConstantPenalty`.
 
     Raises:
-        TypeError, ValueError: an argument is not of the kind that is said above.
+        TypeError, ValueError: an argument has the wrong type or an invalid value.
     """
 
     def __init__(self, peak: float, *, total_steps: int, final: float = 0.0, warmup_steps: int = 0) -> None:
@@ -86,7 +86,7 @@ class LinearPenalty(_Falling):
 
 
 class CosinePenalty(_Falling):
-    """λ goes along half a cosine from ``peak`` to ``final``, and stays there.
+    """λ follows half a cosine from ``peak`` to ``final``, and stays there.
 
     Args:
         peak: the weight at the start, or at the end of the warm-up; at least 0.
@@ -95,7 +95,7 @@ class CosinePenalty(_Falling):
         warmup_steps: of a linear warm-up to ``peak`` before, as in :class:`ConstantPenalty`.
 
     Raises:
-        TypeError, ValueError: an argument is not of the kind that is said above.
+        TypeError, ValueError: an argument has the wrong type or an invalid value.
     """
 
     def __init__(self, peak: float, *, total_steps: int, final: float = 0.0, warmup_steps: int = 0) -> None:
@@ -111,12 +111,11 @@ class SequentialPenalty(PenaltySchedule):
     >>> SequentialPenalty([ConstantPenalty(0.1), ConstantPenalty(0.01)], milestones=[5_000])
 
     Args:
-        schedules: any but :class:`StopWhenHealthy`, which goes around this one; their own progress is not
-            looked at.
-        milestones: the steps at which each but the first begins, rising, one fewer than the schedules.
+        schedules: any but :class:`StopWhenHealthy`, which can wrap this one; their own progress is ignored.
+        milestones: the steps at which each but the first begins, increasing, one fewer than the schedules.
 
     Raises:
-        TypeError, ValueError: an argument is not of the kind that is said above.
+        TypeError, ValueError: an argument has the wrong type or an invalid value.
     """
 
     def __init__(self, schedules: Sequence[PenaltySchedule], milestones: Sequence[int]) -> None:
@@ -132,7 +131,7 @@ class SequentialPenalty(PenaltySchedule):
                 f"got {len(self.milestones)}"
             )
         if sorted({0, *self.milestones}) != [0, *self.milestones]:
-            raise ValueError(f"milestones must be positive and rising, got {self.milestones}")
+            raise ValueError(f"milestones must be positive and increasing, got {self.milestones}")
 
     def weight_at(self, step: int) -> float:
         """λ after ``step`` calls of :meth:`step`."""

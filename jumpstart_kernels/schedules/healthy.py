@@ -1,4 +1,4 @@
-"""λ until the units are healthy."""
+"""A schedule that stops once the units are healthy."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,24 +20,24 @@ class StopWhenHealthy(PenaltySchedule):
     ...     train(...)
     ...     schedule.step(jk.unit_usage(model, validation_loader))
 
-    A training that steps it after every optimizer step calls :meth:`observe` with the usage, once an epoch.
+    If it is stepped after every optimizer step, call :meth:`observe` with the usage once per epoch.
 
     Args:
-        schedule: any but another ``StopWhenHealthy``; its own progress is not looked at.
-        max_dead_ratio: the most ``unit_dead_ratio`` that is healthy, in [0, 1].
-        max_linear_ratio: the most ``unit_linear_ratio`` that is healthy, in [0, 1].
-        patience: how many observations in a row have to be healthy, at least 1.
-        floor: λ from then on, or what the schedule says if that is less; at least 0.
-        restart: go back to the schedule when an observation is not healthy any more.
+        schedule: any but another ``StopWhenHealthy``; its own progress is ignored.
+        max_dead_ratio: the largest healthy ``unit_dead_ratio``, in [0, 1].
+        max_linear_ratio: the largest healthy ``unit_linear_ratio``, in [0, 1].
+        patience: how many consecutive observations must be healthy, at least 1.
+        floor: λ from then on, or the schedule's value if that is less; at least 0.
+        restart: whether to return to the schedule when an observation is no longer healthy.
 
-    The two ratios and the patience are choices of this project, not of the paper, whose λ is constant.
+    The ratios and the patience are this project's choice, not the paper's, whose λ is constant.
 
     Attributes:
-        healthy: how many observations in a row were healthy, up to now.
+        healthy: the current number of consecutive healthy observations.
         stopped: whether λ is at the floor.
 
     Raises:
-        TypeError, ValueError: an argument is not of the kind that is said above.
+        TypeError, ValueError: an argument has the wrong type or an invalid value.
     """
 
     observes = True
@@ -65,26 +65,26 @@ class StopWhenHealthy(PenaltySchedule):
         self.stopped = False
 
     def weight_at(self, step: int) -> float:
-        """λ after ``step`` calls of :meth:`step`, if it is stopped by then just as it is now."""
+        """λ after ``step`` calls of :meth:`step`, assuming that it is stopped then if it is now."""
         weight = self.schedule.weight_at(step)
         return min(weight, self.floor) if self.stopped else weight
 
     def step(self, usage: Mapping[str, Any] | None = None) -> None:
-        """Go on to the next step; with ``usage`` also :meth:`observe` it."""
+        """Advance by one step; with ``usage`` also :meth:`observe` it."""
         if usage is not None:
             self.observe(usage)
         super().step()
 
     def observe(self, usage: Mapping[str, Any]) -> None:
-        """Judge how the units are, without a step.
+        """Observe the state of the units, without a step.
 
         Args:
-            usage: a :class:`~jumpstart_kernels.usage_report.UsageReport`, what ``UnitUsage.compute()`` gives,
-                or any mapping with the numbers ``"unit_dead_ratio"`` and ``"unit_linear_ratio"``. NaN is not
-                healthy.
+            usage: a :class:`~jumpstart_kernels.usage.report.UsageReport`, the result of
+                ``UnitUsage.compute()``, or any mapping with the numbers ``"unit_dead_ratio"`` and
+                ``"unit_linear_ratio"``. NaN is not healthy.
 
         Raises:
-            TypeError: it is no mapping.
+            TypeError: it is not a mapping.
             ValueError: a ratio is missing.
         """
         names = ("unit_dead_ratio", "unit_linear_ratio")
@@ -92,7 +92,7 @@ class StopWhenHealthy(PenaltySchedule):
             raise TypeError(f"usage must be a mapping with {' and '.join(names)}, got {type(usage).__name__}")
         missing = [name for name in names if name not in usage]
         if missing:
-            raise ValueError(f"usage must have {' and '.join(names)}, got none of {', '.join(missing)}")
+            raise ValueError(f"usage must have {' and '.join(names)}, missing {', '.join(missing)}")
         dead, linear = (float(usage[name]) for name in names)
         if dead <= self.max_dead_ratio and linear <= self.max_linear_ratio:
             self.healthy += 1
@@ -105,5 +105,5 @@ class StopWhenHealthy(PenaltySchedule):
         self._drive()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in the training it is, and what it has observed: numbers by name, nothing of the settings."""
+        """The progress and observations, as numbers by name, without the settings."""
         return {"last_step": self.last_step, "healthy": self.healthy, "stopped": self.stopped}

@@ -1,4 +1,7 @@
-"""``nn.ReLU`` and its functional forms exchanged for :class:`~jumpstart_kernels.JumpstartReLU`, and back."""
+"""``nn.ReLU`` and its functional forms exchanged for :class:`~jumpstart_kernels.JumpstartReLU`, and back.
+
+Other activations in the same way: a row each in ``activations.py``.
+"""
 
 from jumpstart_kernels.surgery.replace import replace_relu, restore_relu
 from jumpstart_kernels.surgery.sites import Site, find_relu

@@ -1,4 +1,4 @@
-"""What the code of a module's forward can reach: read, not run."""
+"""Static analysis of what a module's forward can reach."""
 
 import contextlib
 import dis
@@ -9,29 +9,18 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-RELU_FUNCTIONS = {  # the value: whether it is in place
-    F.relu: False,
-    torch.relu: False,
-    torch.relu_: True,
-    torch.ops.aten.relu: False,
-    torch.ops.aten.relu.default: False,
-    torch.ops.aten.relu_: True,
-    torch.ops.aten.relu_.default: True,
-}
-RELU_METHODS = {"relu": False, "relu_": True}
-RELU_NAMES = (*RELU_METHODS, "ReLU")  # the last for a module that is made in a forward
+from jumpstart_kernels.surgery.activations import Activations, functions_of, methods_of
 
-# With one of these a forward can call what it does not name, if only as a string.
+# With one of these a forward can call functions that it names only as strings, or not at all.
 _INDIRECT = {"getattr", "methodcaller", "attrgetter", "eval", "exec", "vars", "globals", "__dict__"}
-# Their functions call no ReLU, or are its definition.
+# Their functions call no activation, or are its definition.
 _FOREIGN = {"torch", "numpy", "builtins", "math", "functools", "typing", "collections", "warnings", "logging"}
 
 
 def python_functions(module: nn.Module) -> list[FunctionType]:
-    """The module's forward, and the Python functions outside PyTorch that its code names, to any depth."""
+    """The module's forward and the Python functions outside PyTorch that it names, transitively."""
     return [thing for thing in _reached(module) if _is_users(thing)]
 
 
@@ -39,34 +28,51 @@ SUBSCRIPT = "[]"
 
 
 def loaded_names(module: nn.Module) -> set[str]:
-    """The names that :func:`python_functions` load; ``self.name`` is the module's own, and not one.
+    """The names that :func:`python_functions` load, except ``self.name``, which is the module's own.
 
-    ``SUBSCRIPT`` is among them where something is indexed.
+    Includes ``SUBSCRIPT`` if something is indexed.
     """
     return {name for function in python_functions(module) for name in _loaded(function.__code__)}
 
 
-def may_call_relu(module: nn.Module) -> bool:
-    """Whether the forward can call a ReLU that is no module: what says no here needs no trace."""
+def may_call(module: nn.Module, activations: Activations) -> bool:
+    """Whether the forward can call one of these that is no module: what says no here needs no trace."""
+    kinds = tuple(activation.module for activation in activations)
+    names = {name for activation in activations for name in activation.names}
+    mentioned = [*names, *(kind.__name__ for kind in kinds)]  # a module may be made in the forward
+    functions = [
+        *functions_of(activations),
+        *(getattr(torch.Tensor, name) for name in methods_of(activations)),
+    ]
+    graph_names = [activation.graph_name for activation in activations]
+
+    def is_one(value: Any) -> bool:
+        if isinstance(value, torch.jit.ScriptFunction):
+            return any(name in str(value.inlined_graph) for name in graph_names)
+        return any(value is function for function in functions)
+
+    def is_name(value: Any) -> bool:
+        return isinstance(value, str) and value in names
+
     indirect = named = False
     registered = set(module.modules())
     for thing in _reached(module):
-        if isinstance(thing, nn.ReLU) and thing not in registered:
+        if isinstance(thing, kinds) and thing not in registered:
             return True
         if _is_users(thing):
-            if any(mentions(thing, name) for name in RELU_NAMES):
+            if any(mentions(thing, name) for name in mentioned):
                 return True
             indirect = indirect or not _INDIRECT.isdisjoint(_names(thing))
-            named = named or any(_holds(code.co_consts, _is_relu_name) for code in _codes(thing.__code__))
-        elif _holds(thing, _is_relu):
+            named = named or any(_holds(code.co_consts, is_name) for code in _codes(thing.__code__))
+        elif _holds(thing, is_one):
             return True
         else:
-            named = named or _holds(thing, _is_relu_name)
+            named = named or _holds(thing, is_name)
     return indirect and named
 
 
 def mentions(function: FunctionType, name: str) -> bool:
-    """Whether the code loads a function or method ``name``; ``self.name`` is the module's own, not one."""
+    """Whether the code loads a function or method ``name``, other than the module's own ``self.name``."""
     return name in _loaded(function.__code__)
 
 
@@ -103,7 +109,7 @@ def _package(thing: Any) -> str:
 
 
 def _reached(module: nn.Module) -> Iterator[Any]:
-    """What the forward names, and what the functions name that are among it: functions and all else."""
+    """Everything that the forward names, and transitively what the functions among it name."""
     own = _namespaces(module)
     seen: set[int] = set()
     queue: list[Any] = [vars(module).get("forward"), type(module).forward]
@@ -122,7 +128,7 @@ def _reached(module: nn.Module) -> Iterator[Any]:
             queue.append(thing.func)
         elif isinstance(thing, (list, tuple, set, frozenset, dict)):
             items = thing.values() if isinstance(thing, dict) else thing
-            queue += [item for item in items if isinstance(item, (nn.ReLU, *_CODE, *_HOLDERS))]
+            queue += [item for item in items if isinstance(item, (nn.Module, *_CODE, *_HOLDERS))]
 
 
 _CODE = (FunctionType, MethodType, property, staticmethod, classmethod)
@@ -130,11 +136,11 @@ _HOLDERS = (functools.partial, list, tuple, set, frozenset, dict)
 
 
 def _named_by(function: FunctionType, own: list[Mapping[str, Any]]) -> list[Any]:
-    """The values of a function's names: in its module, and in what other names of it stand for."""
+    """The values of a function's names: in its module, and in the objects that its other names refer to."""
     names = _names(function)
     closure = []
     for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # of a variable that is not set yet
+        with contextlib.suppress(ValueError):  # a variable that is not set yet
             closure.append(cell.cell_contents)
     found = [*closure, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     spaces: list[Mapping[str, Any]] = [*own, function.__globals__]
@@ -145,7 +151,7 @@ def _named_by(function: FunctionType, own: list[Mapping[str, Any]]) -> list[Any]
         space = spaces.pop()
         for name in names & space.keys():
             value = space[name]
-            found += [value, vars(type(value)).get("__call__")]  # of an object that is called
+            found += [value, vars(type(value)).get("__call__")]  # for callable objects
             for inner in _namespaces(value):
                 if id(inner) not in seen:
                     seen.add(id(inner))
@@ -154,7 +160,7 @@ def _named_by(function: FunctionType, own: list[Mapping[str, Any]]) -> list[Any]
 
 
 def _namespaces(value: Any) -> list[Mapping[str, Any]]:
-    """Where the attributes of a value are found, if it can have functions of the user's."""
+    """The namespaces of a value's attributes, if it can hold user functions."""
     if isinstance(value, (nn.ModuleList, nn.ModuleDict, nn.Sequential)) and is_of_torch(type(value).forward):
         one_of_each = {type(child): child for child in value.children()}
         return [value._modules, *(space for child in one_of_each.values() for space in _namespaces(child))]
@@ -170,26 +176,13 @@ def _namespaces(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _holds(value: Any, is_it: Callable[[Any], bool], depth: int = 2) -> bool:
-    """Whether a value is what is looked for, or a container or partial of it."""
+    """Whether a value satisfies the predicate, or is a container or partial of one that does."""
     if isinstance(value, functools.partial):
         return _holds(value.func, is_it, depth)
     if isinstance(value, (list, tuple, set, frozenset, dict)):
         items = value.values() if isinstance(value, dict) else value
         return depth > 0 and any(_holds(item, is_it, depth - 1) for item in items)
     return is_it(value)
-
-
-def _is_relu(value: Any) -> bool:
-    if isinstance(value, torch.jit.ScriptFunction):
-        return "aten::relu" in str(value.inlined_graph)
-    return any(value is function for function in _RELUS)
-
-
-def _is_relu_name(value: Any) -> bool:
-    return isinstance(value, str) and value in RELU_METHODS
-
-
-_RELUS = [*RELU_FUNCTIONS, torch.Tensor.relu, torch.Tensor.relu_]
 
 
 def _names(function: FunctionType) -> set[str]:

@@ -1,7 +1,7 @@
-"""The trace of one module's own forward, with every way refused in which a trace could mean something else.
+"""Traces one module's own forward, and refuses whatever a trace might not reproduce.
 
-``torch.fx`` runs the forward once on placeholders and writes down the calls. What Python did meanwhile is
-lost, so what a trace cannot carry over is looked for here, and is a reason to leave the forward as it is.
+``torch.fx`` runs the forward once on placeholders and records the calls. What Python does meanwhile is lost,
+so anything that a trace cannot capture is detected here, and the forward is then left unchanged.
 """
 
 import builtins
@@ -13,33 +13,34 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 
-from jumpstart_kernels.surgery.code import RELU_FUNCTIONS, RELU_METHODS, mentions, python_functions
+from jumpstart_kernels.surgery.activations import Activations, Replaceable, functions_of, methods_of
+from jumpstart_kernels.surgery.code import is_of_torch, mentions, python_functions
 
-# Whether a question of this name has another answer in a trace than in a run.
+# Functions whose answer differs between a trace and a run.
 TRACE_DEPENDENT = ("is_tensor", "is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled")
 
-# The arguments of a call: None, bools and strings as they are, all else an Ellipsis; keywords with names.
+# The arguments of a call: None, bools and strings unchanged, anything else an Ellipsis; keywords with names.
 Pattern = tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]
 
 
 class Untraceable(Exception):
-    """Why a forward cannot be traced, in words for the user."""
+    """Why a forward cannot be traced, as a message for the user."""
 
 
 class StandIn:
-    """What stands in a module's ``forward`` instead of that of its class, and can be taken out again."""
+    """Replaces a module's ``forward`` on the instance, and can be removed."""
 
     def remove(self) -> None:
         raise NotImplementedError
 
 
 def call_pattern(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pattern:
-    """What a trace fixes of a call: the arguments that Python branches on."""
+    """What a trace specializes on: the arguments that Python may branch on."""
     return tuple(map(_fixed, args)), tuple((name, _fixed(value)) for name, value in kwargs.items())
 
 
@@ -48,7 +49,7 @@ def _fixed(value: Any) -> Any:
 
 
 def default_pattern(module: nn.Module) -> Pattern:
-    """A call with tensors for the arguments of forward that have no default, and no others."""
+    """A call with tensors for the required arguments of forward only."""
     parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]  # without self
     required = [parameter for parameter in parameters if parameter.default is parameter.empty]
     args = tuple(... for parameter in required if parameter.kind <= parameter.POSITIONAL_OR_KEYWORD)
@@ -56,55 +57,89 @@ def default_pattern(module: nn.Module) -> Pattern:
     return args, tuple((name, ...) for name in names)
 
 
-def relu_nodes(graph: fx.Graph) -> list[tuple[fx.Node, bool]]:
-    """The ReLU calls of a trace, each with whether it is in place.
+class Call(NamedTuple):
+    """Where a trace calls an activation's function."""
+
+    node: fx.Node
+    activation: Replaceable
+    arguments: dict[str, Any]  # those that the layer of this call is made with
+
+    @property
+    def input(self) -> fx.Node:
+        return self.node.all_input_nodes[0]
+
+
+def activation_calls(graph: fx.Graph, activations: Activations) -> list[Call]:
+    """The calls of these activations in a trace.
 
     Raises:
-        Untraceable: ``inplace`` is computed in the forward.
+        Untraceable: no layer can be made for one: an argument is computed in the forward, or not allowed.
     """
-    calls_by_op: dict[str, dict[Any, bool]] = {"call_function": RELU_FUNCTIONS, "call_method": RELU_METHODS}
-    found = []
+    called_by = {"call_function": functions_of(activations), "call_method": methods_of(activations)}
+    calls = []
     for node in graph.nodes:
-        calls = calls_by_op.get(node.op, {})
-        if node.target in calls:
-            default = node.args[1] if len(node.args) > 1 else calls[node.target]
-            inplace = node.kwargs.get("inplace", default)
-            if not isinstance(inplace, bool):
-                raise Untraceable("its forward computes the argument inplace of a ReLU")
-            found.append((node, inplace))
+        called = called_by.get(node.op, {}).get(node.target)
+        if called is not None:
+            activation, inplace = called
+            calls.append(Call(node, activation, _arguments(node, activation, inplace)))
+    return calls
+
+
+def _arguments(node: fx.Node, activation: Replaceable, inplace: bool) -> dict[str, Any]:
+    """What a call gives an activation besides its input."""
+    positional = zip((*activation.arguments, "inplace"), node.args[1:], strict=False)
+    arguments: dict[str, Any] = {"inplace": inplace, **dict(positional), **node.kwargs}
+    for name in ("input", "self"):
+        arguments.pop(name, None)
+    for name, value in arguments.items():
+        if isinstance(value, fx.Node):
+            kind = activation.module.__name__
+            raise Untraceable(f"its forward computes the argument {name} of a {kind}")
+    arguments["inplace"] = bool(arguments["inplace"])
+    refusal = activation.refusal(arguments)
+    if refusal:
+        raise Untraceable(refusal)
+    return arguments
+
+
+def activation_attributes(module: nn.Module, activations: Activations) -> dict[str, tuple[Replaceable, bool]]:
+    """The instance attributes that are a function of these activations and can be a submodule instead.
+
+    Each with its activation and whether it is in place. Where a forward of the user's may call the function
+    with arguments, which a submodule does not take, its calls are replaced instead.
+    """
+    found = {}
+    functions = functions_of(activations)
+    for name, value in vars(module).items():
+        called = next((called for function, called in functions.items() if value is function), None)
+        if called is None or hasattr(type(module), name):  # which would hide the submodule
+            continue
+        if not called[0].arguments or is_of_torch(type(module).forward):
+            found[name] = called
     return found
 
 
-def relu_attributes(module: nn.Module) -> list[str]:
-    """Names of the instance attributes that are a ReLU function and can be a submodule instead."""
-    return [
-        name
-        for name, value in vars(module).items()
-        if any(value is function for function in RELU_FUNCTIONS)
-        and not hasattr(type(module), name)  # it would hide the submodule
-    ]
+def trace_forward(module: nn.Module, training: bool, pattern: Pattern, activations: Activations) -> fx.Graph:
+    """The trace of ``module``'s forward, with submodules as leaves, for one mode and one call pattern.
 
-
-def trace_forward(module: nn.Module, training: bool, pattern: Pattern) -> fx.Graph:
-    """The calls of ``module``'s forward, those of its submodules unopened, for one mode and one call pattern.
-
-    The module and the random number generators are as before afterwards, also if it raises.
+    Attributes that are a function of these activations count as submodules. The module and the random number
+    generators are as before afterwards, also if it raises.
 
     Raises:
-        Untraceable: the trace fails, or would not do what the forward does.
+        Untraceable: tracing fails, or the trace would not reproduce the forward.
     """
     functions = python_functions(module)
     for name in TRACE_DEPENDENT:
         if any(mentions(function, name) for function in functions):
-            raise Untraceable(f"its forward asks {name}()")
+            raise Untraceable(f"its forward calls {name}()")
     with preserved(module):
         for submodule in list(module.modules()):
             vars(submodule)["training"] = training
             forward = vars(submodule).get("forward")
             if isinstance(forward, StandIn):
                 forward.remove()  # a forward may call another's, or loop over the module's children
-            for name in relu_attributes(submodule):
-                setattr(submodule, name, nn.ReLU())
+            for name, (activation, _) in activation_attributes(submodule, activations).items():
+                setattr(submodule, name, activation.module())
         try:
             with (
                 preserved(module) as changed,
@@ -154,12 +189,12 @@ class Tracer(fx.Tracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         if _context() != self._context:
-            raise Untraceable("its forward sets no_grad, autocast or checkpointing for a part of itself")
+            raise Untraceable("its forward uses no_grad, autocast or checkpointing for a part of itself")
         return super().create_node(*args, **kwargs)
 
 
 def _context() -> tuple[Any, ...]:
-    """What a context manager may change for the calls inside it, and a trace does not record."""
+    """State that a context manager may change for the calls inside it, which a trace does not record."""
     nesting = torch.autocast_increment_nesting()
     torch.autocast_decrement_nesting()
     return torch.is_grad_enabled(), nesting, torch._C._autograd._top_saved_tensors_default_hooks(True)
@@ -167,11 +202,11 @@ def _context() -> tuple[Any, ...]:
 
 @contextmanager
 def no_isinstance(functions: list[FunctionType]) -> Iterator[None]:
-    """Refuse ``isinstance`` of a placeholder in these functions: it would say that it is no tensor."""
+    """Refuse ``isinstance`` on a placeholder in these functions, where it would deny that it is a tensor."""
 
     def checked_isinstance(value: Any, classes: Any) -> bool:
         if builtins.isinstance(value, fx.Proxy):
-            raise Untraceable("its forward asks isinstance() of a value computed from its input")
+            raise Untraceable("its forward calls isinstance() on a value computed from its input")
         return builtins.isinstance(value, classes)
 
     namespaces = [function.__globals__ for function in functions if "isinstance" not in function.__globals__]
@@ -186,7 +221,7 @@ def no_isinstance(functions: list[FunctionType]) -> Iterator[None]:
 
 @contextmanager
 def preserved(module: nn.Module) -> Iterator[list[str]]:
-    """Put the attributes of a module and those below back afterwards; yields a list of those it had to."""
+    """Restore the attributes of a module and its submodules; yields the list of those that changed."""
     saved = []
     for name, submodule in module.named_modules():
         prefix = f"{name}." if name else ""
@@ -221,7 +256,7 @@ def _changed_names(prefix: str, container: Any, before: Any) -> list[str]:
 
 @contextmanager
 def preserved_randomness() -> Iterator[list[str]]:
-    """Put the random number generators back afterwards; yields a list of those it had to."""
+    """Restore the random number generators; yields the list of those that were used."""
     numpy = sys.modules.get("numpy")
     generators: dict[str, tuple[Callable[[], Any], Callable[[Any], None], Callable[[Any, Any], bool]]] = {
         "random": (random.getstate, random.setstate, operator.eq),

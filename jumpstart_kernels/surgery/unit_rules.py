@@ -1,6 +1,6 @@
-"""Where one layer or one call puts its units.
+"""Rules for the unit dimension of the output of one layer or call.
 
-Dimensions are counted from the end where the input may come without a batch: −3 behind a ``Conv2d``.
+Dimensions are counted from the end if the input may be unbatched: −3 after a ``Conv2d``.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# The first that fits counts.
+# The first match counts.
 _MODULES: tuple[tuple[Units, tuple[type[nn.Module], ...]], ...] = (
     (-1, (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.MultiheadAttention)),
     (-1, (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)),
@@ -52,7 +52,7 @@ _PASSING_CALLS = _words(
     """
 )
 
-# What may put the units elsewhere. Without it, and without a trace, they are where all layers have them.
+# Calls that may move the units. Without these, and without a trace, all layers must agree on the dimension.
 MOVING_CALLS = _words(
     """
     H T bmm einsum expand_as flatten fold mT matmul mm movedim moveaxis narrow permute rearrange reduce repeat
@@ -63,7 +63,7 @@ MOVING_CALLS = _words(
 
 
 def by_type(module: nn.Module) -> Units:
-    """Where a module of PyTorch's, or a subclass of one, puts its units."""
+    """The unit dimension of the output of a PyTorch module or a subclass of one."""
     for units, kinds in _MODULES:
         if isinstance(module, kinds):
             return units
@@ -72,20 +72,20 @@ def by_type(module: nn.Module) -> Units:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether a module can put units somewhere: one of PyTorch's, or one with a matrix of its own."""
+    """Whether a module can determine the unit dimension: a PyTorch layer, or one with its own matrix."""
     matrices = (value for value in module._parameters.values() if value is not None and value.dim() > 1)
     return by_type(module) != UNKNOWN or next(matrices, None) is not None
 
 
 def agreed(found: set[Units]) -> Units:
-    """What all say. Behind a convolution dimension 1 is that of its channels: only a batch has it."""
+    """The dimension on which all agree. After a convolution 1 is the channel dimension of a batched input."""
     if 1 in found and all(isinstance(units, int) and units < -1 for units in found - {1}):
         found = found - {1} or found
     return next(iter(found)) if len(found) == 1 else UNKNOWN
 
 
 def behind_call(node: fx.Node, units: dict[fx.Node, Units]) -> Units:
-    """The units of what a function or method of a trace returns."""
+    """The unit dimension of the result of a function or method in a trace."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if name in _PRODUCING_CALLS:
         return _PRODUCING_CALLS[name]
@@ -95,7 +95,7 @@ def behind_call(node: fx.Node, units: dict[fx.Node, Units]) -> Units:
 
 
 def _joined(node: fx.Node, units: dict[fx.Node, Units]) -> Units:
-    """Of an element-wise call: what those of its operands say that are known."""
+    """For an element-wise call: what its known operands agree on."""
     known = {units[operand] for operand in node.all_input_nodes} - {UNKNOWN}
     return agreed(known) if known else UNKNOWN
 
@@ -105,7 +105,7 @@ def first_operand(node: fx.Node) -> Any:
 
 
 def _moved(name: str, node: fx.Node, units: dict[fx.Node, Units]) -> Units:
-    """Behind a call that puts dimensions elsewhere."""
+    """After a call that moves dimensions."""
     before, arguments = units.get(first_operand(node), UNKNOWN), list(node.args[1:])
     if name == "flatten":
         given = {**dict(zip(("start_dim", "end_dim"), arguments, strict=False)), **node.kwargs}
@@ -113,7 +113,7 @@ def _moved(name: str, node: fx.Node, units: dict[fx.Node, Units]) -> Units:
     if not isinstance(before, int) or node.kwargs:
         return UNKNOWN
     if name == "getitem" and isinstance(arguments[0], int):
-        return before if before < 0 else UNKNOWN  # of the tuple that a recurrent layer gives, too
+        return before if before < 0 else UNKNOWN  # also for the tuple returned by a recurrent layer
     if name in ("transpose", "swapaxes", "swapdims"):
         return _transposed(before, arguments)
     if name == "permute":
@@ -128,12 +128,12 @@ def flattened(before: Units, start: Any, end: Any) -> Units:
     if (start, end) == (1, -1):
         return -1
     image = before == 1 or (isinstance(before, int) and before < -1)
-    return -2 if image and (start, end) == (2, -1) else UNKNOWN  # its places, behind the channels
+    return -2 if image and (start, end) == (2, -1) else UNKNOWN  # positions come after the channels
 
 
 def _transposed(before: int, dims: list[Any]) -> Units:
     if len(dims) != 2 or not all(isinstance(dim, int) and (dim < 0) == (before < 0) for dim in dims):
-        return UNKNOWN  # how many dimensions there are, would say it
+        return UNKNOWN  # it would take the number of dimensions to know
     if before not in dims:
         return before
     return dims[1] if before == dims[0] else dims[0]

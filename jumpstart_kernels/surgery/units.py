@@ -1,4 +1,4 @@
-"""Where the units of a pre-activation are: in the dimension where the layers before it put their outputs."""
+"""Infers the unit dimension of a pre-activation from the layers before it."""
 
 import logging
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from jumpstart_kernels.surgery.activations import REPLACEABLE
 from jumpstart_kernels.surgery.code import is_of_torch, loaded_names
 from jumpstart_kernels.surgery.tracing import Untraceable, default_pattern, trace_forward
 from jumpstart_kernels.surgery.unit_rules import (
@@ -25,7 +26,7 @@ logger = logging.getLogger("jumpstart_kernels")
 
 
 def check_unit_dim(unit_dim: object) -> None:
-    """Raise for what is neither a dimension nor ``"auto"``."""
+    """Raise for anything but a dimension or ``"auto"``."""
     if isinstance(unit_dim, bool) or not isinstance(unit_dim, (int, str)):
         raise TypeError(f"unit_dim must be an int or 'auto', got {type(unit_dim).__name__}")
     if isinstance(unit_dim, str) and unit_dim != "auto":
@@ -33,7 +34,7 @@ def check_unit_dim(unit_dim: object) -> None:
 
 
 def find_unit_dims(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, int]:
-    """The dimension of the units in the input of each of these layers of a model; 1 where nothing tells."""
+    """The unit dimension of the input of each of these layers of a model; 1 if unknown."""
     finder = UnitFinder(model)
     found = {name: finder.before(layer) for name, layer in layers.items()}
     unknown = [name for name, units in found.items() if not isinstance(units, int)]
@@ -43,20 +44,20 @@ def find_unit_dims(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[st
 
 
 def log_unknown(names: list[str]) -> None:
-    """Say of which layers the dimension of the units is a guess."""
+    """Log the layers whose unit dimension is a guess."""
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     logger.warning(
-        "what is before these layers does not tell where their units are; dimension 1 is taken, or give "
+        "cannot infer the unit dimension of these layers from what precedes them; using 1, or pass "
         "unit_dim: %s",
         shown,
     )
 
 
 class UnitFinder:
-    """Finds where the input of a model's modules has its units, from what is before them."""
+    """Infers the unit dimension of the inputs of a model's modules from what precedes them."""
 
     def __init__(self, model: nn.Module, units: Units = UNKNOWN) -> None:
-        """``units`` is where the model's own input has them."""
+        """``units`` is the unit dimension of the model's own input."""
         self._places: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
         for parent in model.modules():
             for name, child in parent._modules.items():
@@ -64,15 +65,15 @@ class UnitFinder:
                     self._places.setdefault(child, []).append((parent, name))
         self._before: dict[tuple[nn.Module, int], Units] = {(model, 0): units}
         self._traces: dict[Any, fx.Graph | None] = {}
-        # Of each module's trace, as far as it was needed.
+        # Of each module's trace, filled on demand.
         self._values: dict[tuple[nn.Module, fx.Graph], dict[fx.Node, Units]] = {}
         self._inside: set[nn.Module] = set()  # modules whose output is being found
 
     def before(self, module: nn.Module, argument: int = 0) -> Units:
-        """The units of a module's input, or of another argument: a dimension, or ``UNKNOWN``."""
+        """The unit dimension of a module's input or of another argument, or ``UNKNOWN``."""
         key = (module, argument)
         if key not in self._before:
-            self._before[key] = UNKNOWN  # to whoever asks meanwhile: a module inside itself
+            self._before[key] = UNKNOWN  # for recursion: a module inside itself
             found = {self._at(parent, name, argument) for parent, name in self._places.get(module, ())}
             self._before[key] = agreed(found)
         return self._before[key]
@@ -86,15 +87,15 @@ class UnitFinder:
         values = self._values.setdefault((module, graph), {})
         for node in graph.nodes:
             if node not in values:
-                values[node] = UNKNOWN  # to whoever asks meanwhile
+                values[node] = UNKNOWN  # for recursion
                 values[node] = self._of_node(module, node, values)
         return values
 
     def _at(self, parent: nn.Module, name: str, argument: int) -> Units:
-        """The units of an argument of a child, by what its parent does before it."""
+        """The units of an argument of a child, from what its parent does before it."""
         forward = type(parent).forward
         if isinstance(parent, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) and is_of_torch(forward):
-            # A list's own owner calls its children; that of a Sequential may.
+            # The owner of a list calls its children; the owner of a Sequential may.
             owners = self._places.get(parent, ())
             calls = [self._in_owner(owner, f"{key}.{name}", argument) for owner, key in owners]
             found = {units for units in calls if units is not None}
@@ -112,7 +113,7 @@ class UnitFinder:
         return self.before(parent) if units == PASSED_ON else units
 
     def _in_owner(self, owner: nn.Module, path: str, argument: int) -> Units | None:
-        """The units of an argument of a module in a container of ``owner``; None if that does not call it."""
+        """The units of an argument of a module in a container of ``owner``; None if it is not called."""
         if isinstance(owner, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
             return None if isinstance(owner, nn.Sequential) else self._at(owner, path, argument)
         if is_of_torch(type(owner).forward):
@@ -121,7 +122,7 @@ class UnitFinder:
         return None if graph is None else self._passed(owner, graph, path, argument)
 
     def _in_forward(self, module: nn.Module, name: str, argument: int) -> Units:
-        """The units of what a forward of one's own passes to the submodule ``name``."""
+        """The units of what a user-defined forward passes to the submodule ``name``."""
         graph = self._trace(module)
         if graph is not None:
             found = self._passed(module, graph, name, argument)
@@ -138,7 +139,7 @@ class UnitFinder:
         return agreed(found) if calls else None
 
     def _through(self, module: nn.Module, names: list[str], units: Units) -> Units:
-        """The units behind these children of a module, one after the other."""
+        """The units after these children of a module, applied in turn."""
         for name in names:
             child = module._modules[name]
             if child is not None:
@@ -171,9 +172,9 @@ class UnitFinder:
         return values.get(output, UNKNOWN) if isinstance(output, fx.Node) else UNKNOWN
 
     def _of_layers_in(self, module: nn.Module) -> Units:
-        """Where all layers below a module put their units, if they agree and nothing moves them.
+        """The unit dimension on which all layers below a module agree, if nothing moves it.
 
-        ``PASSED_ON`` if there is no layer.
+        ``PASSED_ON`` if there are no layers.
         """
         if not MOVING_CALLS.isdisjoint(name.removesuffix("_") for name in loaded_names(module)):
             return UNKNOWN
@@ -183,8 +184,9 @@ class UnitFinder:
     def _trace(self, module: nn.Module) -> fx.Graph | None:
         key = _likeness(module)
         if key not in self._traces:
+            activations = tuple(REPLACEABLE.values())
             try:
-                self._traces[key] = trace_forward(module, True, default_pattern(module))
+                self._traces[key] = trace_forward(module, True, default_pattern(module), activations)
             except Untraceable:
                 self._traces[key] = None
         return self._traces[key]
@@ -204,7 +206,7 @@ class UnitFinder:
 
 
 def _likeness(module: nn.Module) -> tuple[Any, ...]:
-    """What modules have in common whose forwards make the same calls: one trace stands for them all."""
+    """A key shared by modules whose forwards make the same calls, so that one trace serves them all."""
     attributes = []
     for name, value in vars(module).items():
         if name not in ("_modules", "_parameters", "_buffers", "training"):
@@ -221,7 +223,7 @@ def _likeness(module: nn.Module) -> tuple[Any, ...]:
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:
-    """What a trace calls; None for an attribute that was a ReLU function when it was traced."""
+    """What a trace calls; None for an attribute that was an activation's function when it was traced."""
     found: Any = module
     for name in path.split("."):
         found = found._modules.get(name)

@@ -1,4 +1,4 @@
-"""``demo``: what the command hands on."""
+"""``demo``: the arguments that the command passes on."""
 
 import sys
 import types
@@ -10,7 +10,7 @@ from cli_runs import run
 
 @pytest.fixture
 def demo_calls(monkeypatch) -> list[dict]:
-    """What the demo is called with, in place of the demo."""
+    """Replaces the demo by a function that captures its arguments."""
     calls: list[dict] = []
     module = types.ModuleType("jumpstart_kernels.demo")
     module.run = lambda **options: calls.append(options) or 0
@@ -48,7 +48,7 @@ def test_demo_runs_with_its_options(demo_calls, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "wine,iris"], "argument --data: must be of wine, breast_cancer, digits, got 'iris'"),
+        (["--data", "wine,iris"], "argument --data: must be one of wine, breast_cancer, digits, got 'iris'"),
         (["--epochs", "-1"], "argument --epochs"),
         (["--output", "nowhere/demo.png"], "error: --output: there is no folder nowhere"),
     ],

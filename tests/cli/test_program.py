@@ -1,6 +1,8 @@
 """The program as a whole, and ``info``."""
 
+import importlib.metadata
 import re
+import shutil
 import types
 
 import pytest
@@ -8,8 +10,7 @@ import torch
 from cli_runs import program, run
 
 import jumpstart_kernels
-from jumpstart_kernels import backends, cli
-from jumpstart_kernels.kernels import native
+from jumpstart_kernels.ops import backends, native
 
 
 def test_the_program_prints_its_version():
@@ -45,10 +46,10 @@ def test_info_says_what_is_here(capsys):
 
 def test_info_says_how_to_get_what_is_missing(capsys, monkeypatch):
     def nothing(package: str) -> str:
-        raise cli.importlib.metadata.PackageNotFoundError(package)
+        raise importlib.metadata.PackageNotFoundError(package)
 
-    monkeypatch.setattr(cli.importlib.metadata, "version", nothing)
-    monkeypatch.setattr(cli.shutil, "which", lambda name: None)
+    monkeypatch.setattr(importlib.metadata, "version", nothing)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(native, "_extension", None)
     monkeypatch.setattr(backends, "_resolved", {})
     status, out, _ = run(capsys, "info")

@@ -9,7 +9,7 @@ import torch
 from cli_runs import run
 from torch import nn
 
-from jumpstart_kernels.usage import unit_usage
+from jumpstart_kernels.usage.metric import unit_usage
 
 
 def test_usage_prints_the_report(models, capsys, tmp_path):
@@ -86,11 +86,11 @@ def test_mistakes_of_usage_take_one_line(models, capsys):
         (
             "models.py:plain",
             "scalar.pt",
-        ): "--data: scalar.pt must hold an array of at least one sample, [N, ...], ",
+        ): "--data: scalar.pt must hold an array with at least one sample, [N, ...], ",
         (
             "models.py:plain",
             "other.pt",
-        ): "--data: other.pt must hold an array of at least one sample, [N, ...], ",
+        ): "--data: other.pt must hold an array with at least one sample, [N, ...], ",
         ("models.py:plain", "broken.pt"): "cannot read broken.pt: ",
         ("models.py:plain", "words.csv"): "cannot read words.csv: ",
         ("models.py:plain", "missing.npy"): "there is no file missing.npy",

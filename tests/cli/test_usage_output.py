@@ -1,4 +1,4 @@
-"""``usage --output``: pages and pictures."""
+"""``usage --output``: pages and images."""
 
 import base64
 import html
@@ -11,11 +11,11 @@ import torch
 from cli_runs import run
 from torch import nn
 
-from jumpstart_kernels.usage import unit_usage
+from jumpstart_kernels.usage.metric import unit_usage
 
 
 class Page(HTMLParser):
-    """Tags that are open, what the page refers to, its pictures and the text of its cells."""
+    """Collects open tags, references, images and the text of cells."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ def test_usage_says_that_margins_differ(models, capsys):
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("page.txt", "--output must be a file of .html, .png, .svg, .pdf, got 'page.txt'"),
+        ("page.txt", "--output must end in .html, .png, .svg, .pdf, got 'page.txt'"),
         ("nowhere/page.html", "--output: there is no folder nowhere"),
     ],
 )

@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from jumpstart_kernels.kernels.layout import (
+from jumpstart_kernels.ops.activations import NONE
+from jumpstart_kernels.ops.arguments import ForwardResult, Gradients, Options, Saved
+from jumpstart_kernels.ops.layout import (
     channels_last_format,
     is_channels_last,
     make_layout,
@@ -23,6 +25,7 @@ from jumpstart_kernels.kernels.layout import (
     point_count,
     statistics_dtype,
 )
+from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
@@ -40,14 +43,23 @@ class _Layout(ctypes.Structure):
     _fields_ += [("channels_last", ctypes.c_bool)]
 
 
+class _Options(ctypes.Structure):
+    _fields_ = [
+        ("activation", ctypes.c_int),
+        ("parameter", ctypes.c_double),
+        ("unit_dim", ctypes.c_int64),
+        ("position_points", ctypes.c_bool),
+        ("margin", ctypes.c_double),
+        ("all_indices", ctypes.c_bool),
+    ]
+
+
 class _ForwardCall(ctypes.Structure):
     _fields_ = [
         ("scalar", ctypes.c_int),
         *[(name, ctypes.c_void_p) for name in ("x", "output", "mask", "slack_sums", "extrema", "indices")],
         ("layout", _Layout),
-        ("position_points", ctypes.c_bool),
-        ("all_indices", ctypes.c_bool),
-        ("margin", ctypes.c_double),
+        ("options", _Options),
         ("multiprocessors", ctypes.c_int),
     ]
 
@@ -62,8 +74,7 @@ class _BackwardCall(ctypes.Structure):
             )
         ],
         ("layout", _Layout),
-        ("points", ctypes.c_int64),
-        ("margin", ctypes.c_double),
+        ("options", _Options),
         ("multiprocessors", ctypes.c_int),
     ]  # fmt: skip
 
@@ -150,79 +161,68 @@ class Memory:
 
 def forward(
     x: Tensor,  # contiguous or channels_last
-    unit_dim: int,
-    position_points: bool,
-    margin: float,
-    apply_relu: bool,
-    all_indices: bool,
+    options: Options,
     *,
     inplace: bool = False,
     aligned: bool = True,
     multiprocessors: int = 2,
     seed: int = 0,
     workspace_byte: int = POISON,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """As the reference's ``jumpstart_relu_forward``."""
-    layout = make_layout(x.shape, unit_dim, is_channels_last(x, unit_dim))
-    count = layout.units + point_count(x.shape, unit_dim, position_points)
+) -> ForwardResult:
+    """As the reference's ``jumpstart_activation_forward``."""
+    layout = make_layout(x.shape, options.unit_dim, is_channels_last(x, options.unit_dim))
+    count = layout.units + point_count(x.shape, options.unit_dim, options.position_points)
     dtype = statistics_dtype(x.dtype)
+    with_output = options.activation != NONE
     with Memory() as memory:
         source = memory.place(x, aligned)
         output = mask = None
-        if apply_relu:
+        if with_output:
             output = source if inplace else memory.allocate(x.numel(), x.dtype, aligned)
             mask = memory.allocate(math.prod(mask_shape(layout)), torch.uint8)
-        slack_sums, extrema = memory.allocate(10, dtype), memory.allocate(2 * count, dtype)
+        slack_sums, extrema = memory.allocate(LAYER_SUMS, dtype), memory.allocate(2 * count, dtype)
         indices = memory.allocate(2 * count, torch.int64)
         call = _ForwardCall(
             SCALARS.index(x.dtype), *map(_address, (source, output, mask, slack_sums, extrema, indices)),
-            _Layout(*layout), position_points, all_indices, margin, multiprocessors,
+            _Layout(*layout), _options(options), multiprocessors,
         )  # fmt: skip
         size = library().emulator_forward_workspace(ctypes.byref(call))
         workspace = memory.allocate(size, torch.uint8).fill_(workspace_byte)
         library().emulator_seed(seed)
         _raise(library().emulator_forward(ctypes.byref(call), ctypes.c_void_p(_address(workspace))))
         memory.check()
-        if not (apply_relu and inplace):
+        if not (with_output and inplace):
             assert torch.equal(source.view(torch.uint8), _bytes(x))
-        return (
-            _like(output, x) if apply_relu else x.new_empty(0),
-            mask.clone().view(mask_shape(layout)) if apply_relu else x.new_empty((0, 0), dtype=torch.uint8),
-            slack_sums.clone().view(2, 5),
+        return ForwardResult(
+            _like(output, x) if with_output else x.new_empty(0),
+            mask.clone().view(mask_shape(layout)) if with_output else x.new_empty((0, 0), dtype=torch.uint8),
+            slack_sums.clone().view(SUMS_SHAPE),
             extrema.clone().view(2, count),
             indices.clone().view(2, count),
         )
 
 
 def backward(
-    grad_output: Tensor | None,
-    grad_slack_sums: Tensor | None,
-    grad_extrema: Tensor | None,
-    mask: Tensor,
-    extrema: Tensor,
-    indices: Tensor,
-    size: list[int],
-    channels_last: bool,
-    dtype: torch.dtype,
-    unit_dim: int,
-    margin: float,
+    gradients: Gradients,
+    saved: Saved,
+    options: Options,
     *,
     aligned: bool = True,
     multiprocessors: int = 2,
     seed: int = 0,
 ) -> Tensor:
-    """As the reference's ``jumpstart_relu_backward``, for a ``grad_output`` that is dense like the result."""
-    layout = make_layout(size, unit_dim, channels_last)
+    """As the reference's ``jumpstart_activation_backward``, for a gradient that is dense like the result."""
+    mask, extrema, indices, size, channels_last, dtype = saved
+    layout = make_layout(size, options.unit_dim, channels_last)
     with Memory() as memory:
-        grads = [
-            None if grad is None else memory.place(grad, aligned)
-            for grad in (grad_output, grad_slack_sums, grad_extrema)
-        ]
-        saved = [memory.place(tensor) for tensor in (mask, extrema, indices)]
+        by_output, *by_statistics = (
+            None if grad is None else memory.place(grad, aligned) for grad in gradients
+        )
         grad_x = memory.allocate(math.prod(size), dtype, aligned)
+        placed = [memory.place(tensor) for tensor in (mask, extrema, indices)]
         call = _BackwardCall(
-            SCALARS.index(dtype), *map(_address, (grads[0], saved[0], grad_x, *grads[1:], *saved[1:])),
-            _Layout(*layout), extrema.shape[1] - layout.units, margin, multiprocessors,
+            SCALARS.index(dtype), *map(_address, (by_output, placed[0], grad_x, *by_statistics, *placed[1:])),
+            _Layout(*layout), _options(options), multiprocessors,
         )  # fmt: skip
         library().emulator_seed(seed)
         _raise(library().emulator_backward(ctypes.byref(call)))
@@ -239,7 +239,7 @@ def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -
         value, total = memory.allocate(1, dtype), memory.allocate(1, torch.float64)
         addresses = (ctypes.c_void_p * len(layers))(*map(_address, layers))
         call = _PenaltyCall(
-            dtype == torch.float64, addresses, len(layers), (ctypes.c_double * 10)(*weights), square_root,
+            dtype == torch.float64, addresses, len(layers), _weights(weights), square_root,
             _address(value), _address(total),
         )  # fmt: skip
         _raise(library().emulator_penalty(ctypes.byref(call)))
@@ -251,15 +251,15 @@ def penalty_backward(grad: Tensor, value: Tensor | None, weights: list[float]) -
     """As the reference's ``penalty_backward``."""
     with Memory() as memory:
         placed = [None if tensor is None else memory.place(tensor) for tensor in (grad, value)]
-        by_sum = memory.allocate(10, grad.dtype)
+        by_sum = memory.allocate(LAYER_SUMS, grad.dtype)
         _raise(
             library().emulator_penalty_backward(
                 ctypes.c_bool(grad.dtype == torch.float64), *(ctypes.c_void_p(_address(t)) for t in placed),
-                (ctypes.c_double * 10)(*weights), ctypes.c_void_p(_address(by_sum)),
+                _weights(weights), ctypes.c_void_p(_address(by_sum)),
             )
         )  # fmt: skip
         memory.check()
-        return by_sum.clone().view(2, 5)
+        return by_sum.clone().view(SUMS_SHAPE)
 
 
 def fault(which: int) -> str:
@@ -279,6 +279,16 @@ def workspace(size: list[int], unit_dim: int, channels_last: bool, dtype: torch.
     )
     call.multiprocessors = 132
     return library().emulator_forward_workspace(ctypes.byref(call))
+
+
+def _options(options: Options) -> _Options:
+    activation = library().emulator_activation(options.activation.encode())
+    assert activation >= 0, f"csrc/activations.h does not list {options.activation!r}"
+    return _Options(activation, *options[1:])
+
+
+def _weights(weights: list[float]) -> ctypes.Array:
+    return (ctypes.c_double * LAYER_SUMS)(*weights)
 
 
 def _address(tensor: Tensor | None) -> int | None:

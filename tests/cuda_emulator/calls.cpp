@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 
+#include "activations.h"
 #include "cuda/kernels.h"
 #include "cuda/plan.h"
 #include "cuda_emulator.h"
@@ -49,16 +51,25 @@ void emulator_plan(const jumpstart::Layout* layout, bool position_points, int ve
   const auto f = jumpstart::cuda::plan_forward(*layout, position_points, vector, 4, multiprocessors);
   const auto b = jumpstart::cuda::plan_backward(*layout, vector, multiprocessors);
   const auto& t = f.tiling;
+  const bool planes = f.kernel == jumpstart::cuda::ForwardKernel::planes;
   *to = {f.blocks,
-         f.planes ? f.chunks.work() : t.work(),
-         f.planes ? 1 : t.tiles,
-         f.units.blocks(),
-         f.points.blocks(),
-         f.planes ? f.chunks.chunk_columns : std::max<int64_t>(t.region_rows, t.tile_columns),
+         planes ? f.chunks.work() : t.work(),
+         planes ? 1 : t.tiles,
+         f.merge.units.blocks(),
+         f.merge.points.blocks(),
+         planes ? f.chunks.chunk_columns : std::max<int64_t>(t.region_rows, t.tile_columns),
          b.blocks,
          b.tiling.work(),
          b.tiling.tiles,
          std::max<int64_t>(b.tiling.region_rows, b.tiling.tile_columns)};
+}
+
+// An activation by its name, or -1.
+int emulator_activation(const char* name) {
+  const auto* found =
+      std::find(std::begin(jumpstart::kActivationNames), std::end(jumpstart::kActivationNames), name);
+  if (found == std::end(jumpstart::kActivationNames)) return -1;
+  return static_cast<int>(found - std::begin(jumpstart::kActivationNames));
 }
 
 // Memory with no access before its first page and behind its last.

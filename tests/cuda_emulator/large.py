@@ -11,8 +11,9 @@ import torch
 from sparse_memory import sparse_zeros
 from torch import Tensor
 
-from cuda_emulator import SCALARS, _address, _BackwardCall, _ForwardCall, _Layout, _raise, library
-from jumpstart_kernels.kernels.layout import (
+from cuda_emulator import SCALARS, _address, _BackwardCall, _ForwardCall, _Layout, _options, _raise, library
+from jumpstart_kernels.ops.arguments import ForwardResult, Gradients, Options, Saved
+from jumpstart_kernels.ops.layout import (
     Layout,
     is_channels_last,
     make_layout,
@@ -20,6 +21,7 @@ from jumpstart_kernels.kernels.layout import (
     point_count,
     statistics_dtype,
 )
+from jumpstart_kernels.ops.slack import SUMS_SHAPE
 
 
 class Plan(ctypes.Structure):
@@ -57,49 +59,43 @@ def _limit(*launches: Ends) -> None:
 
 def forward(
     x: Tensor,
-    unit_dim: int,
-    position_points: bool,
-    margin: float,
+    options: Options,
     multiprocessors: int,
     streaming: Ends,
     merge: Ends,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Output, mask, extrema and all indices of an aligned ``x``, as far as the blocks that run write them."""
-    layout = make_layout(x.shape, unit_dim, is_channels_last(x, unit_dim))
-    count = layout.units + point_count(x.shape, unit_dim, position_points)
+) -> ForwardResult:
+    """Of an aligned ``x``, as far as the blocks that run write it; the slack sums are not whole."""
+    layout = make_layout(x.shape, options.unit_dim, is_channels_last(x, options.unit_dim))
+    count = layout.units + point_count(x.shape, options.unit_dim, options.position_points)
     dtype = statistics_dtype(x.dtype)
     output = sparse_zeros(x.shape, x.dtype, layout.channels_last)
     mask = sparse_zeros(mask_shape(layout), torch.uint8)
-    slack_sums, extrema = sparse_zeros((2, 5), dtype), sparse_zeros((2, count), dtype)
+    slack_sums, extrema = sparse_zeros(SUMS_SHAPE, dtype), sparse_zeros((2, count), dtype)
     indices = sparse_zeros((2, count), torch.int64)
     call = _ForwardCall(
         SCALARS.index(x.dtype), *map(_address, (x, output, mask, slack_sums, extrema, indices)),
-        _Layout(*layout), position_points, True, margin, multiprocessors,
+        _Layout(*layout), _options(options), multiprocessors,
     )  # fmt: skip
     size = library().emulator_forward_workspace(ctypes.byref(call))
     workspace = sparse_zeros((size,), torch.uint8)
     _limit(streaming, merge)
     _raise(library().emulator_forward(ctypes.byref(call), ctypes.c_void_p(_address(workspace))))
-    return output, mask, extrema, indices
+    return ForwardResult(output, mask, slack_sums, extrema, indices)
 
 
 def backward(
-    grad_output: Tensor,
-    grad_slack_sums: Tensor,
-    mask: Tensor,
-    extrema: Tensor,
-    indices: Tensor,
-    unit_dim: int,
-    margin: float,
+    gradients: Gradients,
+    saved: Saved,
+    options: Options,
     multiprocessors: int,
     ends: Ends,
 ) -> Tensor:
-    layout = make_layout(grad_output.shape, unit_dim, is_channels_last(grad_output, unit_dim))
-    grad_x = sparse_zeros(grad_output.shape, grad_output.dtype, layout.channels_last)
+    mask, extrema, indices, size, channels_last, dtype = saved
+    grad_x = sparse_zeros(size, dtype, channels_last)
+    by_output, *by_statistics = gradients
     call = _BackwardCall(
-        SCALARS.index(grad_output.dtype),
-        *map(_address, (grad_output, mask, grad_x, grad_slack_sums, None, extrema, indices)),
-        _Layout(*layout), extrema.shape[1] - layout.units, margin, multiprocessors,
+        SCALARS.index(dtype), *map(_address, (by_output, mask, grad_x, *by_statistics, extrema, indices)),
+        _Layout(*make_layout(size, options.unit_dim, channels_last)), _options(options), multiprocessors,
     )  # fmt: skip
     _limit(ends)
     _raise(library().emulator_backward(ctypes.byref(call)))

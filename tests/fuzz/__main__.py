@@ -19,8 +19,8 @@ if not torch.cuda.is_available():
 from fuzz.campaign import Tally, plan
 from fuzz.modes import MODES
 from fuzz.processes import run
-from jumpstart_kernels import backends
 from jumpstart_kernels.bench.machine import describe
+from jumpstart_kernels.ops import backends
 
 SCHEMA = 1
 
@@ -66,7 +66,7 @@ def _groups(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> l
 def show_progress(
     groups: list[tuple[str, int, int]], results: Iterator[tuple[str, Tally]]
 ) -> Iterator[tuple[str, Tally]]:
-    """The results as they are, with a bar for each mode where ``rich`` is installed."""
+    """Yield the results, with a progress bar per mode if ``rich`` is installed."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -85,7 +85,7 @@ def show_progress(
 
 
 def summarize(tally: Tally, seed: int, words: Sequence[str]) -> dict[str, Any]:
-    """The results as JSON has them."""
+    """The results for the JSON file."""
     return {
         "schema": SCHEMA,
         "date": datetime.date.today().isoformat(),
@@ -103,7 +103,7 @@ def summarize(tally: Tally, seed: int, words: Sequence[str]) -> dict[str, Any]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a campaign; 1 where a case fails."""
+    """Run a campaign; returns 1 if a case fails."""
     words = sys.argv[1:] if words is None else list(words)
     arguments = parse_arguments(words)
     tally = Tally()

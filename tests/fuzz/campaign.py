@@ -1,4 +1,4 @@
-"""Many cases: groups are drawn, run and compared, each by a seed of its own."""
+"""Draws, runs and compares groups of cases, each with its own seed."""
 
 import math
 import warnings
@@ -26,7 +26,7 @@ MAX_ELEMENTS = 20_000  # of one input
 
 @dataclass
 class Failure:
-    """A case that is wrong; ``python -m fuzz --seed SEED --group MODE/INDEX`` runs its group again."""
+    """A failed case; ``python -m fuzz --seed SEED --group MODE/INDEX`` runs its group again."""
 
     mode: str
     seed: int
@@ -38,7 +38,7 @@ class Failure:
 
 @dataclass
 class Tally:
-    """What came out of some cases."""
+    """The tally of some cases."""
 
     cases: Counter[str] = field(default_factory=Counter)  # by mode
     seen: Counter[str] = field(default_factory=Counter)  # cases that met something special
@@ -61,7 +61,7 @@ class Tally:
 
 @dataclass
 class Group:
-    """A fragment, in a mode, and the choices that all its cases share."""
+    """A fragment in a mode, with the options that all its cases share."""
 
     mode: Mode = field(repr=False)
     random: Random = field(repr=False)
@@ -77,12 +77,12 @@ class Group:
 
     @property
     def same_bits(self) -> bool:
-        """Whether the definition's pre-activations have the bits of ours."""
+        """Whether the definition's pre-activations are bitwise equal to ours."""
         return not (self.mode.against_float64 or self.mode.compiler)
 
 
 def plan(cases: int, modes: list[Mode]) -> list[tuple[str, int, int]]:
-    """Groups ``(mode, index, cases)`` for so many cases, shared out as the modes ask."""
+    """Groups ``(mode, index, cases)`` for this many cases, distributed over the modes."""
     total = sum(mode.share for mode in modes)
     groups = []
     left = cases
@@ -154,19 +154,19 @@ def _prepare(group: Group, implementation: Implementation) -> Runner:
         # Each fragment's ReLUs can all be replaced; one may have none but JumpstartReLUs of its own.
         warnings.filterwarnings("error", message="replace_relu could not")
         warnings.filterwarnings("ignore", message="replace_relu found no ReLU")
-        model = implementation.prepare(model, group.fragment.options._asdict())
+        model = implementation.prepare(model, group.fragment.options.keywords())
     return Runner(model, implementation, mode, group.autocast, group.dynamic, group.penalty_inside)
 
 
 def _compiler_settings(mode: Mode) -> AbstractContextManager:
-    """What PyTorch asks for where a layer records inside of a compiled checkpoint."""
+    """The setting that PyTorch requires when a layer records inside a compiled checkpoint."""
     if mode.compiler is None or not mode.limits.checkpoints:
         return nullcontext()
     return torch._dynamo.config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True)
 
 
 def _run_case(group: Group, runner: Runner, tally: Tally) -> str | None:
-    """Draw, define, run and compare one case; what is wrong with it."""
+    """Draw, define, run and compare one case; returns what is wrong with it."""
     dtype = torch.float64 if group.mode.against_float64 else group.dtype
     names = [name for name, _ in runner.model.named_parameters()]
     for _ in range(REDRAWS):
@@ -250,13 +250,13 @@ def _bounds(group: Group, model: nn.Module, case: Case, observer: Observer, same
 
 
 def _is_sound(expected: Results, observer: Observer) -> bool:
-    """Whether the numbers say something."""
+    """Whether the results are meaningful numbers."""
     finite = all(math.isfinite(largest(value)) for value in expected.values())
     return finite and observer.slope <= MAX_AMPLIFICATION
 
 
 def _is_decided(group: Group, case: Case, observer: Observer) -> bool:
-    """Whether rounding cannot change which elements the gradients go to."""
+    """Whether rounding cannot change which elements get the gradients."""
     info = torch.finfo(group.dtype)
     fan_in = max((p[0].numel() for p in case.parameters if p.dim() > 1), default=1)
     if observer.closest < tolerance(group.fragment, fan_in, group.dtype, observer.slope):

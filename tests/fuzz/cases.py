@@ -1,4 +1,4 @@
-"""One case: parameters, inputs and options for a fragment, and what the definition says of it."""
+"""One case: parameters, inputs and options for a fragment, and the definition's results."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ MEMORY = ("contiguous", "contiguous", "contiguous", "channels_last", "reversed")
 
 @dataclass
 class Case:
-    """A window is what one penalty and one backward belong to; gradients add up over all windows."""
+    """A window is the forwards of one penalty and one backward; gradients accumulate over all windows."""
 
     parameters: list[Tensor]
     windows: list[list[Tensor]]  # of inputs [N, *input_size]
@@ -73,7 +73,7 @@ def draw_case(
 
 
 def draw_penalty_options(random: Random) -> PenaltyOptions:
-    """The default of each option as often as all others together."""
+    """Each option's default is as frequent as all its other values together."""
     return PenaltyOptions(
         random.choice(REDUCTIONS),
         random.choice([0.5, 0.5, 0.5, 0.3, 0.0, 1.0]),
@@ -129,7 +129,7 @@ def _in_memory(x: Tensor, layout: Random) -> Tensor:
 
 
 def copies(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Leaves of the same values, strides and need of a gradient."""
+    """Leaves with the same values, strides and ``requires_grad``."""
     return [tensor.detach().to(dtype, copy=True).requires_grad_(tensor.requires_grad) for tensor in tensors]
 
 
@@ -147,7 +147,7 @@ def add_gradient_penalty(loss: Tensor, leaves: list[Tensor]) -> Tensor:
 
 
 def collect(named: dict[str, Tensor], windows: list[list[Tensor]], values: Results) -> Results:
-    """All gradients behind the values; none counts as zero."""
+    """The values followed by all gradients; None counts as zero."""
     leaves = {f"gradient of {name}": tensor for name, tensor in named.items()}
     leaves |= {f"gradient of input {w}.{i}": x for w, xs in enumerate(windows) for i, x in enumerate(xs)}
     return values | {
@@ -164,7 +164,7 @@ def define(
     dtype: torch.dtype,
     context: Callable[[], AbstractContextManager],
 ) -> tuple[Results, Observer]:
-    """What the definition says of a case, computed in ``dtype``; fills ``case.probes``."""
+    """The definition's results for a case, computed in ``dtype``; fills ``case.probes``."""
     parameters, observer = copies(case.parameters, dtype), Observer()
     windows = [copies(window, dtype) for window in case.windows]
     generator = torch.Generator().manual_seed(case.seed)

@@ -1,4 +1,4 @@
-"""How far apart two right results may be.
+"""How much two correct results may differ.
 
 With u the unit roundoff, a sum of n terms is off by about √n·u of its largest partial sum, whatever its
 order. A value or gradient has gone through ``depth`` layers, each a sum like that of at most n terms and each
@@ -30,7 +30,7 @@ def tolerance(fragment: Fragment, elements: int, dtype: torch.dtype, amplificati
 
 
 class Bounds(NamedTuple):
-    """Of each kind of result, relative to the largest of that kind."""
+    """Bounds by kind of result, relative to the largest of that kind."""
 
     output: float
     penalty: float
@@ -41,7 +41,7 @@ class Bounds(NamedTuple):
 def mismatch(
     actual: Results, expected: Results, bounds: Bounds, gradients: bool = True
 ) -> tuple[str | None, float]:
-    """What differs by more than its bound, and the largest difference, in bounds."""
+    """What differs by more than its bound, and the largest difference in units of its bound."""
     worst, message = 0.0, None
     if actual.keys() != expected.keys():
         return f"results are of {sorted(actual)}, not of {sorted(expected)}", math.inf

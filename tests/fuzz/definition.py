@@ -1,4 +1,4 @@
-"""The definition in plain PyTorch: nothing of the package, one tensor operation after the other.
+"""The definition in plain PyTorch operations, without any of the package.
 
 ``x`` is a pre-activation ``[N, C, *]``. Statistics are float64 whatever ``x`` is, and the gradient of ``x``
 is rounded to its dtype once, where everything that meets in an element has been added up.
@@ -6,9 +6,10 @@ is rounded to its dtype once, where everything that meets in an element has been
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from activations import DEFINITIONS
 from torch import Tensor
 
 REDUCTIONS = ("balanced", "mean", "sum", "norm", "squared")
@@ -35,6 +36,11 @@ class LayerOptions(NamedTuple):
     points: str = "sample"
     margin: float = 1.0
     tie_breaking: str = "single"
+    activation: str = "relu"
+
+    def keywords(self) -> dict[str, Any]:
+        """As a layer takes them."""
+        return {name: value for name, value in self._asdict().items() if name != "activation"}
 
 
 class PenaltyOptions(NamedTuple):
@@ -46,7 +52,7 @@ class PenaltyOptions(NamedTuple):
 
 
 class Slacks(NamedTuple):
-    """What one forward of one layer adds to the penalty, each ``[C]`` or ``[P]``."""
+    """The contribution of one forward of one layer to the penalty, each ``[C]`` or ``[P]``."""
 
     unit_positive: Tensor
     unit_negative: Tensor
@@ -61,7 +67,7 @@ def lowest_index(rows: Tensor, best: Tensor) -> Tensor:
 
 
 class Rules(NamedTuple):
-    """The choices that a wrong implementation can make differently."""
+    """The choices that a wrong implementation can get wrong."""
 
     place: Callable[[Tensor, Tensor], Tensor] = lowest_index
     hinge: Callable[[Tensor], Tensor] = torch.relu  # gradient 0 at 0
@@ -72,7 +78,7 @@ RIGHT = Rules()
 
 
 class Observer:
-    """What a run of the definition met: how often, and how near it came to a jump of the gradient."""
+    """Statistics of a run of the definition: special cases, and distances to jumps of the gradient."""
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()
@@ -84,7 +90,7 @@ class Observer:
         self.unspecified = False  # whether the definition leaves a gradient open: a random choice of the tied
 
     def jumps(self, distances: Tensor, scale: float, name: str) -> None:
-        """Note distances to places where a gradient jumps; those of 0 count as ``name``."""
+        """Record distances to points where a gradient jumps; those of 0 count as ``name``."""
         zeros = int((distances == 0).sum())
         self.seen[name] += zeros
         self.coincides |= zeros > 0
@@ -115,19 +121,19 @@ def point_rows(x: Tensor, options: LayerOptions) -> Tensor:
 
 
 def extremum(rows: Tensor, options: LayerOptions, rules: Rules) -> Tensor:
-    """The largest of each row ``[K, M]``; its gradient goes where the tie rule says."""
+    """The maximum of each row of ``[K, M]``, with the gradient of the tie rule."""
     best = rows.detach().amax(1)
     if options.tie_breaking == "average":
         return rows.amax(1)  # PyTorch shares its gradient evenly
     return rows.gather(1, rules.place(rows.detach(), best)[:, None]).squeeze(1)
 
 
-def jumpstart_relu(
+def jumpstart_activation(
     x: Tensor, options: LayerOptions, rules: Rules = RIGHT, observer: Observer | None = None
 ) -> tuple[Tensor, Slacks]:
-    """``relu(x)`` and the slack of its units and points; an empty ``x`` has none."""
+    """The activation of ``x``, and the slack of its units and points; an empty ``x`` has none."""
     wide = x.double()
-    output = rules.rectify(wide).to(x.dtype)
+    output = activate(wide, options, rules).to(x.dtype)
     if x.numel() == 0:
         return output, Slacks(*[wide.flatten()] * 4)
     slacks = []
@@ -140,8 +146,16 @@ def jumpstart_relu(
     return output, Slacks(*slacks)
 
 
+def activate(x: Tensor, options: LayerOptions, rules: Rules) -> Tensor:
+    """An activation by its first parameter to test with."""
+    if options.activation == "relu":
+        return rules.rectify(x)
+    definition = DEFINITIONS[options.activation]
+    return definition.function(x, definition.parameters[0])
+
+
 def observe(x: Tensor, options: LayerOptions, observer: Observer) -> None:
-    """Note what is special about a pre-activation."""
+    """Record the special cases in a pre-activation."""
     scale = max(1.0, x.abs().max().item())
     observer.magnitude = max(observer.magnitude, scale)
     observer.jumps(x.flatten(), scale, "zeros")

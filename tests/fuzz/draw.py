@@ -1,8 +1,10 @@
-"""Draws fragments: a family of shapes, then stages of a mixing layer, its ReLU and what stands around it."""
+"""Draws fragments: a family of shapes, then stages of a mixing layer, its ReLU and surrounding layers."""
 
 import math
 from random import Random
 from typing import NamedTuple
+
+from activations import DEFINITIONS
 
 from fuzz.definition import LayerOptions
 from fuzz.fragments import (
@@ -28,7 +30,7 @@ STARTS_ANEW = (Linear, Convolution, Norm, Pool, Residual, Concat)  # whose outpu
 
 
 class Limits(NamedTuple):
-    """What a mode can run."""
+    """The limits of a mode."""
 
     dropout: bool = True
     random_ties: bool = True
@@ -81,7 +83,7 @@ class Draw:
         return self.random.random() < probability
 
     def _edge(self, largest: int) -> int:
-        """Mostly small, now and then as wide as several vectors of a processor."""
+        """Mostly small, sometimes as wide as several SIMD vectors."""
         random = self.random
         if self._chance(0.15):
             largest *= 8
@@ -114,7 +116,10 @@ class Draw:
         dims = len(self.size) + 1
         lowest = 0 if options.points == "position" else 1
         unit_dim = self.random.randint(lowest, dims - 1) if self._chance(0.4) else self.common.unit_dim
-        return options._replace(unit_dim=unit_dim - dims if self._chance(0.2) and unit_dim > 0 else unit_dim)
+        return options._replace(
+            unit_dim=unit_dim - dims if self._chance(0.2) and unit_dim > 0 else unit_dim,
+            activation=self.random.choice(list(DEFINITIONS)),
+        )
 
     def _activation(self) -> Activation:
         random, fits = self.random, lambda slot: self.fresh or not slot.inplace
@@ -159,7 +164,7 @@ class Draw:
         return [Rearrange(how)]
 
     def _mix(self, keep_size: bool) -> Layer:
-        """A linear layer or a convolution, to the same size or to another."""
+        """A linear layer or a convolution, with the same or another output size."""
         random = self.random
         self.fresh = True
         bias = self._chance(0.8)
@@ -217,7 +222,7 @@ class Draw:
         return layers
 
     def _rearrange_keeping(self) -> list[Layer]:
-        """A rearrangement after which every dimension is where it was."""
+        """A rearrangement that keeps the order of dimensions."""
         size, family, fresh = self.size, self.family, self.fresh
         layers = self._rearrange()
         if (self.size, self.family) != (size, family):
@@ -226,7 +231,7 @@ class Draw:
         return layers
 
     def _body(self, keep_size: bool) -> tuple[Layer, ...]:
-        """Of a branch: its input is needed elsewhere."""
+        """Layers of a branch, whose input is used elsewhere too."""
         self.fresh = False
         layers: list[Layer] = []
         for _ in range(self.random.randint(1, 2)):

@@ -56,7 +56,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Flatten:
-    """Every dimension behind the batch into one."""
+    """Flattens every dimension after the batch."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Activation:
 
 @dataclass(frozen=True)
 class Residual:
-    """``body(x) + x``, and ``F.relu`` of it where it has options."""
+    """``body(x) + x``, followed by ``F.relu`` if it has options."""
 
     body: tuple["Layer", ...]
     options: LayerOptions | None
@@ -93,7 +93,7 @@ class Residual:
 
 @dataclass(frozen=True)
 class Concat:
-    """The bodies' outputs behind one another along dimension 1."""
+    """The bodies' outputs concatenated along dimension 1."""
 
     bodies: tuple[tuple["Layer", ...], ...]
 
@@ -138,7 +138,7 @@ class Fragment:
 
     @property
     def is_exact(self) -> bool:
-        """Whether small integers and halves go through it without rounding."""
+        """Whether small integers and halves pass through it without rounding."""
         return not any(
             isinstance(layer, (Norm, Dropout)) or (isinstance(layer, Pool) and layer.kind != "max")
             for layer in self.every_layer()
@@ -164,7 +164,7 @@ def _reversed_strides(x: Tensor) -> Tensor:
 
 
 def _misaligned(x: Tensor) -> Tensor:
-    """One element behind where memory is aligned."""
+    """One element past an aligned address."""
     return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
 
 

@@ -1,13 +1,14 @@
-"""A fragment as an ``nn.Module`` of plain ReLUs in every form in which models have them."""
+"""A fragment as an ``nn.Module`` with plain ReLUs in all forms that models use."""
 
 import torch
 import torch.nn.functional as F
+from activations import DEFINITIONS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import jumpstart_kernels as jk
 from fuzz import fragments
 from fuzz.fragments import ARRANGEMENTS, Activation, Fragment, Layer
+from jumpstart_kernels.nn import LAYERS
 
 
 class CallsFunction(nn.Module):
@@ -63,7 +64,7 @@ INPLACE_FORMS = {
     "x.relu_": CallsMethodInplace,
 }
 # Layers with options of their own, which replace_relu leaves as they are.
-OWN_FORM, OWN_INPLACE_FORM = "JumpstartReLU", "JumpstartReLU(inplace)"
+OWN_FORM, OWN_INPLACE_FORM = "Jumpstart layer", "Jumpstart layer(inplace)"
 
 
 class Rearranged(nn.Module):
@@ -166,5 +167,8 @@ def _module(layer: Layer, slots: dict[int, nn.Module]) -> nn.Module:
 
 def _activation(layer: Activation) -> nn.Module:
     if layer.form in (OWN_FORM, OWN_INPLACE_FORM):
-        return jk.JumpstartReLU(layer.form == OWN_INPLACE_FORM, **layer.options._asdict())
+        options, kind = layer.options.keywords(), LAYERS[layer.options.activation]
+        if kind.parameter_name is not None:
+            options[kind.parameter_name] = DEFINITIONS[kind.activation].parameters[0]
+        return kind(inplace=layer.form == OWN_INPLACE_FORM, **options)
     return (FORMS | INPLACE_FORMS)[layer.form]()

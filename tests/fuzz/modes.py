@@ -1,4 +1,4 @@
-"""The ways to run a model: what differs between them, and one step of each."""
+"""The ways to run a model, and one step of each."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +15,7 @@ from fuzz.draw import Limits
 
 
 class Implementation:
-    """What is tested: this package. ``plants.py`` has wrong ones."""
+    """The implementation under test: this package. ``plants.py`` has wrong ones."""
 
     def prepare(self, model: nn.Module, options: dict[str, Any]) -> nn.Module:
         return jk.replace_relu(model, **options)
@@ -114,7 +114,7 @@ class Runner:
         return outputs, value, sum(losses) + weight * value.double()
 
     def run(self, case: Case, dtype: torch.dtype) -> Results:
-        """The results that ``define`` has the right ones of."""
+        """The results to compare with ``define``."""
         model = self.model
         self._load(case)
         windows = [copies(window, dtype) for window in case.windows]
@@ -151,7 +151,7 @@ class Runner:
                 parameter.grad = None
 
     def _distract(self, window: list[Tensor]) -> None:
-        """Forwards that no penalty belongs to."""
+        """Forwards without a penalty."""
         for x in window:
             self.model.eval()
             with self.context():

@@ -1,4 +1,4 @@
-"""A fragment as a function, for the definition: every ReLU of it is the definition's."""
+"""A fragment as a function, with every ReLU the definition's."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fuzz.definition import LayerOptions, Observer, Slacks, jumpstart_relu
+from fuzz.definition import LayerOptions, Observer, Slacks, jumpstart_activation
 from fuzz.fragments import (
     ARRANGEMENTS,
     Activation,
@@ -32,7 +32,7 @@ POOLS = {
 
 
 class Network:
-    """One forward of a fragment, with parameters in the order in which its layers have them."""
+    """One forward of a fragment, with parameters in the order of its layers."""
 
     def __init__(self, parameters: list[Tensor], observer: Observer | None = None) -> None:
         self._parameters: Iterator[Tensor] = iter(parameters)
@@ -46,7 +46,7 @@ class Network:
         return x
 
     def _activate(self, x: Tensor, options: LayerOptions) -> Tensor:
-        output, slacks = jumpstart_relu(x, options, observer=self._observer)
+        output, slacks = jumpstart_activation(x, options, observer=self._observer)
         self.records.append(slacks)
         return output
 
@@ -99,7 +99,7 @@ class Network:
                 return self.run(layer.body, x)
 
     def _observe_slope(self, layer: Norm, x: Tensor, weight: Tensor) -> None:
-        """How far the norm stretches differences."""
+        """By how much the norm amplifies differences."""
         if x.numel():
             rows = x.flatten(0, -2) if layer.kind == "layer" else x.movedim(1, 0).flatten(1)
             slopes = (rows.double().var(1, correction=0) + 1e-5).rsqrt()
@@ -107,7 +107,7 @@ class Network:
             self._observer.stretches(self._slope)
 
     def _observe_windows(self, layer: Pool, x: Tensor) -> None:
-        """How near the second of a pooling window is to its maximum."""
+        """The gap between the maximum of a pooling window and its second largest value."""
         if x.numel() == 0:
             return
         padded = F.pad(x, (layer.padding, layer.padding) * layer.dims, value=-torch.inf)

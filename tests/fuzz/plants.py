@@ -1,4 +1,4 @@
-"""Implementations with one thing wrong, each of which a campaign has to find.
+"""Implementations with one bug each, which a campaign must find.
 
 They are the definition built into the layers of a model, so that they are right but for what is planted:
 ``Planted`` itself has nothing wrong, and a campaign must find nothing.
@@ -9,25 +9,24 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-import jumpstart_kernels as jk
 from fuzz.definition import (
     LayerOptions,
     PenaltyOptions,
     Rules,
     Slacks,
-    jumpstart_relu,
+    jumpstart_activation,
     penalty,
     point_rows,
     unit_rows,
 )
 from fuzz.modes import Implementation
+from jumpstart_kernels.nn.activation import JumpstartActivation
 
 
 class Planted(Implementation):
-    """The definition in the place of every layer."""
+    """Replaces every layer by the definition."""
 
     rules = Rules()
 
@@ -37,14 +36,16 @@ class Planted(Implementation):
     def prepare(self, model: nn.Module, options: dict[str, Any]) -> nn.Module:
         model = super().prepare(model, options)
         for layer in model.modules():
-            if isinstance(layer, jk.JumpstartReLU):
+            if isinstance(layer, JumpstartActivation):
                 layer.forward = partial(self.forward, layer)
         return model
 
     def forward(self, layer: nn.Module, x: Tensor) -> Tensor:
         if not self.records_now(layer):
-            return F.relu(x, inplace=layer.inplace)
-        options = LayerOptions(layer.unit_dim, layer.points, layer.margin, layer.tie_breaking)
+            return layer.plain.forward(layer, x)
+        options = LayerOptions(
+            layer.unit_dim, layer.points, layer.margin, layer.tie_breaking, layer.activation
+        )
         output, slacks = self.compute(x.clone(), options, layer)
         if not self.recomputes():
             self.record(layer, slacks)
@@ -57,7 +58,7 @@ class Planted(Implementation):
         return torch._C._current_graph_task_id() != -1
 
     def compute(self, x: Tensor, options: LayerOptions, layer: nn.Module) -> tuple[Tensor, Slacks]:
-        return jumpstart_relu(x, options, self.rules)
+        return jumpstart_activation(x, options, self.rules)
 
     def record(self, layer: nn.Module, slacks: Slacks) -> None:
         self.records.append((layer, slacks))
@@ -83,7 +84,7 @@ class TiesToTheLast(Planted):
 
 
 class TiesByMemory(Planted):
-    """The first of the tied in memory, which need not be the first in logical order."""
+    """The first tied element in memory, which need not be the first in logical order."""
 
     def compute(self, x: Tensor, options: LayerOptions, layer: nn.Module) -> tuple[Tensor, Slacks]:
         order = sorted(range(x.dim()), key=lambda dim: -x.stride(dim))
@@ -96,7 +97,7 @@ class TiesByMemory(Planted):
         def first_in_memory(rows: Tensor, best: Tensor) -> Tensor:
             return torch.where(rows == best[:, None], next(by_row), x.numel()).argmin(1)
 
-        return jumpstart_relu(x, options, Rules(place=first_in_memory))
+        return jumpstart_activation(x, options, Rules(place=first_in_memory))
 
 
 class AverageTiesToOne(Planted):
@@ -185,7 +186,7 @@ class RebalancedTerms(Planted):
 
 
 class MeanOfLayers(Planted):
-    """The mean of the layers' penalties in place of one over all units and points."""
+    """The mean of the layers' penalties instead of one mean over all units and points."""
 
     def reduce(self, records: list[Slacks], options: PenaltyOptions) -> Tensor:
         if options.reduction not in ("mean", "balanced"):
@@ -207,7 +208,7 @@ class _Backward(torch.autograd.Function):
 
 
 class GradientOfOne(Planted):
-    """The penalty's gradient whatever its weight in the loss."""
+    """The penalty's gradient regardless of its weight in the loss."""
 
     def reduce(self, records: list[Slacks], options: PenaltyOptions) -> Tensor:
         return _Backward.apply(penalty(records, options), torch.ones_like)

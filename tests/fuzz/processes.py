@@ -1,4 +1,4 @@
-"""The groups of a campaign, one after the other or in several processes."""
+"""Runs the groups of a campaign, sequentially or in several processes."""
 
 import logging
 import multiprocessing
@@ -12,13 +12,13 @@ from fuzz.campaign import Tally, run_group
 
 
 def prepare_process() -> None:
-    """One thread, and no words from the compiler about what a failure says anyway."""
+    """One thread, and no compiler messages that a failure repeats anyway."""
     torch.set_num_threads(1)
     logging.getLogger("torch").setLevel(logging.ERROR)
 
 
 def run(groups: list[tuple[str, int, int]], seed: int, jobs: int) -> Iterator[tuple[str, Tally]]:
-    """Each group's mode and tally as it is done, in this process or in others."""
+    """Yields each group's mode and tally on completion, in this process or in others."""
     if jobs == 1:
         prepare_process()
         for mode, index, cases in groups:

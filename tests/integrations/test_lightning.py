@@ -1,4 +1,4 @@
-"""The callback in a real training of Lightning."""
+"""The callback in real Lightning training runs."""
 
 import copy
 import subprocess
@@ -25,7 +25,7 @@ DATA = TensorDataset(torch.randn(24, 5, generator=GENERATOR), torch.arange(24) %
 
 
 class Classifier(lightning.LightningModule):
-    """Its forward is not called: a training step calls the model inside."""
+    """Its own forward is never called: a training step calls the inner model."""
 
     def __init__(self, schedule) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ def test_it_goes_on_from_a_checkpoint(tmp_path):
     "saved", [{"every_n_train_steps": 1}, {"monitor": "loss"}, {"save_on_train_epoch_end": False}], ids=str
 )
 def test_it_goes_on_from_every_checkpoint(tmp_path, interval, saved):
-    """Of the last batch of an epoch too, which is before the end of the epoch."""
+    """Including the last batch of an epoch, before the epoch ends."""
 
     def train(schedule, checkpoint=None):
         module = Classifier(schedule)

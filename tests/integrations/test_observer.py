@@ -1,4 +1,4 @@
-"""What the callbacks watch an evaluation with: across processes, and after one that fails."""
+"""The callbacks' observer of evaluations: across processes, and after a failed one."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def make_model() -> nn.Module:
 
 
 def observe(batches: list[int]) -> dict[str, float] | str | None:
-    """The report of an evaluation of so many batches in each process, or why there is none."""
+    """The report of an evaluation with this many batches per process, or why there is none."""
     observer, model = UsageObserver(), make_model()
     observer.start(model)
     rank = torch.distributed.get_rank()
@@ -37,7 +37,7 @@ def observe(batches: list[int]) -> dict[str, float] | str | None:
 
 @pytest.mark.parametrize("replaced", [True, False])
 def test_compiled_code_is_seen_or_told_of(replaced):
-    """That has run before: of a JumpstartReLU it sees a watch, of an nn.ReLU not."""
+    """Compiled earlier: it sees a watch on a JumpstartReLU, but not on an nn.ReLU."""
     model = make_model() if replaced else jk.restore_relu(make_model())
     compiled = nn.Sequential(torch.compile(model, backend="eager")).eval()
     observer = UsageObserver()

@@ -1,4 +1,4 @@
-"""What the writer leaves for TensorBoard, read back."""
+"""Reads back what the writer stores for TensorBoard."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The trainer and the callback in real trainings of Hugging Face's transformers."""
+"""The trainer and the callback in real training runs of Hugging Face's transformers."""
 
 import copy
 import subprocess
@@ -26,7 +26,7 @@ DATA = [{"x": x, "labels": y} for x, y in zip(X, Y, strict=True)]
 
 
 class Classifier(nn.Module):
-    """A model as Trainer takes them: it computes its own loss."""
+    """A model as Trainer expects it, which computes its own loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Classifier(nn.Module):
 
 
 class Summing(Classifier):
-    """Its loss is a sum over the micro-batch divided by the items of all, as that of language models."""
+    """Its loss is summed over the micro-batch and divided by the total items, as in language models."""
 
     def forward(self, x, labels=None, num_items_in_batch=None, **kwargs):
         logits = self.layers(x)
@@ -84,7 +84,7 @@ def logged(trainer, name):
 @pytest.mark.parametrize("kind", [Classifier, Summing])
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_it_trains_as_the_loop_written_out(tmp_path, kind, accumulate):
-    """The penalty is the mean over the micro-batches, whichever way the model's own loss is scaled."""
+    """The penalty is the mean over the micro-batches, however the model scales its own loss."""
     model = jk.replace_relu(kind())
     twin = copy.deepcopy(model)
     callback = JumpstartCallback(LinearPenalty(0.6, total_steps=6), reduction="mean")
@@ -143,7 +143,7 @@ def test_the_loss_of_an_evaluation_is_plain(tmp_path):
 
 
 def test_the_callback_alone(tmp_path):
-    """With a loss of the user's own."""
+    """With a custom loss."""
     callback = JumpstartCallback(LinearPenalty(0.6, total_steps=6))
     weights, metrics = [], []
 

@@ -7,14 +7,15 @@ import pickle
 
 import pytest
 import torch
+from operators import run_forward
 from torch._dynamo import compiled_autograd
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import jumpstart_kernels as jk
-from jumpstart_kernels import backends
-from jumpstart_kernels.kernels.penalty import penalty as reference_penalty
-from jumpstart_kernels.ops import OVERLOADS, eager
+from jumpstart_kernels.ops import backends
+from jumpstart_kernels.ops.reference import penalty as reference_penalty
+from jumpstart_kernels.ops.triton import eager
 
 SIZES = {"matrix": (9, 12), "images": (3, 4, 5, 6), "none": (0, 4)}
 
@@ -50,6 +51,11 @@ def make_input(size, channels_last=False):
     return (x.contiguous(memory_format=torch.channels_last) if channels_last else x).requires_grad_()
 
 
+def run_eagerly(x, unit_dim=1, margin=1.0, inplace=False):
+    """Output, slack sums, extrema, units and points by the shortcut, or None."""
+    return eager.jumpstart_activation(x, "relu", 0.0, unit_dim, False, margin, inplace)
+
+
 def run_layer(x, inplace=False):
     """Output and penalty, a square root."""
     layer = jk.JumpstartReLU(inplace, margin=3.0)
@@ -63,14 +69,13 @@ def test_equals_the_operator(name, channels_last, inplace):
     if channels_last and name != "images":
         pytest.skip("channels_last is an order of images")
     x, other = make_input(SIZES[name], channels_last), make_input(SIZES[name], channels_last)
-    output, slack_sums, extrema, units, points = eager.jumpstart_relu(x * 1, 1, False, 3.0, inplace)
-    expected, _, expected_sums, expected_extrema, _ = OVERLOADS["triton"](other, 1, False, 3.0, True, False)
+    output, slack_sums, extrema, units, points = run_eagerly(x * 1, margin=3.0, inplace=inplace)
+    expected = run_forward("triton", other, margin=3.0, all_indices=False)
     assert units == x.shape[1] and points == x.shape[0]
-    for one, two in ((output, expected), (slack_sums, expected_sums), (extrema, expected_extrema)):
-        assert torch.equal(one, two)
-    assert output.stride() == expected.stride()
+    assert torch.equal(output, expected.output) and output.stride() == expected.output.stride()
+    assert torch.equal(slack_sums, expected.slack_sums) and torch.equal(extrema, expected.extrema)
     weight = torch.arange(10.0, dtype=torch.float64).view(2, 5)
-    for out, sums, leaf in ((output, slack_sums, x), (expected, expected_sums, other)):
+    for out, sums, leaf in ((output, slack_sums, x), (expected.output, expected.slack_sums, other)):
         ((out * out).sum() + (sums * weight).sum()).backward()
         assert leaf.grad.stride() == leaf.stride()
     assert torch.equal(x.grad, other.grad)
@@ -78,7 +83,7 @@ def test_equals_the_operator(name, channels_last, inplace):
 
 def test_gradients_of_gradients():
     def run(x):
-        output, slack_sums, *_ = eager.jumpstart_relu(x, 1, False, 3.0, False)
+        output, slack_sums, *_ = run_eagerly(x, margin=3.0)
         value = eager.penalty([slack_sums, slack_sums * 2], [0.0, 0.0, 0.5, 0.25, 0.3] * 2, True)
         return (output * output).sum() + value
 
@@ -103,7 +108,7 @@ def test_penalty_equals_the_reference(square_root):
 
 def test_unused_outputs_cost_no_gradient():
     x = make_input((5, 4))
-    output, slack_sums, *_ = eager.jumpstart_relu(x, 1, False, 3.0, False)
+    output, slack_sums, *_ = run_eagerly(x, margin=3.0)
     (grad,) = torch.autograd.grad(output.sum(), x)
     assert torch.equal(grad, (x > 0).double())
     assert slack_sums.requires_grad
@@ -111,7 +116,7 @@ def test_unused_outputs_cost_no_gradient():
 
 def test_compiled_autograd_holds_the_operator():
     x = make_input((5, 4))
-    output, slack_sums, *_ = eager.jumpstart_relu(x, 1, False, 3.0, False)
+    output, slack_sums, *_ = run_eagerly(x, margin=3.0)
     value = output.sum() + eager.penalty([slack_sums], [0.5] * 10, True)
     (expected,) = torch.autograd.grad(value, x, retain_graph=True)
     with compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
@@ -123,7 +128,7 @@ def test_compiled_autograd_holds_the_operator():
 def test_leaves_modes_to_the_operator(context):
     x, sums = make_input((5, 4)), torch.ones((2, 5))
     with context():
-        assert eager.jumpstart_relu(x, 1, False, 1.0, False) is None
+        assert run_eagerly(x) is None
         assert eager.penalty([sums], [1.0] * 10, False) is None
 
 
@@ -131,7 +136,7 @@ def test_leaves_transforms_and_forward_mode_to_the_operator():
     seen = []
 
     def run(x):
-        seen.append(eager.jumpstart_relu(x, 1, False, 1.0, False))
+        seen.append(run_eagerly(x))
         return x.sum()
 
     torch.func.grad(run)(make_input((5, 4)).detach())
@@ -153,9 +158,9 @@ def test_leaves_transforms_and_forward_mode_to_the_operator():
     ids=("one_dim", "integers", "strided", "sparse", "subclass"),
 )
 def test_leaves_other_tensors_to_the_operator(x):
-    assert eager.jumpstart_relu(x, 1, False, 1.0, False) is None
-    assert eager.jumpstart_relu(torch.zeros((4, 3)), 0, False, 1.0, False) is None
-    assert eager.jumpstart_relu(torch.zeros((4, 3)), 2, False, 1.0, False) is None
+    assert run_eagerly(x) is None
+    assert run_eagerly(torch.zeros((4, 3)), unit_dim=0) is None
+    assert run_eagerly(torch.zeros((4, 3)), unit_dim=2) is None
 
 
 def test_batched_gradients_are_those_of_a_loop(target):
@@ -215,12 +220,12 @@ def test_modes_see_the_backward(target):
     results = run_layer(make_input((5, 4)).detach().to(device).requires_grad_())
     with DispatchMode() as mode:
         sum(result.sum() for result in results).backward()
-    expected = {"jumpstart_relu_backward"} | ({"penalty_backward"} if backend != "reference" else set())
+    expected = {"jumpstart_activation_backward"} | ({"penalty_backward"} if backend != "reference" else set())
     assert {f"jumpstart_kernels.{name}.{backend}" for name in expected} <= set(mode.seen)
 
 
 def test_traces_hold_the_operator(target):
     x = make_input((5, 4)).detach().to(target[1])
     traced = torch.jit.trace(jk.JumpstartReLU(), x, check_trace=False)  # which would run it without grad
-    assert "jumpstart_kernels::jumpstart_relu" in str(traced.graph)
+    assert "jumpstart_kernels::jumpstart_activation" in str(traced.graph)
     assert torch.equal(traced(-x), (-x).relu())

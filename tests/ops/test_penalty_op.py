@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from jumpstart_kernels import backends
-from jumpstart_kernels.kernels.penalty import penalty
-from jumpstart_kernels.ops import PENALTY_OVERLOADS
+from jumpstart_kernels.ops import PENALTY_OVERLOADS, backends
+from jumpstart_kernels.ops.reference import penalty
 
 
 @pytest.fixture(params=("native", "triton"))

@@ -1,14 +1,15 @@
-"""Shapes, strides and types of activations of more than 2³¹ elements, by tensors that have no memory."""
+"""Shapes, strides and dtypes beyond 2³¹ elements, with tensors that have no memory."""
 
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from operators import run_forward
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from jumpstart_kernels.kernels.layout import Layout, make_layout, mask_shape, point_count
 from jumpstart_kernels.ops import OVERLOADS
+from jumpstart_kernels.ops.layout import Layout, make_layout, mask_shape, point_count
 
 LAST = torch.channels_last
 # Size, unit dimension, memory format, shape of the mask; how many units, samples and positions there are.
@@ -45,7 +46,7 @@ def test_fakes(case, backend, points, dtype):
     with FakeTensorMode():
         x = make_fake(size, memory_format, dtype).requires_grad_()
         assert x.numel() > 2**31
-        outputs = OVERLOADS[backend](x, unit_dim, position_points, 1.0, True, True)
+        outputs = run_forward(backend, x, unit_dim, position_points)
         expected = [
             (size, F.relu(x).stride(), dtype),
             (mask_size, (mask_size[1], 1), torch.uint8),
@@ -55,7 +56,8 @@ def test_fakes(case, backend, points, dtype):
         ]
         for output, (shape, stride, kind) in zip(outputs, expected, strict=True):
             assert (output.shape, output.stride(), output.dtype) == (shape, stride, kind)
-        (grad_x,) = torch.autograd.grad([outputs[0], outputs[2]], x, [outputs[0], outputs[2]])
+        differentiated = [outputs.output, outputs.slack_sums]
+        (grad_x,) = torch.autograd.grad(differentiated, x, differentiated)
         assert (grad_x.shape, grad_x.stride(), grad_x.dtype) == (size, x.stride(), dtype)
 
 

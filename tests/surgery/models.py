@@ -1,4 +1,4 @@
-"""Models that replace_relu meets, and what tests of it share."""
+"""Models for replace_relu, and helpers of its tests."""
 
 import random
 import warnings
@@ -54,7 +54,7 @@ class ModularCNN(FunctionalCNN):
 
 
 class Sizes(nn.Sequential):
-    """A Sequential with a forward of its own."""
+    """A Sequential with a custom forward."""
 
     def forward(self, x):
         for layer in self:
@@ -63,7 +63,7 @@ class Sizes(nn.Sequential):
 
 
 class Tracked(nn.Sequential):
-    """A Sequential with attributes of its own."""
+    """A Sequential with extra attributes."""
 
     def __init__(self, *layers):
         super().__init__(*layers)
@@ -106,7 +106,7 @@ class DataDependent(OneLayer):
 
 
 class Helper(OneLayer):
-    """The call is in a method of a method, with a relu of its own that is none of PyTorch's."""
+    """The call is two methods deep, next to a method named relu that is not PyTorch's."""
 
     def forward(self, x):
         return self.outer(x)
@@ -180,7 +180,7 @@ class Checkpointed(OneLayer):
 
 
 class Hooked(OneLayer):
-    """Its forward is on the instance, as some libraries wrap it."""
+    """Its forward is an instance attribute, as some libraries wrap it."""
 
     def __init__(self):
         super().__init__()
@@ -201,22 +201,22 @@ UNTRACEABLE = {
     DropsLayer: "random numbers",
     Noisy: "random numbers",
     Positions: "creates a tensor",
-    Frozen: "sets no_grad",
-    Precise: "sets no_grad",
-    Checkpointed: "sets no_grad",
-    Hooked: "attribute of the instance",
+    Frozen: "uses no_grad",
+    Precise: "uses no_grad",
+    Checkpointed: "uses no_grad",
+    Hooked: "instance attribute",
 }
 
 
 def quietly_replace(model, **options):
-    """Replace with every warning an error."""
+    """replace_relu with warnings as errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return replace_relu(model, **options)
 
 
 def fingerprint(model):
-    """All that a round trip must bring back: objects by identity, in their order."""
+    """Everything that a round trip must restore: objects by identity, in order."""
     return [
         (name, type(module), [(key, id(value)) for key, value in vars(module).items()], list(module._modules))
         for name, module in model.named_modules(remove_duplicate=False)

@@ -1,4 +1,4 @@
-"""What a forward can reach: every way to a functional ReLU is seen, and what has none is not traced."""
+"""What a forward can reach: every path to a functional ReLU is found; forwards without are not traced."""
 
 import functools
 import types
@@ -12,7 +12,8 @@ from torch.nn.functional import relu as rectify
 
 import jumpstart_kernels as jk
 from jumpstart_kernels.surgery import sites
-from jumpstart_kernels.surgery.code import may_call_relu
+from jumpstart_kernels.surgery.activations import REPLACEABLE
+from jumpstart_kernels.surgery.code import may_call
 
 ACTIVATIONS = {"rectified": F.relu, "none": nn.Identity()}
 PARTIAL = functools.partial(F.relu, inplace=False)
@@ -29,7 +30,7 @@ PARTIAL_OF_FUNCTION = functools.partial(activate)
 
 
 class Helper:
-    """An object that is no module."""
+    """An object that is not a module."""
 
     function = "relu"
 
@@ -254,7 +255,7 @@ def test_every_way_to_a_functional_relu_is_found(way):
     torch.manual_seed(0)
     model, x = way(), torch.randn(5, 4)
     expected = model(x)
-    assert may_call_relu(model)
+    assert may_call(model, (REPLACEABLE["relu"],))
     assert [site.reason for site in jk.find_relu(model)] == [""]
     assert torch.equal(quietly_replace(model)(x), expected)
     assert jk.penalty(model).isfinite()
@@ -303,7 +304,7 @@ def test_what_does_not_trace_is_found_too(way):
 
 
 class Block(nn.Module):
-    """What most models are made of: modules, and a name that is looked up in oneself."""
+    """The typical model: modules, and a name looked up on ``self``."""
 
     def __init__(self):
         super().__init__()

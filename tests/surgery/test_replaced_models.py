@@ -1,4 +1,4 @@
-"""Models after replace_relu compute what they did, copy and pickle; restore_relu is the way back."""
+"""Replaced models compute the same results, copy and pickle; restore_relu undoes it."""
 
 import copy
 import inspect
@@ -20,7 +20,7 @@ from surgery.models import (
 from torch import nn
 
 from jumpstart_kernels import JumpstartReLU, penalty
-from jumpstart_kernels.records import unwind
+from jumpstart_kernels.nn.records import unwind
 from jumpstart_kernels.surgery import restore_relu
 
 

@@ -1,4 +1,4 @@
-"""``unit_dim="auto"``: the dimension in which the layer before a ReLU puts its units."""
+"""``unit_dim="auto"``: the unit dimension inferred from the layer before a ReLU."""
 
 import logging
 
@@ -24,7 +24,7 @@ def test_units_are_found(name, caplog):
         assert [layer.unit_dim for layer in layers] == [
             1 if unit_dim is None else unit_dim for unit_dim in expected
         ]
-        said = [message for message in caplog.messages if "does not tell where their units are" in message]
+        said = [message for message in caplog.messages if "cannot infer the unit dimension" in message]
         assert len(said) == (None in expected)
         assert torch.equal(model.eval()(x), output)
         model.train()(x)
@@ -53,7 +53,7 @@ def test_without_a_batch_it_is_a_batch_of_one(name):
 
 def test_a_guess_that_the_input_refutes_is_1():
     class Pooled(nn.Module):
-        """Below its convolutions there is a call that no rule knows, in a forward that does not trace."""
+        """After its convolutions there is a call without a rule, in an untraceable forward."""
 
         def __init__(self):
             super().__init__()
@@ -66,7 +66,7 @@ def test_a_guess_that_the_input_refutes_is_1():
     expected = model(x)
     quietly_replace(model)
     assert torch.equal(model(x), expected)
-    (record,) = jk.modules.records.unwind(model.relu._records)
+    (record,) = jk.nn.records.unwind(model.relu._records)
     assert (record.units, record.points) == (3, 6)
     with pytest.raises(ValueError, match=r"unit_dim must be in \[-2, 1\]"):
         jk.JumpstartReLU(unit_dim=-3)(torch.randn(6, 3))

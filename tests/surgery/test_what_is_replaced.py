@@ -1,4 +1,4 @@
-"""What find_relu and replace_relu find, what they leave alone and say so, and their errors."""
+"""What find_relu and replace_relu find, what they report as left unchanged, and their errors."""
 
 import copy
 import logging
@@ -24,7 +24,7 @@ from surgery.models import (
 from torch import Tensor, nn
 
 from jumpstart_kernels import JumpstartReLU, penalty
-from jumpstart_kernels.records import unwind
+from jumpstart_kernels.nn.records import unwind
 from jumpstart_kernels.surgery import Site, find_relu, replace_relu, restore_relu
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def block(forward, **layers):
-    """An instance of a class of its own, whose forward is that function."""
+    """An instance of a new class whose forward is the function."""
 
     def init(self):
         nn.Module.__init__(self)
@@ -65,7 +65,7 @@ class Stages(nn.Module):
 
 
 class Head(nn.Module):
-    """A ReLU before its layers, on what comes from elsewhere."""
+    """A ReLU before its layers, on an input from elsewhere."""
 
     def __init__(self):
         super().__init__()
@@ -77,7 +77,7 @@ class Head(nn.Module):
 
 
 class Calls(nn.Module):
-    """A function as a layer: what it does is in the instance, not in the type."""
+    """A function as a layer: its behaviour is in the instance, not in the type."""
 
     def __init__(self, function):
         super().__init__()
@@ -131,7 +131,7 @@ class Indexed(nn.Module):
 
 
 class NormAct(nn.BatchNorm2d):
-    """A norm with an activation of its own, as timm has them."""
+    """A norm with a built-in activation, as in timm."""
 
     def __init__(self, channels):
         super().__init__(channels)
@@ -151,7 +151,7 @@ class Wrapped(nn.Module):
 
 
 class Projection(nn.Module):
-    """A matrix of one's own: nothing here says where the units of an einsum are."""
+    """A user-defined weight matrix: nothing tells the unit dimension of an einsum."""
 
     def __init__(self):
         super().__init__()
@@ -298,6 +298,7 @@ CASES = {
         (2, 5, 5),
         [None],
     ),
+    "twice": (block(lambda self, x: F.relu(self.fc(x).relu()), fc=nn.Linear(4, 3)), (5, 4), [-1, -1]),
     "branching": (Branching(), (3, 5, 5), [-3]),
     "one by one": (Indexed(), (5, 4), [-2]),
     "alone": (relu(), (5, 4), [None]),

@@ -1,10 +1,10 @@
-"""The usage metrics by their definition, and the models and inputs that their tests share."""
+"""The usage metrics by definition, and models and inputs shared by their tests."""
 
 import torch
 from torch import Tensor, nn
 
 from jumpstart_kernels import JumpstartReLU
-from jumpstart_kernels.usage import UnitUsage
+from jumpstart_kernels.usage.metric import UnitUsage
 
 NAMES = [
     "unit_dead_ratio",
@@ -21,7 +21,7 @@ NAMES = [
 
 
 class Parallel(nn.Module):
-    """One activation for each input, so that a test chooses every pre-activation."""
+    """One activation per input, so that a test can choose every pre-activation."""
 
     def __init__(self, *activations: nn.Module) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def definition(inputs: list[Tensor]) -> dict[str, float]:
 
 
 def mixed(*shape: int, seed: int = 0) -> Tensor:
-    """Values with dead, linear and nonlinear units among them; with an odd seed, such points."""
+    """Values with dead, linear and nonlinear units; with an odd seed such points instead."""
     generator = torch.Generator().manual_seed(seed)
     dim = 1 - seed % 2
     shift = 5 * (torch.arange(shape[dim]) % 3 - 1)

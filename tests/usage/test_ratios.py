@@ -24,8 +24,8 @@ from usage.definition import (
 
 import jumpstart_kernels
 from jumpstart_kernels import JumpstartReLU
-from jumpstart_kernels.modules import LayerExtrema
-from jumpstart_kernels.usage import UnitUsage
+from jumpstart_kernels.nn.activation import LayerExtrema
+from jumpstart_kernels.usage.metric import UnitUsage
 
 
 @pytest.mark.parametrize("activation", [JumpstartReLU, nn.ReLU])
@@ -156,7 +156,7 @@ PROCESS = """
 import sys, torch
 import torch.distributed as dist
 from torch import nn
-from jumpstart_kernels.usage import UnitUsage
+from jumpstart_kernels.usage.metric import UnitUsage
 
 rank, store, data = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)

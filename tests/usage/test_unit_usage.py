@@ -15,7 +15,7 @@ from usage.definition import (
     watched,
 )
 
-from jumpstart_kernels.usage import UnitUsage, unit_usage
+from jumpstart_kernels.usage.metric import UnitUsage, unit_usage
 
 WRAPS = {
     "tensor": lambda x: x,

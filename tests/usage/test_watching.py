@@ -1,4 +1,4 @@
-"""Which layers and forwards a watched model shows, and what watching must not do to it."""
+"""Which layers and forwards of a watched model are seen, and that watching does not alter it."""
 
 import math
 
@@ -20,7 +20,7 @@ from usage.definition import (
 )
 
 from jumpstart_kernels import JumpstartReLU, clear_records, penalty
-from jumpstart_kernels.usage import UnitUsage, unit_usage
+from jumpstart_kernels.usage.metric import UnitUsage, unit_usage
 
 
 def test_watching_in_eval_records_nothing_for_the_penalty():
@@ -140,7 +140,7 @@ def test_a_layer_without_the_samples_in_dimension_0_is_left_out_of_the_points():
     points = torch.cat([inputs[1], inputs[1][:6]])
     counts = [sum(status_of(point) == status for point in points) for status in (-1, 0, 1)]
     assert list(report.layers["activations.1"][4:]) == [24, *counts]
-    assert str(report).endswith("points not those of most layers, so not in the total: activations.1")
+    assert str(report).endswith("other number of points than most layers, not in the total: activations.1")
 
 
 def test_no_layer_with_the_samples_gives_no_ratio_over_points():

@@ -1,0 +1,39 @@
+// One value after the other, as far as vectors may differ: where there is a NaN.
+
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/half.h"
+
+namespace jumpstart {
+namespace JUMPSTART_ISA {
+
+// What an activation takes for a vector.
+template <typename scalar_t>
+struct OneLane {
+  using stat_t = decltype(to_float(scalar_t{}));
+  using Raw = scalar_t;
+  using Sign = bool;
+
+  static Sign positive(Raw raw) { return !(to_float(raw) <= 0); }
+  static Raw keep(Raw raw, Sign s) { return s ? raw : Raw{}; }
+  static Raw choose(Sign s, Raw a, Raw b) { return s ? a : b; }
+  static Raw scale(Raw raw, stat_t factor) { return from_float<scalar_t>(to_float(raw) * factor); }
+};
+
+// Output, which may be x, and mask of a matrix row.
+template <typename scalar_t, typename Activation>
+void exact_row(const Activation& activation, const scalar_t* x, scalar_t* output, uint8_t* mask,
+               int64_t columns) {
+  using V = OneLane<scalar_t>;
+  for (int64_t column = 0; column < columns; ++column) {
+    const bool positive = V::positive(x[column]);
+    const unsigned before = column % 8 ? mask[column / 8] : 0u;
+    output[column] = activation.template value<V>(x[column], positive);
+    mask[column / 8] = static_cast<uint8_t>(before | static_cast<unsigned>(positive) << column % 8);
+  }
+}
+
+}  // namespace JUMPSTART_ISA
+}  // namespace jumpstart

@@ -1,0 +1,209 @@
+// Forward and backward on the CPU: memory, threads, and the kernels of the processor at hand.
+
+#include "jumpstart_activation.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "cpu/instruction_sets.h"
+#include "cpu/kernels.h"
+#include "cpu/statistics.h"
+#include "slack.h"
+
+namespace jumpstart {
+namespace {
+
+constexpr int64_t kGrain = 32768;  // elements that are worth a thread
+
+// Whether a tensor is too large for the caches to keep, and every vector of it lies where it can be stored
+// past them: that saves reading what is overwritten.
+bool streams(const void* output, const Layout& layout, size_t element_size) {
+  constexpr int64_t kBytes = int64_t{32} << 20, kAlignment = 64;
+  const int64_t row = layout.matrix_columns() * static_cast<int64_t>(element_size);
+  return layout.matrix_rows() * row >= kBytes && row % kAlignment == 0 &&
+         reinterpret_cast<uintptr_t>(output) % kAlignment == 0;
+}
+
+size_t index_of(at::ScalarType dtype) { return static_cast<size_t>(scalar_of(dtype)); }
+
+template <typename scalar_t>
+using stat_of = std::conditional_t<std::is_same<scalar_t, double>::value, double, float>;
+
+// The slack of an axis, units or points: in chunks whose sums are added in order, whoever did them.
+template <typename stat_t, typename Find>
+void finish_axis(int64_t begin, int64_t end, bool parallel, stat_t margin, bool all_indices, const Find& find,
+                 const Statistics<stat_t>& statistics, stat_t* to) {
+  constexpr int64_t kChunk = 4096;
+  Sums total{};
+  const auto run = [&](int64_t chunk) {
+    const int64_t first = begin + chunk * kChunk;
+    return finish(first, std::min(first + kChunk, end), margin, all_indices, find, statistics);
+  };
+  const auto add = [&](const Sums& sums) {
+    for (size_t i = 0; i < sums.size(); ++i) total[i] += sums[i];
+  };
+  const int64_t chunks = (end - begin + kChunk - 1) / kChunk;
+  if (parallel && chunks > 1) {
+    std::vector<Sums> sums(static_cast<size_t>(chunks));
+    at::parallel_for(0, chunks, 1, [&](int64_t from, int64_t until) {
+      for (int64_t chunk = from; chunk < until; ++chunk) sums[static_cast<size_t>(chunk)] = run(chunk);
+    });
+    for (const Sums& some : sums) add(some);
+  } else {
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) add(run(chunk));
+  }
+  for (size_t i = 0; i < total.size(); ++i) to[i] = static_cast<stat_t>(total[i]);
+}
+
+template <typename scalar_t>
+void forward_dense(const Forward& f, ActivationKind activation, const ForwardResult& result,
+                   const Options& options) {
+  using stat_t = stat_of<scalar_t>;
+  const int64_t numel = f.layout.matrix_rows() * f.layout.matrix_columns();
+  const int64_t threads = std::min<int64_t>(at::get_num_threads(), numel / kGrain);
+  const Statistics<stat_t> statistics{
+      f.layout.units, result.extrema.size(1), result.extrema.mutable_data_ptr<stat_t>(),
+      result.indices.mutable_data_ptr<int64_t>(), result.slack_sums.mutable_data_ptr<stat_t>()};
+  Tasks<stat_t> tasks(f.layout, f.position_points, threads, statistics);
+  auto& partials = tasks.partials();
+  const auto run = kernels().of[activation].forward[index_of(c10::CppTypeToScalarType<scalar_t>::value)];
+  at::parallel_for(0, static_cast<int64_t>(partials.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) run(f, &partials[static_cast<size_t>(t)]);
+  });
+  merge(partials, f, statistics);
+  const Finder<scalar_t, stat_t> finder(f, partials);
+  const auto margin = static_cast<stat_t>(options.margin);
+  const int64_t units = statistics.units;
+  const bool parallel = threads > 1;
+  finish_axis(
+      0, units, parallel, margin, options.all_indices,
+      [&](int64_t k, stat_t value, bool maximum) { return finder.of_unit(k, value, maximum); }, statistics,
+      statistics.sums);
+  finish_axis(
+      units, statistics.count, parallel, margin, options.all_indices,
+      [&](int64_t k, stat_t value, bool) { return finder.of_point(k - units, value); }, statistics,
+      statistics.sums + kSlackSums);
+}
+
+Forward forward_of(const PreparedForward& prepared, const Options& options) {
+  Forward f{};
+  f.x = prepared.x.const_data_ptr();
+  if (prepared.target.defined()) {
+    f.output = prepared.target.mutable_data_ptr();
+    f.mask = prepared.result.mask.mutable_data_ptr<uint8_t>();
+  }
+  f.layout = prepared.layout;
+  f.position_points = options.position_points;
+  f.parameter = options.parameter;
+  return f;
+}
+
+void run_forward(const Forward& f, ActivationKind activation, const PreparedForward& prepared,
+                 const Options& options) {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, prepared.x.scalar_type(), "jumpstart_activation",
+                                  [&] { forward_dense<scalar_t>(f, activation, prepared.result, options); });
+}
+
+// Runs over ranges of matrix rows.
+template <typename Run>
+void for_rows(const Layout& layout, const Run& run) {
+  const int64_t grain = std::max<int64_t>(1, kGrain / layout.matrix_columns());
+  at::parallel_for(0, layout.matrix_rows(), grain, run);
+}
+
+template <typename scalar_t>
+void add_extrema(const PreparedBackward& b, const Saved& saved, const Options& options) {
+  using stat_t = stat_of<scalar_t>;
+  const Layout& layout = b.layout;
+  const int64_t count = saved.extrema.size(1), plane = layout.rows * layout.units;
+  const auto margin = static_cast<stat_t>(options.margin);
+  const auto data = [](const at::Tensor& grad) {
+    return grad.defined() ? grad.const_data_ptr<stat_t>() : nullptr;
+  };
+  const auto* values = saved.extrema.const_data_ptr<stat_t>();
+  const auto* places = saved.indices.const_data_ptr<int64_t>();
+  const auto *sums = data(b.gradients.slack_sums), *direct = data(b.gradients.extrema);
+  const auto* point_sums = sums ? sums + kSlackSums : nullptr;
+  auto* grad = b.grad_x.mutable_data_ptr<scalar_t>();
+  std::vector<std::pair<int64_t, stat_t>> late;  // for 16-bit gradients, which are rounded once
+  const auto add_side = [&](int64_t begin, int64_t end, int side, const stat_t* axis_sums) {
+    for (int64_t k = begin; k < end; ++k) {
+      int64_t place = places[side * count + k];
+      if (place < 0) continue;
+      stat_t g = direct ? direct[side * count + k] : stat_t{0};
+      if (axis_sums)
+        g += slack_gradient(slack_of(values[k], values[count + k], margin), side == 1, axis_sums);
+      if (layout.channels_last) {
+        const int64_t sample = place / plane, unit = place % plane / layout.rows;
+        place = (sample * layout.rows + place % layout.rows) * layout.units + unit;
+      }
+      if (sizeof(scalar_t) == 2) {
+        late.emplace_back(place, g);
+      } else {
+        grad[place] += g;
+      }
+    }
+  };
+  for (int side = 0; side < 2; ++side) add_side(0, layout.units, side, sums);
+  for (int side = 0; side < 2; ++side) add_side(layout.units, count, side, point_sums);
+  std::stable_sort(late.begin(), late.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (size_t i = 0; i < late.size();) {
+    const int64_t place = late[i].first;
+    stat_t sum = grad[place];
+    for (; i < late.size() && late[i].first == place; ++i) sum += late[i].second;
+    grad[place] = static_cast<scalar_t>(sum);
+  }
+}
+
+}  // namespace
+
+ForwardResult forward_cpu(const at::Tensor& x, const Options& options) {
+  PreparedForward prepared = prepare_forward(x, options, /*overwrites_copy=*/false);
+  if (prepared.is_done()) return prepared.finish();
+  Forward f = forward_of(prepared, options);
+  f.stream = f.output && streams(f.output, f.layout, prepared.x.element_size());
+  run_forward(f, options.activation, prepared, options);
+  return prepared.finish();
+}
+
+ForwardResult forward_inplace_cpu(const at::Tensor& x, const Options& options) {
+  PreparedForward prepared = prepare_inplace(x, options);
+  if (prepared.is_done()) return prepared.finish();
+  const Forward f = forward_of(prepared, options);
+  // Twice over x, since what holds an extremum is found by its value, which must still be there.
+  run_forward(f, kStatisticsAlone, prepared, options);
+  const auto run = kernels().of[options.activation].inplace[index_of(x.scalar_type())];
+  for_rows(f.layout, [&](int64_t begin, int64_t end) { run(f, begin, end); });
+  return prepared.finish();
+}
+
+at::Tensor backward_cpu(const Gradients& gradients, const Saved& saved, const Options& options) {
+  const PreparedBackward prepared = prepare_backward(gradients, saved, options);
+  const at::Tensor& grad_x = prepared.grad_x;
+  if (prepared.is_done()) return grad_x;
+  const auto& [by_output, by_sums, by_extrema] = prepared.gradients;
+  if (by_output.defined()) {
+    const Backward b{by_output.const_data_ptr(),
+                     saved.mask.const_data_ptr<uint8_t>(),
+                     grad_x.mutable_data_ptr(),
+                     prepared.layout,
+                     streams(grad_x.const_data_ptr(), prepared.layout, grad_x.element_size()),
+                     options.parameter};
+    const auto run = kernels().of[options.activation].backward[index_of(saved.dtype)];
+    for_rows(b.layout, [&](int64_t begin, int64_t end) { run(b, begin, end); });
+  } else {
+    grad_x.zero_();
+  }
+  if (by_sums.defined() || by_extrema.defined()) {
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, saved.dtype, "jumpstart_activation_backward",
+                                    [&] { add_extrema<scalar_t>(prepared, saved, options); });
+  }
+  return grad_x;
+}
+
+}  // namespace jumpstart

@@ -1,0 +1,83 @@
+// Forward and backward on a GPU: memory from PyTorch's allocator, the tensors' device, its current stream.
+
+#include "jumpstart_activation.h"
+
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include <cstdint>
+
+#include "cuda/kernels.h"
+
+namespace jumpstart {
+namespace {
+
+int multiprocessors_of(const at::Tensor& tensor) {
+  int count = 0;
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, tensor.device().index()));
+  return count;
+}
+
+// On the current device, which must be that of x.
+ForwardResult run_forward(PreparedForward prepared, const Options& options) {
+  if (prepared.is_done()) return prepared.finish();
+  const auto& [layout, x, target, result] = prepared;
+  const bool with_output = target.defined();
+  const cuda::ForwardCall call{scalar_of(x.scalar_type()),
+                               x.const_data_ptr(),
+                               with_output ? target.mutable_data_ptr() : nullptr,
+                               with_output ? result.mask.mutable_data_ptr<uint8_t>() : nullptr,
+                               result.slack_sums.mutable_data_ptr(),
+                               result.extrema.mutable_data_ptr(),
+                               result.indices.mutable_data_ptr<int64_t>(),
+                               layout,
+                               options,
+                               multiprocessors_of(x)};
+  const int64_t bytes = cuda::forward_workspace(call);
+  const at::Tensor workspace = bytes ? at::empty({bytes}, x.options().dtype(at::kByte)) : at::Tensor();
+  cuda::forward(call, bytes ? workspace.mutable_data_ptr() : nullptr, c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return prepared.finish();
+}
+
+ForwardResult forward_cuda(const at::Tensor& x, const Options& options) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  return run_forward(prepare_forward(x, options, /*overwrites_copy=*/true), options);
+}
+
+ForwardResult forward_inplace_cuda(const at::Tensor& x, const Options& options) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  return run_forward(prepare_inplace(x, options), options);
+}
+
+at::Tensor backward_cuda(const Gradients& gradients, const Saved& saved, const Options& options) {
+  const c10::cuda::CUDAGuard guard(saved.extrema.device());
+  const PreparedBackward prepared = prepare_backward(gradients, saved, options);
+  if (prepared.is_done()) return prepared.grad_x;
+  const auto data = [](const at::Tensor& grad) { return grad.defined() ? grad.const_data_ptr() : nullptr; };
+  const cuda::BackwardCall call{scalar_of(saved.dtype),
+                                data(prepared.gradients.output),
+                                saved.mask.const_data_ptr<uint8_t>(),
+                                prepared.grad_x.mutable_data_ptr(),
+                                data(prepared.gradients.slack_sums),
+                                data(prepared.gradients.extrema),
+                                saved.extrema.const_data_ptr(),
+                                saved.indices.const_data_ptr<int64_t>(),
+                                prepared.layout,
+                                options,
+                                multiprocessors_of(saved.extrema)};
+  cuda::backward(call, c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return prepared.grad_x;
+}
+
+}  // namespace
+}  // namespace jumpstart
+
+TORCH_LIBRARY_IMPL(jumpstart_kernels, CUDA, m) {
+  m.impl("jumpstart_activation.native", jumpstart::flat_forward<jumpstart::forward_cuda>);
+  m.impl("jumpstart_activation_.native", jumpstart::flat_inplace<jumpstart::forward_inplace_cuda>);
+  m.impl("jumpstart_activation_backward.native", jumpstart::flat_backward<jumpstart::backward_cuda>);
+}

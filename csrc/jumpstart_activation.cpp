@@ -1,0 +1,111 @@
+// What the operator does alike on every device.
+
+#include "jumpstart_activation.h"
+
+#include <limits>
+#include <string>
+
+#include "slack.h"
+
+namespace jumpstart {
+namespace {
+
+ActivationKind activation_of(std::string_view name) {
+  std::string allowed;
+  for (int kind = 0; kind <= kActivations; ++kind) {
+    if (kActivationNames[kind] == name) return static_cast<ActivationKind>(kind);
+  }
+  for (const std::string_view one : kActivationNames) {
+    allowed.append(allowed.empty() ? "'" : ", '").append(one).append("'");
+  }
+  TORCH_CHECK_VALUE(false, "activation must be one of ", allowed, ", got '", name, "'");
+}
+
+// A result without its output. Of an empty x all is filled in.
+ForwardResult allocate_result(const at::Tensor& x, const Layout& layout, bool position_points,
+                              bool with_mask) {
+  const int64_t points = layout.samples * (position_points ? layout.rows * layout.inner : 1);
+  const int64_t count = layout.units + points;
+  const auto stat = x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+  ForwardResult result;
+  result.mask = at::empty({with_mask ? layout.matrix_rows() : 0, with_mask ? layout.mask_columns() : 0},
+                          x.options().dtype(at::kByte));
+  result.slack_sums = at::empty({2, kSlackSums}, stat);
+  result.extrema = at::empty({2, count}, stat);
+  result.indices = at::empty({2, count}, x.options().dtype(at::kLong));
+  if (x.numel() == 0) {
+    result.slack_sums.zero_();
+    result.extrema.select(0, 0).fill_(-std::numeric_limits<double>::infinity());
+    result.extrema.select(0, 1).fill_(std::numeric_limits<double>::infinity());
+    result.indices.fill_(-1);
+  }
+  return result;
+}
+
+}  // namespace
+
+Options make_options(std::string_view activation, double parameter, int64_t unit_dim, bool position_points,
+                     double margin, bool all_indices) {
+  return {activation_of(activation), parameter, unit_dim, position_points, margin, all_indices};
+}
+
+Scalar scalar_of(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat: return Scalar::float32;
+    case at::kDouble: return Scalar::float64;
+    case at::kHalf: return Scalar::float16;
+    case at::kBFloat16: return Scalar::bfloat16;
+    default: TORCH_CHECK_TYPE(false, "x must be float32, float64, float16 or bfloat16, got ", dtype);
+  }
+}
+
+PreparedForward prepare_forward(const at::Tensor& x, const Options& options, bool overwrites_copy) {
+  const bool channels_last = runs_channels_last(x, options.unit_dim);
+  const bool with_output = options.activation != kStatisticsAlone;
+  const auto format = memory_format(static_cast<size_t>(x.dim()), channels_last);
+  PreparedForward f{make_layout(x.sizes(), options.unit_dim, channels_last), x.contiguous(format), {}, {}};
+  f.result = allocate_result(x, f.layout, options.position_points, with_output);
+  f.result.output = with_output ? empty_output(x) : at::empty({0}, x.options());
+  if (!with_output) return f;
+  if (f.result.output.is_contiguous(format)) {
+    f.target = f.result.output;
+  } else {
+    f.target = overwrites_copy ? f.x : at::empty_like(f.x);
+  }
+  return f;
+}
+
+PreparedForward prepare_inplace(const at::Tensor& x, const Options& options) {
+  TORCH_CHECK_VALUE(options.activation != kStatisticsAlone, "activation must not be '", StatisticsAlone::name,
+                    "' in place: it has no output");
+  const Layout layout = make_layout(x.sizes(), options.unit_dim, runs_channels_last(x, options.unit_dim));
+  PreparedForward f{layout, x, x, allocate_result(x, layout, options.position_points, true)};
+  f.result.output = x;
+  return f;
+}
+
+ForwardResult PreparedForward::finish() {
+  if (target.defined() && !target.is_same(result.output)) result.output.copy_(target);
+  return std::move(result);
+}
+
+PreparedBackward prepare_backward(const Gradients& gradients, const Saved& saved, const Options& options) {
+  const auto size = C10_AS_INTARRAYREF_SLOW(saved.size);
+  const auto format = memory_format(size.size(), saved.channels_last);
+  PreparedBackward b{make_layout(size, options.unit_dim, saved.channels_last), {}, {}};
+  b.grad_x = at::empty(size, saved.extrema.options().dtype(saved.dtype).memory_format(format));
+  if (b.is_done()) return b;
+  if (gradients.output.defined()) {
+    TORCH_CHECK_VALUE(options.activation != kStatisticsAlone, "grad_output must be None for activation '",
+                      StatisticsAlone::name, "', which has no output");
+    TORCH_CHECK_VALUE(gradients.output.sizes() == size && gradients.output.scalar_type() == saved.dtype,
+                      "grad_output must have the shape and dtype of the output, ", size, " ", saved.dtype,
+                      ", got ", gradients.output.sizes(), " ", gradients.output.scalar_type());
+    b.gradients.output = gradients.output.contiguous(format);
+  }
+  if (gradients.slack_sums.defined()) b.gradients.slack_sums = gradients.slack_sums.contiguous();
+  if (gradients.extrema.defined()) b.gradients.extrema = gradients.extrema.contiguous();
+  return b;
+}
+
+}  // namespace jumpstart

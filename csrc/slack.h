@@ -1,0 +1,59 @@
+// The mathematics of slack, for host and device: the twin of ops/slack.py. Free of PyTorch.
+
+#pragma once
+
+#include "layout.h"
+
+namespace jumpstart {
+
+// The sums of an axis, the units or the points.
+enum SlackSum { kPositive, kNegative, kPositiveSquared, kNegativeSquared, kProduct, kSlackSums };
+
+constexpr int kLayerSums = 2 * kSlackSums;  // of a layer: [2, kSlackSums], units and points
+
+template <typename stat_t>
+struct Slack {
+  stat_t positive, negative;
+};
+
+// relu(distance), in which NaN stays.
+template <typename stat_t>
+JUMPSTART_INLINE stat_t hinge(stat_t distance) {
+  return distance <= 0 ? stat_t{0} : distance;
+}
+
+template <typename stat_t>
+JUMPSTART_INLINE Slack<stat_t> slack_of(stat_t largest, stat_t smallest, stat_t margin) {
+  return {hinge(margin - largest), hinge(margin + smallest)};
+}
+
+template <typename sum_t, typename stat_t>
+JUMPSTART_INLINE void add_slack(const Slack<stat_t>& slack, sum_t* sums) {
+  const sum_t positive = slack.positive, negative = slack.negative;
+  sums[kPositive] += positive;
+  sums[kNegative] += negative;
+  sums[kPositiveSquared] += positive * positive;
+  sums[kNegativeSquared] += negative * negative;
+  // Where one slack is zero the product is zero, also beside an infinite one.
+  sums[kProduct] += positive == 0 || negative == 0 ? sum_t{0} : positive * negative;
+}
+
+// A sum that is not in the loss stays out of it beside an infinite slack too.
+template <typename stat_t>
+JUMPSTART_INLINE stat_t times_slack(stat_t grad, stat_t slack) {
+  return grad == 0 && slack - slack != 0 && slack == slack ? stat_t{0} : grad * slack;
+}
+
+// Gradient of the maximum, or of the minimum, from that of the sums its slack is in; zero at a hinge's kink.
+template <typename stat_t>
+JUMPSTART_INLINE stat_t slack_gradient(const Slack<stat_t>& slack, bool of_minimum, const stat_t* grad_sums) {
+  const stat_t own = of_minimum ? slack.negative : slack.positive;
+  const stat_t other = of_minimum ? slack.positive : slack.negative;
+  if (own == 0) return 0;
+  const stat_t by_slack = grad_sums[of_minimum ? kNegative : kPositive] +
+                          2 * times_slack(grad_sums[of_minimum ? kNegativeSquared : kPositiveSquared], own) +
+                          times_slack(grad_sums[kProduct], other);
+  return of_minimum ? by_slack : -by_slack;
+}
+
+}  // namespace jumpstart

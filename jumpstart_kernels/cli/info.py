@@ -1,0 +1,96 @@
+"""The command ``info``: versions, devices, backends, and why one is missing."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+
+import torch
+
+import jumpstart_kernels
+from jumpstart_kernels.ops import backends, native
+
+EXTRAS = {  # package to its purpose
+    "torchmetrics": "usage",
+    "scikit-learn": "the data sets of demo and usage",
+    "matplotlib": "the plots, the figure of demo and the pages of usage",
+    "rich": "bench and the progress bars of demo",
+    "lightning": "integrations.lightning",
+    "transformers": "integrations.transformers",
+    "tensorboard": "integrations.tensorboard",
+}
+
+
+def add_info(commands: argparse._SubParsersAction) -> None:
+    text = "versions, devices, backends, and why one is missing"
+    commands.add_parser("info", help=text, description=text).set_defaults(run=info)
+
+
+def info(arguments: argparse.Namespace) -> int:
+    """Print what is installed, what is missing and how to get it."""
+    for line in _info():
+        print(line)
+    return 0
+
+
+def _info() -> Iterator[str]:
+    toolkits = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
+    built_for = [f"with {name} {version}" for name, version in toolkits.items() if version]
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++", "cl"))), None)
+    extension = native.extension()
+    yield f"jumpstart_kernels  {jumpstart_kernels.__version__}"
+    yield f"python             {platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield f"torch              {torch.__version__}, {built_for[0] if built_for else 'without CUDA'}"
+    yield f"triton             {_version('triton') or 'not installed'}"
+    yield f"C++ compiler       {compiler or 'not found: install g++ or clang++'}"
+    yield f"nvcc               {shutil.which('nvcc') or 'not found'}"
+    yield f"cpu                {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        memory = properties.total_memory / 2**30
+        capability = f"{properties.major}.{properties.minor}"
+        yield f"{f'cuda:{i}':<18} {properties.name}, capability {capability}, {memory:.0f} GiB"
+    if extension is None:
+        yield "native extension   not built"
+    else:
+        threads = (
+            "threaded by OpenMP" if getattr(extension, "openmp", False) else "without OpenMP: one thread"
+        )
+        cuda = f"with CUDA {extension.cuda_version}" if native.has_cuda() else "without CUDA"
+        yield f"native extension   {threads}, {cuda}"
+        yield f"instruction set    {native.instruction_set()} of {', '.join(native.instruction_sets())}"
+    for variable in ("JUMPSTART_BACKEND", "JUMPSTART_CPU"):
+        if os.environ.get(variable):
+            yield f"{variable:<18} {os.environ[variable]}"
+    yield ""
+    for device in ("cpu", "cuda"):
+        for backend in backends.BACKENDS:
+            yield f"{backend:<10} {device:<5} {_backend_state(backend, device)}"
+    yield ""
+    for package, purpose in EXTRAS.items():
+        state = _version(package) or f"not installed: pip install {package}"
+        yield f"{package:<13} {state} (for {purpose})"
+
+
+def _backend_state(backend: str, device: str) -> str:
+    if device == "cuda" and not torch.cuda.is_available():
+        if torch.version.cuda is None and torch.version.hip is None:
+            return "unavailable: torch is built without CUDA: install a CUDA build of torch"
+        return "unavailable: torch sees no CUDA device: check nvidia-smi and CUDA_VISIBLE_DEVICES"
+    reason = backends.unavailable(backend, device)
+    if reason is not None:
+        return f"unavailable: {reason}"
+    try:
+        chosen = backends.select(torch.empty(0, device=device)) == backend
+    except RuntimeError:  # JUMPSTART_BACKEND names one that is not available
+        chosen = False
+    return "available, in use" if chosen else "available"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

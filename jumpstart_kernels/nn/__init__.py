@@ -1,0 +1,13 @@
+"""The layers, and what they record for the penalty.
+
+``__all__`` are the public names, which the package itself passes on; a layer for another activation is a file
+here and a line in ``LAYERS``.
+"""
+
+from jumpstart_kernels.nn.activation import JumpstartActivation
+from jumpstart_kernels.nn.recording import clear_records, no_record
+from jumpstart_kernels.nn.relu import JumpstartReLU
+
+__all__ = ["JumpstartReLU", "clear_records", "no_record"]
+
+LAYERS: dict[str, type[JumpstartActivation]] = {layer.activation: layer for layer in (JumpstartReLU,)}

@@ -1,0 +1,85 @@
+"""The operator's arguments and results by name, in the order of its schema.
+
+The dispatcher passes flat arguments; on both sides of it functions pass these tuples.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from jumpstart_kernels.ops.layout import runs_channels_last
+
+
+class Options(NamedTuple):
+    """The operator's options, besides its tensors; ``csrc/options.h`` is the counterpart."""
+
+    activation: str
+    """A name in :data:`~jumpstart_kernels.ops.activations.ACTIVATIONS`, or ``"none"``: statistics only."""
+    parameter: float
+    """Of the activation, such as a slope; 0 if it has none."""
+    unit_dim: int
+    position_points: bool
+    margin: float
+    all_indices: bool
+    """Whether all extrema have an index, or only those with slack; the others then have no gradient."""
+
+
+class ForwardResult(NamedTuple):
+    """The results of the forward."""
+
+    output: Tensor
+    """The activation of ``x``; ``[0]`` for ``"none"``."""
+    mask: Tensor
+    """uint8 ``[matrix rows, ceil(matrix columns / 8)]``: the bit of an element is set unless ``x <= 0``;
+    ``[0, 0]`` for ``"none"``."""
+    slack_sums: Tensor
+    """``[2, 5]``, of the units and of the points: see :class:`~jumpstart_kernels.ops.slack.SlackSum`."""
+    extrema: Tensor
+    """``[2, C + P]``, maxima then minima; of the units, then of the points."""
+    indices: Tensor
+    """int64 ``[2, C + P]``: index of each extremum in ``x.flatten()``, the first among ties; or −1, see
+    :attr:`Options.all_indices`."""
+
+
+class Gradients(NamedTuple):
+    """Gradients of the forward's differentiable results; None for those not in the loss."""
+
+    output: Tensor | None
+    slack_sums: Tensor | None
+    extrema: Tensor | None
+
+
+class Saved(NamedTuple):
+    """What the forward saves for its backward; ``csrc/saved.h`` is the counterpart."""
+
+    mask: Tensor
+    extrema: Tensor
+    indices: Tensor
+    size: list[int] | torch.Size
+    """Of ``x``."""
+    channels_last: bool
+    dtype: torch.dtype
+    """Of ``x``."""
+
+
+def save_for_backward(ctx: Any, x: Tensor, result: ForwardResult, options: Options) -> None:
+    """Save in an autograd context what :func:`saved_arguments` returns."""
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(result.mask, result.extrema, result.indices)
+    ctx.constants = (x.shape, runs_channels_last(x, options.unit_dim), x.dtype, *options)
+
+
+def saved_arguments(ctx: Any) -> tuple[Any, ...]:
+    """The fields of :class:`Saved`, then of :class:`Options`: backward's arguments after the gradients."""
+    return (*ctx.saved_tensors, *ctx.constants)
+
+
+def split_backward(arguments: tuple[Any, ...]) -> tuple[Gradients, Saved, Options]:
+    """The backward's flat arguments by name."""
+    gradients, saved = len(Gradients._fields), len(Saved._fields)
+    return (
+        Gradients(*arguments[:gradients]),
+        Saved(*arguments[gradients : gradients + saved]),
+        Options(*arguments[gradients + saved :]),
+    )

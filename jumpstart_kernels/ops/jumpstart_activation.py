@@ -1,0 +1,172 @@
+"""Schema, fakes and autograd of the operator ``jumpstart_kernels::jumpstart_activation``.
+
+Each backend is an overload of it. ``native`` has its kernels and autograd node in C++
+(``csrc/autograd.cpp``); for the other two both are defined here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import Library
+
+from jumpstart_kernels.ops import native, reference
+from jumpstart_kernels.ops.activations import NONE
+from jumpstart_kernels.ops.arguments import (
+    ForwardResult,
+    Gradients,
+    Options,
+    Saved,
+    save_for_backward,
+    saved_arguments,
+    split_backward,
+)
+from jumpstart_kernels.ops.backends import BACKENDS, Backend
+from jumpstart_kernels.ops.differentiable import differentiable
+from jumpstart_kernels.ops.layout import (
+    dense_format,
+    empty_output,
+    is_dense,
+    make_layout,
+    mask_shape,
+    point_count,
+    runs_channels_last,
+    statistics_dtype,
+)
+from jumpstart_kernels.ops.slack import SUMS_SHAPE
+
+# In the order of the fields of Options, ForwardResult, Gradients and Saved.
+_OPTIONS = (
+    "str activation, float parameter, int unit_dim, bool position_points, float margin, bool all_indices"
+)
+_STATISTICS = "Tensor mask, Tensor slack_sums, Tensor extrema, Tensor indices"
+_FORWARD = f"(Tensor x, {_OPTIONS}) -> (Tensor output, {_STATISTICS})"
+_BACKWARD = (
+    "(Tensor? grad_output, Tensor? grad_slack_sums, Tensor? grad_extrema, Tensor mask, Tensor extrema,"
+    f" Tensor indices, SymInt[] size, bool channels_last, ScalarType dtype, {_OPTIONS}) -> Tensor"
+)
+# Below autograd: eager code (csrc/eager.cpp) adds its node; other callers overwrite with a copy.
+_INPLACE = f"(Tensor(a!) x, {_OPTIONS}) -> ({_STATISTICS})"
+
+_library = Library("jumpstart_kernels", "DEF")
+
+
+Forward = Callable[[Tensor, Options], ForwardResult]
+Backward = Callable[[Gradients, Saved, Options], Tensor]
+
+
+def _fake_forward(x: Tensor, options: Options) -> ForwardResult:
+    layout = make_layout(x.shape, options.unit_dim, runs_channels_last(x, options.unit_dim))
+    count = layout.units + point_count(x.shape, options.unit_dim, options.position_points)
+    dtype = statistics_dtype(x.dtype)
+    with_output = options.activation != NONE
+    return ForwardResult(
+        empty_output(x) if with_output else x.new_empty(0),
+        x.new_empty(mask_shape(layout) if with_output else (0, 0), dtype=torch.uint8),
+        x.new_empty(SUMS_SHAPE, dtype=dtype),
+        x.new_empty((2, count), dtype=dtype),
+        x.new_empty((2, count), dtype=torch.int64),
+    )
+
+
+def _fake_backward(gradients: Gradients, saved: Saved, options: Options) -> Tensor:
+    memory_format = dense_format(len(saved.size), saved.channels_last)
+    return torch.empty(
+        saved.size, dtype=saved.dtype, device=saved.extrema.device, memory_format=memory_format
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, *options = inputs
+    result, named = ForwardResult(*output), Options(*options)
+    unused = [result.output] if named.activation == NONE else []
+    ctx.mark_non_differentiable(result.mask, result.indices, *unused)
+    save_for_backward(ctx, x, result, named)
+
+
+def _make_backward(overload: torch._ops.OpOverload) -> Callable[..., Any]:
+    def backward(ctx, *grads):
+        by_name = ForwardResult(*grads)
+        gradients = Gradients(by_name.output, by_name.slack_sums, by_name.extrema)
+        without_gradient = (None,) * len(Options._fields)
+        if all(gradient is None for gradient in gradients):
+            return None, *without_gradient
+        return overload(*gradients, *saved_arguments(ctx)), *without_gradient
+
+    return backward
+
+
+def _any_layout(forward: Forward) -> Forward:
+    """Let a kernel for dense tensors accept any strides, with the output in the layout of ``F.relu``."""
+
+    def forward_any_layout(x: Tensor, options: Options) -> ForwardResult:
+        if is_dense(x, options.unit_dim):
+            return forward(x, options)
+        dense = empty_output(x)
+        if is_dense(dense, options.unit_dim):
+            result = forward(dense.copy_(x), options)
+        else:
+            result = forward(x.contiguous(), options)
+        if options.activation != NONE and result.output.stride() != dense.stride():
+            result = result._replace(output=dense.copy_(result.output))
+        return result
+
+    return forward_any_layout
+
+
+def _any_gradient(backward: Backward) -> Backward:
+    """Let a kernel for dense tensors accept a gradient of any strides."""
+
+    def backward_any_gradient(gradients: Gradients, saved: Saved, options: Options) -> Tensor:
+        memory_format = dense_format(len(saved.size), saved.channels_last)
+        if gradients.output is not None:
+            gradients = gradients._replace(output=gradients.output.contiguous(memory_format=memory_format))
+        return backward(gradients, saved, options).contiguous(memory_format=memory_format)
+
+    return backward_any_gradient
+
+
+def _flat_forward(forward: Forward) -> Callable[..., ForwardResult]:
+    """Adapt a forward to the dispatcher's flat arguments."""
+    return lambda x, *options: forward(x, Options(*options))
+
+
+def _flat_backward(backward: Backward) -> Callable[..., Tensor]:
+    """Likewise for a backward."""
+    return lambda *arguments: backward(*split_backward(arguments))
+
+
+def _register(backend: Backend) -> torch._ops.OpOverload:
+    name = f"jumpstart_activation.{backend.name}"
+    backward_name = f"jumpstart_activation_backward.{backend.name}"
+    _library.define(name + _FORWARD)
+    _library.define(backward_name + _BACKWARD)
+    overload = getattr(torch.ops.jumpstart_kernels.jumpstart_activation, backend.name)
+    backward_overload = getattr(torch.ops.jumpstart_kernels.jumpstart_activation_backward, backend.name)
+    for fake_name, fake in (
+        (name, _flat_forward(_fake_forward)),
+        (backward_name, _flat_backward(_fake_backward)),
+    ):
+        torch.library.register_fake(f"jumpstart_kernels::{fake_name}", fake, lib=_library)
+    definition = _flat_backward(reference.jumpstart_activation_backward)
+    _library.impl(backward_name, differentiable(backward_overload, definition), "Autograd")
+    if backend.kernels is not None:
+        key = "CompositeExplicitAutograd"  # any device: the choice of backend has checked it
+        forward = _any_layout(backend.kernels.jumpstart_activation_forward)
+        backward = _any_gradient(backend.kernels.jumpstart_activation_backward)
+        _library.impl(name, _flat_forward(forward), key)
+        _library.impl(backward_name, _flat_backward(backward), key)
+        torch.library.register_autograd(
+            f"jumpstart_kernels::{name}",
+            _make_backward(backward_overload),
+            setup_context=_setup_context,
+            lib=_library,
+        )
+    return overload
+
+
+if native.extension() is not None:
+    _library.define("jumpstart_activation_.native" + _INPLACE)
+
+OVERLOADS = {name: _register(backend) for name, backend in BACKENDS.items() if backend.is_built}

@@ -1,0 +1,145 @@
+"""The operators in plain PyTorch: the oracle of every test, and the fallback on any device.
+
+This file is the definition; the other backends are fast implementations of it.
+"""
+
+import torch
+from torch import Tensor
+
+from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
+from jumpstart_kernels.ops.arguments import ForwardResult, Gradients, Options, Saved
+from jumpstart_kernels.ops.layout import (
+    Layout,
+    as_matrix,
+    from_matrix,
+    is_channels_last,
+    make_layout,
+    pack_mask,
+    point_rows,
+    statistics_dtype,
+    unit_rows,
+    unpack_mask,
+)
+from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE, slack_gradients, slacks, sum_slacks
+
+
+def unavailable(device_type: str) -> None:
+    """This backend runs everywhere."""
+
+
+def jumpstart_activation_forward(x: Tensor, options: Options) -> ForwardResult:
+    """An activation and the statistics of its input ``[N, C, *]``, whose units are along ``unit_dim``."""
+    activation, parameter, unit_dim, position_points, margin, all_indices = options
+    layout = make_layout(x.shape, unit_dim, is_channels_last(x, unit_dim))
+    by_unit, by_point = unit_rows(x, unit_dim), point_rows(x, unit_dim, position_points)
+    if x.numel() > 0:
+        unit_max, unit_argmax = by_unit.max(1)
+        unit_min, unit_argmin = by_unit.min(1)
+        point_max, point_argmax = by_point.max(1)
+        point_min, point_argmin = by_point.min(1)
+        extrema = torch.stack([torch.cat([unit_max, point_max]), torch.cat([unit_min, point_min])])
+        extrema = extrema.to(statistics_dtype(x.dtype))
+        places = torch.stack([torch.cat([unit_argmax, point_argmax]), torch.cat([unit_argmin, point_argmin])])
+        slack = slacks(extrema, margin)
+    else:  # an empty tensor: no slack
+        count = by_unit.shape[0] + by_point.shape[0]
+        extrema = torch.tensor([[-torch.inf], [torch.inf]], dtype=statistics_dtype(x.dtype), device=x.device)
+        extrema = extrema.repeat(1, count)
+        places = torch.full((2, count), -1, device=x.device)
+        slack = torch.zeros_like(extrema)
+
+    indices = _flat_indices(places, layout, position_points, x)
+    if not all_indices:
+        indices = torch.where(slack == 0, -1, indices)
+
+    if activation != NONE:
+        output = ACTIVATIONS[activation].value(x, parameter, False)
+        mask = pack_mask(~(as_matrix(x, layout) <= 0))  # as in torch.relu, a NaN passes its gradient through
+    else:
+        output, mask = x.new_empty(0), x.new_empty((0, 0), dtype=torch.uint8)
+    return ForwardResult(output, mask, sum_slacks(slack, layout.units), extrema, indices)
+
+
+def jumpstart_activation_backward(gradients: Gradients, saved: Saved, options: Options) -> Tensor:
+    """Gradient of ``x``: the output's through the mask, plus each extremum's to the element that holds it.
+
+    Differentiable, so that PyTorch can derive the double backward from it.
+    """
+    mask, extrema, indices, size, channels_last, dtype = saved
+    layout = make_layout(size, options.unit_dim, channels_last)
+    grad_x = torch.zeros(size, dtype=extrema.dtype, device=extrema.device)
+    if gradients.output is not None:
+        positive = from_matrix(unpack_mask(mask, layout.matrix[1]), size, layout)
+        gradient = ACTIVATIONS[options.activation].gradient
+        grad_x = gradient(gradients.output, positive, options.parameter).to(extrema.dtype)
+    if grad_x.numel() == 0 or (gradients.slack_sums is None and gradients.extrema is None):
+        return grad_x.to(dtype)
+
+    grad_values = torch.zeros_like(extrema) if gradients.extrema is None else gradients.extrema
+    if gradients.slack_sums is not None:
+        by_slack = slack_gradients(extrema, gradients.slack_sums, layout.units, options.margin)
+        grad_values = grad_values + by_slack
+    grad_values = torch.where(indices < 0, 0.0, grad_values)
+    grad_x = grad_x.flatten()
+    # Each of these four groups hits an element at most once, so the order of additions, and thus every bit
+    # of the result, is fixed on any device.
+    for group in (slice(None, layout.units), slice(layout.units, None)):
+        for side in (0, 1):
+            grad_x = grad_x.index_add(0, indices[side, group].clamp(min=0), grad_values[side, group])
+    return grad_x.view(size).to(dtype)
+
+
+def _flat_indices(places: Tensor, layout: Layout, position_points: bool, x: Tensor) -> Tensor:
+    """Indices within a unit or point to indices in ``x.flatten()``, ``[2, C + P]``."""
+    if x.numel() == 0:
+        return places
+    units = layout.units
+    inner = layout.rows if layout.channels_last else layout.inner  # positions after the unit dimension
+    unit_places, point_places = places[:, :units], places[:, units:]
+    unit = torch.arange(units, device=x.device)
+    point = torch.arange(point_places.shape[1], device=x.device)
+    unit_indices = (unit_places // inner * units + unit) * inner + unit_places % inner
+    if position_points:
+        point_indices = (point // inner * units + point_places) * inner + point % inner
+    else:
+        point_indices = point * (x.numel() // len(point)) + point_places
+    return torch.cat([unit_indices, point_indices], 1)
+
+
+def check_penalty(slack_sums: list[Tensor], weights: list[float]) -> None:
+    """Raise for arguments that the operator does not accept."""
+    if not slack_sums:
+        raise ValueError("slack_sums must hold at least one layer's, got none")
+    if len(weights) != LAYER_SUMS:
+        raise ValueError(f"weights must be {LAYER_SUMS} numbers, got {len(weights)}")
+    first = slack_sums[0]
+    for sums in slack_sums:
+        if sums.numel() != LAYER_SUMS or sums.dtype != first.dtype or sums.device != first.device:
+            raise ValueError(
+                f"slack_sums must be of shape {list(SUMS_SHAPE)}, one dtype and one device, got "
+                f"{list(sums.shape)} of {sums.dtype} on {sums.device}"
+            )
+
+
+def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -> Tensor:
+    """Weighted sum of all layers' ``[2, 5]`` slack sums, 0-dim, or its square root with gradient 0 at 0.
+
+    Args:
+        slack_sums: one tensor per layer, of the same dtype and device.
+        weights: ten, for the entries of ``[2, 5]``. An entry with weight 0 is ignored, even if not finite.
+    """
+    total = torch.stack(slack_sums).sum(0).flatten()
+    weighted = [weight * total[i] for i, weight in enumerate(weights) if weight]
+    value = torch.stack(weighted).sum() if weighted else total.new_zeros(())
+    if not square_root:
+        return value
+    nonzero = value != 0
+    return torch.where(nonzero, torch.where(nonzero, value, 1.0).sqrt(), value)
+
+
+def penalty_backward(grad: Tensor, value: Tensor | None, weights: list[float]) -> Tensor:
+    """Gradient ``[2, 5]`` of each layer's slack sums; ``value`` is the penalty if it is a square root."""
+    if value is not None:
+        nonzero = value != 0
+        grad = torch.where(nonzero, grad / (2 * torch.where(nonzero, value, 1.0)), 0.0)
+    return grad * torch.tensor(weights, dtype=grad.dtype, device=grad.device).view(SUMS_SHAPE)

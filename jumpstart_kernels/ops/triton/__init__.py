@@ -1,0 +1,64 @@
+"""The Triton backend: CUDA tensors (ROCm too), and CPU tensors under ``TRITON_INTERPRET=1``.
+
+It runs the dense layouts as they lie: units fastest in memory (rows.py: 2-D, channels_last, units last;
+small.py where one program can take all) and units before positions (planes.py: contiguous NCHW; rows.py for
+``points="position"``). Empty tensors are the reference's work. Triton is found when first asked for, and
+never required.
+"""
+
+import functools
+from importlib import import_module
+from types import ModuleType
+
+from torch import Tensor
+
+from jumpstart_kernels.ops.arguments import ForwardResult, Gradients, Options, Saved
+
+_HERE = "jumpstart_kernels.ops.triton"
+
+
+@functools.cache
+def _import_error() -> str | None:
+    try:
+        import_module("triton")
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def _module(name: str) -> ModuleType:
+    """One of the modules that need Triton."""
+    return import_module(f"{_HERE}.{name}")
+
+
+def jumpstart_activation_forward(x: Tensor, options: Options) -> ForwardResult:
+    """As :func:`jumpstart_kernels.ops.reference.jumpstart_activation_forward`, for a dense ``x``."""
+    return _module("launch_forward").jumpstart_activation_forward(x, options)
+
+
+def jumpstart_activation_backward(gradients: Gradients, saved: Saved, options: Options) -> Tensor:
+    """As :func:`jumpstart_kernels.ops.reference.jumpstart_activation_backward`, for a dense gradient."""
+    return _module("launch_backward").jumpstart_activation_backward(gradients, saved, options)
+
+
+def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -> Tensor:
+    """As :func:`jumpstart_kernels.ops.reference.penalty`."""
+    return _module("launch_penalty").penalty(slack_sums, weights, square_root)
+
+
+def penalty_backward(grad: Tensor, value: Tensor | None, weights: list[float]) -> Tensor:
+    """As :func:`jumpstart_kernels.ops.reference.penalty_backward`."""
+    return _module("launch_penalty").penalty_backward(grad, value, weights)
+
+
+def unavailable(device_type: str = "cuda") -> str | None:
+    """Why this backend cannot run on a device type, with what to do about it; None where it can."""
+    if device_type not in ("cpu", "cuda"):
+        return f"it has kernels for cuda (and for cpu in Triton's interpreter), not for {device_type}"
+    error = _import_error()
+    if error is not None:
+        return f"Triton cannot be imported ({error}): on Linux, pip install 'triton>=3.6'"
+    if device_type == "cpu" and not _module("launch").INTERPRETED:
+        return "on the CPU Triton has an interpreter only: start the program with TRITON_INTERPRET=1"
+    return None

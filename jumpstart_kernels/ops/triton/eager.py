@@ -1,0 +1,117 @@
+"""The Triton backend's shortcut for eager code, past the dispatcher's Python: the twin of ``csrc/eager.cpp``.
+
+PyTorch's own autograd of a Python operator takes several times as long as all else that a call does. Where a
+mode, a transform, a tracer, a subclass or a compiler has a say, these return None and backward asks the
+operator. Function modes count, unlike there: ``torch.set_default_device`` makes calls go the longer way.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._C import (
+    _are_functorch_transforms_active,
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.autograd import forward_ad
+
+from jumpstart_kernels.ops import triton
+from jumpstart_kernels.ops.arguments import Options, save_for_backward, saved_arguments, split_backward
+from jumpstart_kernels.ops.layout import dense_format, is_dense
+
+_PLAIN = (Tensor, nn.Parameter)
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class _JumpstartActivation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *options: Any) -> Any:
+        named = Options(*options)
+        result = triton.jumpstart_activation_forward(x, named)
+        save_for_backward(ctx, x, result, named)
+        return result.output, result.slack_sums, result.extrema
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        without_gradient = (None,) * len(Options._fields)
+        if all(grad is None for grad in grads):
+            return None, *without_gradient
+        arguments = saved_arguments(ctx)
+        if torch.is_grad_enabled() or not _are_plain(*grads):  # a graph of it is wanted, or batches
+            overload = torch.ops.jumpstart_kernels.jumpstart_activation_backward.triton
+            return overload(*grads, *arguments), *without_gradient
+        gradients, saved, options = split_backward((*grads, *arguments))
+        if gradients.output is not None:
+            order = dense_format(len(saved.size), saved.channels_last)
+            gradients = gradients._replace(output=gradients.output.contiguous(memory_format=order))
+        return triton.jumpstart_activation_backward(gradients, saved, options), *without_gradient
+
+
+class _Penalty(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weights: list[float], square_root: bool, *slack_sums: Tensor) -> Tensor:
+        value = triton.penalty(list(slack_sums), weights, square_root)
+        ctx.save_for_backward(*([value] if square_root else []))
+        ctx.weights, ctx.layers = weights, len(slack_sums)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        backward: Any = triton.penalty_backward
+        if torch.is_grad_enabled() or not _are_plain(*grads):  # likewise
+            backward = torch.ops.jumpstart_kernels.penalty_backward.triton
+        by_sum = backward(grads[0], *(ctx.saved_tensors or (None,)), ctx.weights)
+        return None, None, *[by_sum] * ctx.layers  # the same for every layer
+
+
+def jumpstart_activation(
+    x: Tensor,
+    activation: str,
+    parameter: float,
+    unit_dim: int,
+    position_points: bool,
+    margin: float,
+    inplace: bool,
+) -> tuple[Tensor, Tensor, Tensor, int, int] | None:
+    """Output, slack sums, extrema, units and points, which are 0 where ``x`` is empty."""
+    dim = x.dim()
+    if not _are_plain(x) or dim < 2 or x.dtype not in _DTYPES or not -dim <= unit_dim < dim:
+        return None
+    unit_dim %= dim
+    if (unit_dim == 0 and not position_points) or x.layout is not torch.strided or not is_dense(x, unit_dim):
+        return None
+    output, slack_sums, extrema = _JumpstartActivation.apply(
+        x, activation, parameter, unit_dim, position_points, margin, False
+    )
+    units = x.shape[unit_dim]
+    points = extrema.shape[1] - units if x.numel() else 0
+    return (x.copy_(output) if inplace else output), slack_sums, extrema, units, points
+
+
+def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -> Tensor | None:
+    """The penalty of all layers."""
+    if not _are_plain(*slack_sums):
+        return None
+    return _Penalty.apply(weights, square_root, *slack_sums)
+
+
+def _are_plain(*tensors: Tensor | None) -> bool:
+    """Whether autograd is all that stands between a call and the kernel, and memory holds the values."""
+    if (
+        torch.compiler.is_compiling()  # first: a compiler does not follow the rest
+        or _len_torch_dispatch_stack()
+        or _len_torch_function_stack()
+        or _get_tracing_state() is not None
+        or _are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    ):
+        return False
+    for x in tensors:
+        if x is not None and (
+            type(x) not in _PLAIN or x.is_nested or x.is_neg() or is_legacy_batchedtensor(x)
+        ):
+            return False
+    return True

@@ -1,0 +1,81 @@
+"""The forward where positions lie behind their units in memory: contiguous NCHW and the like."""
+
+import triton
+import triton.language as tl
+
+from jumpstart_kernels.ops.triton.floats import statistics_values
+from jumpstart_kernels.ops.triton.keys import largest_key, order_keys
+from jumpstart_kernels.ops.triton.tiles import program_index, row_start, slot_offsets, store_activation
+
+
+@triton.jit(do_not_specialize=["parameter_bits", "planes", "inner", "chunks", "steps", "partials"])
+def jumpstart_activation_forward_planes_kernel(
+    x_ptr,  # [planes, inner]
+    output_ptr,  # like x
+    mask_ptr,  # [planes, ceil(inner / 8)]
+    workspace_ptr,  # a counter and [2, planes, chunks] keys, of units and samples alike
+    parameter_bits: tl.int64,
+    planes,
+    inner,
+    chunks,  # of a plane
+    steps,  # of a chunk
+    partials,
+    ACTIVATION: tl.constexpr,
+    WHOLE_BYTES: tl.constexpr,  # inner is a multiple of 8
+    offset_dtype: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """A program takes a chunk of as many planes as a tile has rows.
+
+    What lies deeper in a tile lies behind in its planes.
+    """
+    program = program_index()
+    keys_ptr = workspace_ptr + 1
+    if program == 0:
+        tl.store(workspace_ptr, 0)  # the counter of the kernel that follows
+    chunk = (program % chunks).to(offset_dtype)
+    first_plane = program // chunks * TILE.rows
+    vectors = inner // TILE.vector  # of a plane
+    slots_of_plane: tl.constexpr = TILE.columns // TILE.vector  # in each depth
+    slots: tl.constexpr = TILE.rows * slots_of_plane
+    slot = tl.arange(0, TILE.depth * slots)
+    last = (tl.minimum(planes - first_plane, TILE.rows) - 1).to(tl.int32)
+    plane = tl.minimum(slot % slots // slots_of_plane, last).to(offset_dtype)
+    base = row_start(first_plane, inner, TILE.vector)
+    mask_ptr += first_plane * ((inner + 7) // 8)
+
+    key_dtype: tl.constexpr = workspace_ptr.dtype.element_ty
+    min_keys = tl.full([slots, TILE.vector], 0, key_dtype) + largest_key(key_dtype)
+    max_keys = -1 - min_keys
+    steps_left = tl.cdiv(inner - chunk * steps * (TILE.depth * TILE.columns), TILE.depth * TILE.columns)
+    for step in range(tl.minimum(steps, steps_left).to(tl.int32)):
+        depth = (chunk * steps + step) * TILE.depth + slot // slots  # from the planes' first elements
+        vector = depth * slots_of_plane + slot % slots_of_plane
+        offset = slot_offsets(plane, tl.minimum(vector, vectors - 1), vectors, TILE.vector)
+        x = tl.load(x_ptr + base + offset)  # [SLOTS, VECTOR]
+        values = statistics_values(x)
+        if ACTIVATION != "none":
+            store_activation(
+                output_ptr=output_ptr + base,
+                mask_ptr=mask_ptr,
+                x=x,
+                values=values,
+                offset=offset,
+                row=plane,
+                vector=vector,
+                columns=inner,
+                parameter_bits=parameter_bits,
+                ACTIVATION=ACTIVATION,
+                VECTOR=TILE.vector,
+                WHOLE_BYTES=WHOLE_BYTES,
+            )
+        keys = tl.reshape(order_keys(values), [TILE.depth, slots, TILE.vector])
+        max_keys = tl.maximum(max_keys, tl.max(keys, 0))
+        min_keys = tl.minimum(min_keys, tl.min(keys, 0))
+
+    plane = first_plane + tl.arange(0, TILE.rows)
+    partial = keys_ptr + plane * chunks + chunk
+    max_keys = tl.max(tl.reshape(max_keys, [TILE.rows, TILE.columns]), 1)
+    min_keys = tl.min(tl.reshape(min_keys, [TILE.rows, TILE.columns]), 1)
+    tl.store(partial, max_keys, mask=plane < planes)
+    tl.store(partial + partials, min_keys, mask=plane < planes)

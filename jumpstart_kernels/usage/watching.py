@@ -1,0 +1,222 @@
+"""Watching a model's layers: the extrema of their inputs, from the kernels that run anyway."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jumpstart_kernels.functional import jumpstart_stats
+from jumpstart_kernels.nn import records
+from jumpstart_kernels.nn.activation import JumpstartActivation, LayerExtrema, as_batch, warn_of_no_units
+from jumpstart_kernels.nn.recording import check_module
+from jumpstart_kernels.surgery import check_unit_dim, find_unit_dims
+from jumpstart_kernels.usage.batches import call_with_batch
+
+
+class LayerWatch:
+    """Collects the extrema of every call of a model's layers until they are taken.
+
+    >>> with LayerWatch(model) as watch:
+    ...     model(x)
+    ...     extrema = watch.take()
+
+    A layer called twice between two ``take()`` is two layers, ``"relu"`` and ``"relu#2"``. In eager code
+    forwards recomputed by checkpointing are left out.
+
+    Args:
+        model: any model; watch a compiled one before its first call, or watch the model that it wraps.
+        layers: names in ``model.named_modules()``, of modules whose first argument is the pre-activation; by
+            default every ``JumpstartReLU`` and ``nn.ReLU``.
+        unit_dim: dimension of the units, for modules that are not a ``JumpstartReLU``; or ``"auto"``,
+            inferred as in :func:`~jumpstart_kernels.replace_relu`.
+        when: called at every forward to decide whether to collect it.
+
+    Raises:
+        TypeError: ``model``, ``layers`` or ``unit_dim`` has the wrong type.
+        ValueError: there is no such layer, or no layer at all.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        layers: Iterable[str] | None = None,
+        unit_dim: int | str = "auto",
+        when: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._layers = find_layers(model, layers)
+        check_unit_dim(unit_dim)
+        plain = {
+            name: layer for name, layer in self._layers.items() if not isinstance(layer, JumpstartActivation)
+        }
+        self._derived = not isinstance(unit_dim, int)
+        self._unit_dims = (
+            dict.fromkeys(plain, unit_dim) if isinstance(unit_dim, int) else find_unit_dims(model, plain)
+        )
+        self._without_units: set[str] = set()
+        self._when = when
+        self._calls: Counter[str] = Counter()
+        self._extrema: dict[str, LayerExtrema] = {}
+        self._detach: list[Callable[[], None]] = []
+
+    def __enter__(self) -> "LayerWatch":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start collecting; no effect if already started."""
+        if not self._detach:
+            for name, module in self._layers.items():
+                self._detach.append(self._attach(name, module))
+
+    def stop(self) -> None:
+        """Stop collecting, and drop what was not taken."""
+        while self._detach:
+            self._detach.pop()()
+        self.take()
+
+    def take(self) -> dict[str, LayerExtrema]:
+        """The extrema by layer since the last ``take()``, in the order of the calls."""
+        extrema, self._extrema = self._extrema, {}
+        self._calls.clear()
+        return extrema
+
+    def _collecting(self) -> bool:
+        return self._when() and not records.recomputing()
+
+    def _add(self, name: str, extrema: LayerExtrema) -> None:
+        self._calls[name] += 1
+        calls = self._calls[name]
+        self._extrema[name if calls == 1 else f"{name}#{calls}"] = extrema
+
+    def _attach(self, name: str, module: nn.Module) -> Callable[[], None]:
+        """Observe every forward of a layer; returns the function that ends it."""
+        if isinstance(module, JumpstartActivation):
+
+            def observe(extrema: LayerExtrema) -> None:
+                if self._collecting():
+                    self._add(name, extrema)
+
+            module._watchers.append(observe)
+            return partial(module._watchers.remove, observe)
+
+        def observe_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not self._collecting():
+                return
+            x: Any = next(chain(args, kwargs.values()), None)
+            if isinstance(x, Tensor) and x.dim() < 2:
+                self._leave_out(name, x)
+                return
+            try:
+                x, unit_dim = as_batch(x, self._unit_dims[name], "sample", self._derived)
+                with torch.no_grad():
+                    statistics = jumpstart_stats(x, unit_dim=unit_dim)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"layer {name!r}: {error}") from error
+            self._add(name, LayerExtrema(*statistics[1:]))
+
+        return module.register_forward_pre_hook(observe_input, with_kwargs=True).remove
+
+    def _leave_out(self, name: str, x: Tensor) -> None:
+        if name not in self._without_units:
+            self._without_units.add(name)
+            warn_of_no_units(f"the layer {name!r}", x.dim(), "it is not watched there")
+
+
+def layer_extrema(
+    model: nn.Module, x: Any, *, layers: Iterable[str] | None = None, unit_dim: int | str = "auto"
+) -> dict[str, LayerExtrema]:
+    """The extrema of every layer on one batch, by name, from one forward in ``eval()`` without grad.
+
+    For :func:`jumpstart_kernels.plots.extrema_strips` and :func:`~jumpstart_kernels.penalty_by_layer`.
+
+    Args:
+        model: any model with ``JumpstartReLU`` or ``nn.ReLU`` layers; a compiled one runs uncompiled. Its
+            training flags are restored.
+        x: its input, in a form that :func:`~jumpstart_kernels.unit_usage` accepts from a loader.
+        layers: names in ``model.named_modules()``; by default every ``JumpstartReLU`` and ``nn.ReLU``.
+        unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
+
+    Returns:
+        Named tuples: ``unit_max`` and ``unit_min`` ``[C]``, ``point_max`` and ``point_min`` ``[N]``, or
+        ``[N, *]`` with ``points="position"``; float32, float64 for float64, on the device of the layer. A
+        layer called twice is two layers, ``"relu"`` and ``"relu#2"``.
+
+    Raises:
+        TypeError: ``model``, ``x``, ``layers`` or ``unit_dim`` has the wrong type.
+        ValueError: there is no such layer, no layer at all, or none that ran.
+    """
+    model = uncompiled(model)
+    with LayerWatch(model, layers=layers, unit_dim=unit_dim) as watch, evaluating(model) as device:
+        call_with_batch(model, x, device, "x")
+        extrema = watch.take()
+    if not extrema:
+        raise ValueError("model must run a watched layer in its forward, got none")
+    return extrema
+
+
+def find_layers(model: nn.Module, layers: Iterable[str] | None) -> dict[str, nn.Module]:
+    """The modules to watch by name: those of ``layers``, or every ``nn.ReLU``. Raises if there are none."""
+    check_module(model)
+    if isinstance(layers, str):
+        raise TypeError(f"layers must be a list of names, got the str {layers!r}")
+    modules = dict(model.named_modules())
+    if layers is None:
+        watched: dict[str, nn.Module] = {
+            name: module
+            for name, module in modules.items()
+            if isinstance(module, (nn.ReLU, JumpstartActivation))
+        }
+        if not watched:
+            raise ValueError(
+                "model has no JumpstartReLU or nn.ReLU layer to watch: name other modules in layers, or turn "
+                "calls such as F.relu into layers with jumpstart_kernels.replace_relu(model)"
+            )
+        return watched
+    names = list(layers)
+    unknown = [name for name in names if name not in modules]
+    if unknown or not names:
+        raise ValueError(f"layers must be names of modules of the model, got {unknown or names}")
+    return {name: modules[name] for name in names}
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The model inside ``torch.compile``'s wrapper, which does not see hooks added later."""
+    return getattr(model, "_orig_mod", model)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """Run in ``eval()`` without grad; yields the first parameter's device and restores training flags."""
+    tensor = next(chain(model.parameters(), model.buffers()), torch.empty(0))
+    training = [(module, module.training) for module in model.modules()]
+    # In eval() without grad nn.TransformerEncoderLayer runs a fused kernel that includes its activation.
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), _uncompiled_parts():
+            yield tensor.device
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for module, flag in training:
+            module.training = flag
+
+
+@contextmanager
+def _uncompiled_parts() -> Iterator[None]:
+    """Run compiled code eagerly, in parts of the model too: it does not see hooks added later."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the import takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield

@@ -1,0 +1,143 @@
+"""The CPU kernels of the built extension on the last rows of activations of more than 2³¹ elements.
+
+All other elements are zeros that take no memory, and belong to tasks that do not run. The whole operator runs
+at this size in test_large_activations.py, which takes gigabytes.
+"""
+
+import ctypes
+
+import pytest
+import torch
+from sparse_memory import sparse_zeros
+
+from jumpstart_kernels.ops import native, reference
+from jumpstart_kernels.ops.layout import is_channels_last, make_layout, mask_shape, point_count
+
+_extension = native.extension()
+pytestmark = pytest.mark.skipif(_extension is None, reason=str(native.unavailable("cpu")))
+
+SCALARS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # as csrc/layout.h counts them
+SYMBOLS = {
+    "default": "_ZN9jumpstart15kernels_defaultEv",
+    "avx2": "_ZN9jumpstart12kernels_avx2Ev",
+    "avx512": "_ZN9jumpstart14kernels_avx512Ev",
+}
+
+# Size, whether in channels_last, whether points are positions, samples at the end that hold values.
+CASES = {
+    "rows": ((2**19 + 24, 4096), False, False, 40),
+    "odd_rows": ((2**19 + 300, 4095), False, False, 40),
+    "narrow_rows": ((2**29 + 40, 4), False, False, 100),
+    "channels_last": ((2**15 + 3, 64, 32, 32), True, False, 2),
+    "channels_last_positions": ((2**15 + 3, 64, 32, 32), True, True, 2),
+    "planes": ((2**15 + 3, 16, 64, 64), False, False, 3),
+    "planes_positions": ((2**15 + 3, 16, 64, 64), False, True, 3),
+}
+
+
+class Layout(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("samples", "rows", "units", "inner")]
+    _fields_ += [("channels_last", ctypes.c_bool)]
+
+
+class Forward(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("x", "output", "mask")]
+    _fields_ += [("layout", Layout), ("position_points", ctypes.c_bool), ("stream", ctypes.c_bool)]
+
+
+class Partial(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("begin", "end")]
+    _fields_ += [
+        (name, ctypes.c_void_p)
+        for name in (
+            "unit_max", "unit_min", "chunk_max", "chunk_min", "unit_max_at", "unit_min_at", "point_max",
+            "point_min",
+        )
+    ]  # fmt: skip
+    _fields_ += [("continues", ctypes.c_bool), ("head_max", ctypes.c_float), ("head_min", ctypes.c_float)]
+
+
+class Backward(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("grad_output", "mask", "grad_x")]
+    _fields_ += [("layout", Layout), ("stream", ctypes.c_bool)]
+
+
+RANGE = (ctypes.c_int64, ctypes.c_int64)
+
+
+class Kernels(ctypes.Structure):
+    _fields_ = [
+        ("forward", ctypes.CFUNCTYPE(None, ctypes.POINTER(Forward), ctypes.POINTER(Partial)) * 4),
+        ("backward", ctypes.CFUNCTYPE(None, ctypes.POINTER(Backward), *RANGE) * 4),
+        ("relu", ctypes.CFUNCTYPE(None, ctypes.POINTER(Forward), *RANGE) * 4),
+    ]
+
+
+@pytest.fixture(params=SYMBOLS)
+def kernels(request):
+    """Those of an instruction set, if this processor has it."""
+    if request.param not in native.instruction_sets():
+        pytest.skip(f"this processor has no {request.param}")
+    find = getattr(ctypes.CDLL(_extension.__file__), SYMBOLS[request.param])
+    find.restype = ctypes.POINTER(Kernels)
+    return find().contents
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32), ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_the_last_rows_are_right(kernels, name, dtype):
+    size, channels_last, position_points, samples = CASES[name]
+    x = sparse_zeros(size, dtype, channels_last)
+    assert x.numel() > 2**31
+    part = x[-samples:]
+    generator = torch.Generator().manual_seed(0)
+    part.copy_((2 * torch.randn(part.shape, generator=generator)).round() / 2)
+    offset = x.numel() - part.numel()
+    layout = make_layout(size, 1, channels_last)
+    units, rows = layout.units, layout.matrix[0]
+    begin = rows - samples * (rows // size[0])
+    expected = reference.jumpstart_activation_forward(part, 1, position_points, 1.0, True, True)
+    scalar = SCALARS.index(dtype)
+
+    output, mask = sparse_zeros(size, dtype, channels_last), sparse_zeros(mask_shape(layout), torch.uint8)
+    forward = Forward(
+        x.data_ptr(), output.data_ptr(), mask.data_ptr(), Layout(*layout), position_points, False
+    )
+    extrema = torch.full((4, -(-units // 16) * 16), torch.nan)
+    places = torch.full((2, extrema.shape[1]), 2**31 - 1, dtype=torch.int32)
+    all_points = point_count(size, 1, position_points)
+    points = sparse_zeros((2, all_points), torch.float32)
+    pointers = [row.data_ptr() for tensor in (extrema, places, points) for row in tensor]
+    partial = Partial(begin, rows, *pointers, False, 0, 0)
+    kernels.forward[scalar](ctypes.byref(forward), ctypes.byref(partial))
+    assert torch.equal(output[-samples:], expected[0])
+    assert torch.equal(mask[begin:], expected[1])
+    assert torch.equal(extrema[:2, :units], expected[3][:, :units])
+    count = expected[3].shape[1] - units
+    assert torch.equal(points[:, -count:], expected[3][:, units:])
+    assert not points[:, :100].any()  # of others' rows nothing is written
+    # From where the extremum of a unit is looked for: not behind it, and not far before.
+    for side in (0, 1):
+        index = expected[4][side, :units] + offset
+        plane = index // (x.numel() // size[0] // units)  # of a unit and a sample
+        if layout.inner > 1:
+            assert torch.equal(places[side, :units], (plane // units - begin // units).int())
+        else:
+            position = index % layout.rows
+            found = (
+                plane // units * layout.rows + position - begin if channels_last else index // units - begin
+            )
+            assert (places[side, :units] >= 0).all() and (found - places[side, :units] < 32).all()
+
+    grad_output, grad_x = (sparse_zeros(size, dtype, channels_last) for _ in range(2))
+    grad_output[-samples:] = torch.randn(part.shape, generator=generator)
+    backward = Backward(grad_output.data_ptr(), mask.data_ptr(), grad_x.data_ptr(), Layout(*layout), False)
+    kernels.backward[scalar](ctypes.byref(backward), begin, rows)
+    saved = (*(expected[i] for i in (1, 3, 4)), list(part.shape), is_channels_last(part, 1), dtype, 1, 1.0)
+    kept = reference.jumpstart_activation_backward(grad_output[-samples:], None, None, *saved)
+    assert torch.equal(grad_x[-samples:], kept)
+
+    again = sparse_zeros(mask_shape(layout), torch.uint8)
+    forward = Forward(x.data_ptr(), x.data_ptr(), again.data_ptr(), Layout(*layout), position_points, False)
+    kernels.relu[scalar](ctypes.byref(forward), begin, rows)
+    assert torch.equal(part, expected[0]) and torch.equal(again[begin:], expected[1])

@@ -1,0 +1,233 @@
+"""The CUDA kernels without a GPU: their source, run by ``tests/cuda_emulator``, equals the reference."""
+
+import math
+
+import cuda_emulator
+import pytest
+import torch
+
+from jumpstart_kernels.ops import reference
+from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
+from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
+from jumpstart_kernels.ops.layout import is_channels_last
+from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE, SlackSum
+
+_reason = cuda_emulator.unavailable()
+pytestmark = pytest.mark.skipif(_reason is not None, reason=str(_reason))
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+PARAMETER = 0.3  # of an activation: products with it round
+SPECIAL = (math.nan, math.inf, -math.inf, -0.0, 0.0)
+# Size, unit dimension, whether in channels_last, whether points are positions. Beyond 16384 elements two
+# launches work together; below, one does it all.
+CASES = {
+    "thin": ((256, 4), 1, False, False),
+    "one_row": ((1, 40), 1, False, False),
+    "one_unit": ((67, 1), 1, False, False),
+    "one_element": ((1, 1), 1, False, False),
+    "odd": ((37, 13), 1, False, False),
+    "aligned": ((40, 64), 1, False, False),
+    "aligned_large": ((300, 256), 1, False, False),
+    "odd_large": ((150, 131), 1, False, False),
+    "narrow_large": ((5000, 4), 1, False, False),
+    "wide": ((3, 2051), 1, False, False),
+    "wide_large": ((9, 2048), 1, False, False),
+    "one_dim": ((77,), 0, False, True),
+    "units_first": ((5, 24, 9), 0, False, True),
+    "units_last": ((3, 31, 72), 2, False, False),
+    "units_last_positions": ((3, 31, 72), 2, False, True),
+    "units_in_the_middle": ((3, 5, 7, 11), 2, False, False),
+    "channels_last": ((3, 24, 9, 5), 1, True, False),
+    "channels_last_positions": ((3, 24, 9, 5), 1, True, True),
+    "channels_last_large_samples": ((2, 40, 17, 19), 1, True, False),
+    "channels_last_small_samples": ((20, 130, 3, 3), 1, True, False),
+    "channels_last_3d": ((2, 7, 5, 4, 3), 1, True, False),
+    "planes_49": ((3, 8, 7, 7), 1, False, False),
+    "planes_2": ((9, 5, 2), 1, False, False),
+    "planes_196": ((3, 40, 14, 14), 1, False, False),
+    "planes_256": ((2, 40, 16, 16), 1, False, False),
+    "planes_long": ((2, 3, 65, 65), 1, False, False),
+    "planes_long_aligned": ((2, 3, 64, 96), 1, False, False),
+    "planes_positions": ((3, 5, 7, 9), 1, False, True),
+    "planes_positions_large": ((2, 40, 20, 16), 1, False, True),
+    "volume": ((2, 7, 5, 6, 4), 1, False, False),
+}
+
+
+def make_input(size, channels_last, dtype, special=False):
+    generator = torch.Generator().manual_seed(sum(size))
+    x = (2 * torch.randn(size, generator=generator, dtype=torch.float64)).round() / 2  # with ties
+    shift = torch.randint(-1, 2, size[1:2] + (1,) * (len(size) - 2), generator=generator)
+    x = x + 4 * (shift if len(size) > 1 else 0)  # dead and linear units
+    if special:
+        chosen = torch.tensor(SPECIAL)[torch.randint(len(SPECIAL), size, generator=generator)]
+        x = torch.where(torch.rand(size, generator=generator) < 0.02, chosen.double(), x)
+    x = x.to(dtype)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
+    return x
+
+
+def assert_same(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def make_case(name, dtype, special=False):
+    """Of a case, the input, its unit dimension and whether points are positions."""
+    size, unit_dim, channels_last, position_points = CASES[name]
+    return make_input(size, channels_last, dtype, special), unit_dim, position_points
+
+
+def check_forward(x, options, **emulated):
+    expected = reference.jumpstart_activation_forward(x, options)
+    actual = cuda_emulator.forward(x, options, **emulated)
+    for name in ("output", "mask", "extrema", "indices"):
+        assert_same(getattr(actual, name), getattr(expected, name))
+    # Multiples of 1/8 are exact in any order; float32 rounds those of large squares.
+    torch.testing.assert_close(actual.slack_sums, expected.slack_sums, rtol=1e-6, atol=0, equal_nan=True)
+    return expected
+
+
+def check_backward(x, result, options, wanted, **emulated):
+    """The gradient is the reference's to the bit, whose additions come in the same order."""
+    generator = torch.Generator().manual_seed(1)
+    gradients = Gradients(
+        *(
+            torch.empty_like(like).copy_(torch.randn(like.shape, generator=generator))
+            if wanted >> i & 1
+            else None
+            for i, like in enumerate((x, result.slack_sums, result.extrema))
+        )
+    )
+    channels_last = is_channels_last(x, options.unit_dim)
+    saved = Saved(result.mask, result.extrema, result.indices, list(x.shape), channels_last, x.dtype)
+    expected = reference.jumpstart_activation_backward(gradients, saved, options)
+    assert_same(cuda_emulator.backward(gradients, saved, options, **emulated), expected)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("dtype", "special"),
+    [*((dtype, False) for dtype in DTYPES), (torch.float32, True), (torch.bfloat16, True)],
+    ids=str,
+)
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_reference(name, dtype, special, activation):
+    x, unit_dim, position_points = make_case(name, dtype, special)
+    for all_indices, margin, multiprocessors in ((True, 1.0, 1), (False, 2.5, 132)):
+        options = Options(activation, PARAMETER, unit_dim, position_points, margin, all_indices)
+        result = check_forward(x, options, multiprocessors=multiprocessors, seed=multiprocessors)
+        for wanted in range(1, 8):
+            check_backward(x, result, options, wanted, multiprocessors=multiprocessors, seed=wanted)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["aligned_large", "channels_last_large_samples", "planes_256"])
+def test_misaligned_memory(name, dtype, activation):
+    x, unit_dim, position_points = make_case(name, dtype)
+    options = Options(activation, PARAMETER, unit_dim, position_points, 1.0, all_indices=False)
+    result = check_forward(x, options, aligned=False)
+    check_backward(x, result, options, 7, aligned=False)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_the_output_may_overwrite_the_input(name, dtype, activation):
+    x, unit_dim, position_points = make_case(name, dtype, special=True)
+    options = Options(activation, PARAMETER, unit_dim, position_points, 1.0, all_indices=True)
+    check_forward(x, options, inplace=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_statistics_alone(name):
+    x, unit_dim, position_points = make_case(name, torch.float32)
+    options = Options(NONE, 0.0, unit_dim, position_points, 1.0, all_indices=True)
+    result = check_forward(x, options)
+    check_backward(x, result, options, 6)
+
+
+@pytest.mark.parametrize("name", ["odd_large", "channels_last_large_samples", "planes_196"])
+def test_same_bits_in_any_order_of_threads_and_blocks(name):
+    x, unit_dim, position_points = make_case(name, torch.float32)
+    x = x / 3  # sums that round
+    options = Options("relu", 0.0, unit_dim, position_points, 1.0, all_indices=False)
+    runs = [cuda_emulator.forward(x, options, seed=i) for i in range(4)]
+    for results in runs[1:]:
+        for first, other in zip(runs[0], results, strict=True):
+            assert torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", ["odd", "odd_large", "channels_last_large_samples", "planes_196"])
+def test_whatever_the_workspace_held(name):
+    """A call expects nothing of it: nothing is kept from one call, or replay of a graph, to the next."""
+    x, unit_dim, position_points = make_case(name, torch.float32)
+    options = Options("relu", 0.0, unit_dim, position_points, 1.0, all_indices=False)
+    for byte in (0x00, 0x01, 0x80, 0xFF):
+        check_forward(x, options, workspace_byte=byte)
+
+
+@pytest.mark.parametrize("value", SPECIAL, ids=str)
+@pytest.mark.parametrize("name", ["aligned_large", "channels_last_large_samples", "planes_256"])
+def test_one_value_everywhere(name, value):
+    """All tie: the first element is every extremum's."""
+    x, unit_dim, position_points = make_case(name, torch.bfloat16)
+    options = Options("relu", 0.0, unit_dim, position_points, 1.0, all_indices=True)
+    check_forward(torch.full_like(x, value), options)
+
+
+@pytest.mark.parametrize(
+    ("which", "message"), [(0, "out of bounds"), (1, "for its block"), (2, "for its warp")]
+)
+def test_the_emulator_finds_faults(which, message):
+    assert message in cuda_emulator.fault(which)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize(
+    ("size", "channels_last"),
+    [
+        ((2**20, 2**12), False),
+        ((2**17, 256), False),
+        ((256, 256, 56, 56), True),
+        ((256, 2048, 7, 7), True),
+        ((256, 256, 56, 56), False),
+        ((2**31, 4), False),
+    ],
+)
+def test_workspace_is_a_small_part_of_a_large_activation(size, channels_last, dtype):
+    workspace = cuda_emulator.workspace(size, 1, channels_last, dtype)
+    statistics = 24 * size[0]  # bytes of the points' extrema and indices, which are there anyway
+    assert 0 < workspace <= 0.05 * math.prod(size) * dtype.itemsize + statistics
+
+
+WEIGHTS = {
+    "linear": [0.5, 0.25, 0.0, 0.0, 0.0, 0.125, 1.0, 0.0, 0.0, 0.0],
+    "squares": [0.0, 0.0, 0.09, 0.49, 0.42, 0.0, 0.0, 0.25, 0.25, 0.5],
+    "none": [0.0] * LAYER_SUMS,
+}
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+@pytest.mark.parametrize("layers", (1, 5, 448, 1000))
+@pytest.mark.parametrize("square_root", (False, True))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+def test_penalty(layers, weights, square_root, dtype):
+    generator = torch.Generator().manual_seed(layers)
+    slack_sums = list(torch.rand((layers, *SUMS_SHAPE), generator=generator, dtype=torch.float64).to(dtype))
+    value = cuda_emulator.penalty(slack_sums, weights, square_root)
+    expected = reference.penalty(slack_sums, weights, square_root)
+    rtol = 10 * layers * torch.finfo(dtype).eps
+    torch.testing.assert_close(value, expected, rtol=rtol, atol=0)
+    grad, root = torch.tensor(0.3, dtype=dtype), expected if square_root else None
+    torch.testing.assert_close(
+        cuda_emulator.penalty_backward(grad, root, weights),
+        reference.penalty_backward(grad, root, weights),
+    )
+
+
+def test_a_sum_without_weight_stays_out_of_the_penalty():
+    sums = torch.ones(SUMS_SHAPE)
+    sums[:, SlackSum.POSITIVE_SQUARED :] = torch.inf
+    assert cuda_emulator.penalty([sums], WEIGHTS["linear"], False).item() == sum(WEIGHTS["linear"])

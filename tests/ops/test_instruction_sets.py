@@ -1,0 +1,96 @@
+"""``JUMPSTART_CPU``: the kernels of each instruction set that this processor has, and what they compute."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from jumpstart_kernels.ops import native
+
+pytestmark = pytest.mark.skipif(native.extension() is None, reason=str(native.unavailable("cpu")))
+
+RUN = """
+import sys, torch
+from jumpstart_kernels import functional
+from jumpstart_kernels.ops import native
+results = [native.instruction_set()]
+for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+    for size, unit_dim in (((33, 70), 1), ((3, 5, 7, 9), 1), ((4, 6, 19), -1), ((2, 67, 8, 8), 1)):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            if layout == torch.channels_last and len(size) != 4:
+                continue
+            x = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype)
+            x = x.to(memory_format=layout).requires_grad_()
+            outputs = functional.jumpstart_relu(x, unit_dim=unit_dim)
+            sum(output.double().sum() for output in outputs).backward()
+            results.append([*(output.detach() for output in outputs), x.grad])
+torch.save(results, sys.argv[1])
+"""
+
+
+def run(instruction_set, *arguments):
+    environment = {**os.environ, "JUMPSTART_CPU": instruction_set, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What the kernels of each set compute, by its name."""
+    found = {}
+    for name in native.instruction_sets():
+        path = tmp_path_factory.mktemp("results") / f"{name}.pt"
+        done = run(name, "-c", RUN, str(path))
+        assert done.returncode == 0, done.stderr
+        chosen, *found[name] = torch.load(path)
+        assert chosen == name
+    return found
+
+
+def test_default_is_the_last():
+    assert native.instruction_sets()[-1] == "default"
+    assert set(native.instruction_sets()) <= set(native.INSTRUCTION_SETS)
+
+
+def test_all_sets_agree(results):
+    expected = results["default"]
+    for name, actual in results.items():
+        for tensors, others in zip(actual, expected, strict=True):
+            output, slack_sums, *extrema, grad = tensors
+            torch.testing.assert_close(slack_sums, others[1], rtol=1e-6, atol=1e-6)
+            for tensor, other in zip((output, *extrema, grad), (others[0], *others[2:]), strict=True):
+                assert torch.equal(tensor, other), name
+
+
+@pytest.mark.parametrize("name", ["sse2", "AVX2", "neon"])
+def test_unknown_sets_are_named(name):
+    done = run(name, "-c", "import jumpstart_kernels")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"ValueError: JUMPSTART_CPU must be one of 'avx512', 'avx2', 'default', got '{name}'"
+    )
+
+
+def test_sets_that_the_processor_lacks_are_named(monkeypatch):
+    monkeypatch.setattr(native, "instruction_sets", lambda: ["default"])
+    monkeypatch.setenv("JUMPSTART_CPU", "avx512")
+    message = "JUMPSTART_CPU must be one of 'default' on this processor, which has no 'avx512'"
+    with pytest.raises(ValueError, match=message):
+        native._choose_instruction_set()
+    with pytest.raises(ValueError, match="no instruction set mmx"):
+        native.extension().use_instruction_set("mmx")
+
+
+def test_an_empty_variable_is_none(monkeypatch):
+    before = native.instruction_set()
+    monkeypatch.setenv("JUMPSTART_CPU", "")
+    native._choose_instruction_set()
+    assert native.instruction_set() == before
+
+
+def test_info_shows_it():
+    done = run("default", "-m", "jumpstart_kernels", "info")
+    assert (
+        "\ninstruction set    default of " in done.stdout and "\nJUMPSTART_CPU      default\n" in done.stdout
+    )

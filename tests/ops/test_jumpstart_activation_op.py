@@ -1,0 +1,270 @@
+"""The registered operator: schema, fakes, autograd, double backward, ``torch.compile``."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from operators import run_forward
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from jumpstart_kernels.ops import OVERLOADS
+
+CHOICES = [("relu", True), ("relu", False), ("none", True), ("none", False)]  # activation, all indices
+
+
+def layouts(device="cpu", dtype=torch.float32):
+    """Name, tensor and unit dimension of every kind of memory layout."""
+    generator = torch.Generator().manual_seed(0)
+
+    def make(*size):
+        return torch.randn(size, generator=generator).to(device, dtype)
+
+    return [
+        ("one_dim", make(7), 0),
+        ("2d", make(5, 9), 1),
+        ("2d_transposed", make(9, 5).t(), 1),
+        ("2d_sliced", make(10, 18)[::2, 1::2], 1),
+        ("2d_expanded", make(1, 9).expand(5, 9), 1),
+        ("2d_misaligned", make(46)[1:].view(5, 9), 1),
+        ("units_first", make(4, 6, 5), 0),
+        ("units_last", make(4, 6, 5), 2),
+        ("4d", make(3, 5, 4, 6), 1),
+        ("channels_last", make(3, 5, 4, 6).contiguous(memory_format=torch.channels_last), 1),
+        ("channels_last_sliced", make(3, 8, 4, 6).contiguous(memory_format=torch.channels_last)[:, 1:6], 1),
+        ("channels_last_unit_dim_3", make(3, 5, 4, 6).contiguous(memory_format=torch.channels_last), 3),
+        ("4d_permuted", make(3, 5, 4, 6).permute(2, 0, 3, 1), 1),
+        ("one_channel", make(3, 1, 4, 6).contiguous(memory_format=torch.channels_last), 1),
+        ("one_pixel", make(3, 5, 1, 1).contiguous(memory_format=torch.channels_last), 1),
+        ("channels_last_3d", make(2, 3, 4, 2, 3).contiguous(memory_format=torch.channels_last_3d), 1),
+        ("empty", make(0, 4), 1),
+        ("no_units", make(3, 0, 2), 1),
+    ]
+
+
+def names_of(tensors):
+    return [name for name, *_ in tensors]
+
+
+def away_from_kinks(*size):
+    """Float64 with values apart from each other, from 0 and from ±1, and every kind of slack."""
+    count = math.prod(size)
+    values = 0.9 * (torch.arange(count, dtype=torch.float64) + 0.5) / count  # in (0, 0.9): slack everywhere
+    values = values[torch.randperm(count, generator=torch.Generator().manual_seed(3))].view(size)
+    sign = torch.where(torch.arange(count).view(size) % 3 == 0, -1, 1)
+    values = sign * values
+    values[:, 1], values[:, 2] = values[:, 1].abs(), -values[:, 2].abs()  # a linear unit, a dead one
+    values[:, 3] *= 1.2  # and one that reaches past the margin
+    assert (values.abs() - 1).abs().min() > 1e-4 and values.unique().numel() == count
+    return values
+
+
+@pytest.mark.parametrize("name", names_of(layouts()))
+def test_opcheck(target, name):
+    backend, device = target
+    _, x, unit_dim = next(layout for layout in layouts(device) if layout[0] == name)
+    for all_indices in (True, False) if name == "2d" else (True,):
+        arguments = (x.detach().requires_grad_(), "relu", 0.0, unit_dim, unit_dim == 0, 1.0, all_indices)
+        torch.library.opcheck(OVERLOADS[backend], arguments)
+
+
+@pytest.mark.parametrize("name", ("2d", "channels_last", "empty"))
+def test_opcheck_without_relu(target, name):
+    backend, device = target
+    _, x, unit_dim = next(layout for layout in layouts(device) if layout[0] == name)
+    torch.library.opcheck(
+        OVERLOADS[backend], (x.detach().requires_grad_(), "none", 0.0, unit_dim, False, 1.0, True)
+    )
+
+
+@pytest.mark.parametrize("channels_last", (False, True))
+def test_opcheck_backward(target, channels_last):
+    backend, device = target
+    overload = getattr(torch.ops.jumpstart_kernels.jumpstart_activation_backward, backend)
+    x = away_from_kinks(3, 6, 2, 4).to(device)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    output, mask, slack_sums, extrema, indices = run_forward(backend, x)
+    grads = [torch.randn_like(tensor) for tensor in (output, slack_sums, extrema)]
+    constants = (x.shape, channels_last, x.dtype, "relu", 0.0, 1, False, 1.0, True)
+    for wanted in range(1, 8):
+        chosen = [grad.requires_grad_() if wanted >> i & 1 else None for i, grad in enumerate(grads)]
+        # test_schema and test_faketensor; the derivative of a derivative is gradgradcheck's.
+        torch.library.opcheck(
+            overload,
+            (*chosen, mask, extrema, indices, *constants),
+            test_utils=("test_schema", "test_faketensor"),
+        )
+
+
+@pytest.mark.parametrize("name", names_of(layouts()))
+def test_fakes_have_the_strides_of_the_real(target, name):
+    backend, device = target
+    _, x, unit_dim = next(layout for layout in layouts(device) if layout[0] == name)
+    for activation, all_indices in CHOICES:
+        options = (activation, 0.0, unit_dim, unit_dim == 0, 1.0, all_indices)
+        real = OVERLOADS[backend](x, *options)
+        with FakeTensorMode() as mode:
+            fake = OVERLOADS[backend](mode.from_tensor(x), *options)
+        for real_tensor, fake_tensor in zip(real, fake, strict=True):
+            assert real_tensor.shape == fake_tensor.shape and real_tensor.dtype == fake_tensor.dtype
+            assert real_tensor.stride() == fake_tensor.stride()
+            assert real_tensor.device == fake_tensor.device
+
+
+def test_schemas_are_one(target):
+    backend, _ = target
+    for packet in (
+        torch.ops.jumpstart_kernels.jumpstart_activation,
+        torch.ops.jumpstart_kernels.jumpstart_activation_backward,
+    ):
+        schema, reference = str(getattr(packet, backend)._schema), str(packet.reference._schema)
+        assert schema.replace(f".{backend}(", "(") == reference.replace(".reference(", "(")
+        assert not getattr(packet, backend)._schema.is_mutable
+
+
+def test_more_than_two_to_the_31_elements_on_meta():
+    x = torch.empty(2**17, 2**15, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    for backend in OVERLOADS:
+        output, mask, slack_sums, extrema, indices = run_forward(backend, x)
+        assert output.shape == x.shape and mask.shape == (2**17, 2**12)
+        assert extrema.shape == indices.shape == (2, 2**15 + 2**17)
+        (grad_x,) = torch.autograd.grad([output.sum(), slack_sums.sum()], x)
+        assert grad_x.shape == x.shape and grad_x.dtype == x.dtype
+
+
+def check_gradients(function, x, target):
+    # Interpreted kernels are slow: there, along random directions instead of for every element.
+    fast_mode = target == ("triton", "cpu")
+    assert torch.autograd.gradcheck(function, x, fast_mode=fast_mode)
+    assert torch.autograd.gradgradcheck(function, x, fast_mode=fast_mode)
+
+
+@pytest.mark.parametrize("size", ((3, 5), (2, 5, 1, 2)))
+@pytest.mark.parametrize("position_points", (False, True))
+def test_gradcheck_and_gradgradcheck(target, size, position_points):
+    backend, device = target
+    x = away_from_kinks(*size).to(device).requires_grad_()
+
+    def differentiable_outputs(x):
+        output, _, slack_sums, extrema, _ = run_forward(backend, x, 1, position_points)
+        return output, slack_sums, extrema
+
+    _, slack_sums, _ = differentiable_outputs(x)
+    assert (slack_sums > 0).all()  # every term takes part
+    check_gradients(differentiable_outputs, x, target)
+
+
+def test_double_backward_without_all_indices(target):
+    backend, device = target
+    x = away_from_kinks(3, 5).to(device).requires_grad_()
+
+    def output_and_sums(x):
+        output, _, slack_sums, _, _ = run_forward(backend, x, all_indices=False)
+        return output, slack_sums
+
+    check_gradients(output_and_sums, x, target)
+
+
+def grad_of(backend, device, rows, weights, name="slack_sums", margin=1.0):
+    """Gradient of Σ weights · one output, for x given by its rows."""
+    x = torch.tensor(rows, device=device, requires_grad=True)
+    output, _, slack_sums, extrema, _ = run_forward(backend, x, margin=margin)
+    chosen = {"output": output, "slack_sums": slack_sums, "extrema": extrema}[name]
+    (grad_x,) = torch.autograd.grad(chosen, x, torch.tensor(weights, device=device))
+    return grad_x.tolist()
+
+
+UNITS = [[1.0, 1.0, 0.0, 0.0, 0.0], [0.0] * 5]  # weights of Σs⁺ + Σs⁻ over units
+POINTS = UNITS[::-1]
+
+
+def test_relu_has_gradient_zero_at_zero(target):
+    assert grad_of(*target, [[0.0, -0.0, 1e-45, -1e-45]], [[1.0] * 4], "output") == [[0.0, 0.0, 1.0, 0.0]]
+
+
+def test_hinges_have_gradient_zero_at_their_kinks(target):
+    # max = 1 and min = −1: slack is exactly zero on both sides.
+    assert grad_of(*target, [[1.0], [-1.0]], UNITS) == [[0.0], [0.0]]
+    assert grad_of(*target, [[1.0, -1.0]], POINTS) == [[0.0, 0.0]]
+    # A hair inside, both have a gradient.
+    inside = 1 - 2**-24  # the next float32
+    assert grad_of(*target, [[inside], [-inside]], UNITS) == [[-1.0], [1.0]]
+    assert grad_of(*target, [[0.0], [-0.0]], UNITS, margin=0.0) == [[0.0], [0.0]]
+
+
+def test_ties_go_to_the_first_in_row_major_order(target):
+    rows = [[-1.0, -3.0], [-1.0, -3.0], [-2.0, -0.5]]
+    # Maxima: unit 0 in row 0, unit 1 in row 2. All minima are below −1: no slack.
+    assert grad_of(*target, rows, UNITS) == [[-1.0, 0.0], [0.0, 0.0], [0.0, -1.0]]
+    extremes = [[1.0] * 5, [10.0] * 5]
+    assert grad_of(*target, rows, extremes, "extrema") == [[2.0, 20.0], [1.0, 10.0], [20.0, 2.0]]
+    zeros = [[0.0, -0.0], [-0.0, 0.0]]  # all tie
+    assert grad_of(*target, zeros, [[1.0] * 4] * 2, "extrema") == [[4.0, 2.0], [2.0, 0.0]]
+
+
+def test_infinities_have_finite_gradients(target):
+    infinity = math.inf
+    dead, linear = [[-infinity], [-infinity]], [[infinity], [infinity]]
+    assert grad_of(*target, dead, UNITS) == [[-1.0], [0.0]]
+    assert grad_of(*target, linear, UNITS) == [[1.0], [0.0]]
+    assert grad_of(*target, [[infinity], [0.5]], UNITS) == [[0.0], [1.0]]
+    assert grad_of(*target, [[-infinity], [0.5]], UNITS) == [[0.0], [-1.0]]
+    assert grad_of(*target, [[infinity, -infinity]], [[1.0, 1.0]], "output") == [[1.0, 0.0]]
+
+
+def test_nan_passes_as_in_relu(target):
+    backend, device = target
+    x = torch.tensor([[math.nan, 1.0], [2.0, -1.0]], device=device, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    output, _, slack_sums, extrema, indices = run_forward(backend, x)
+    weights = torch.tensor([[3.0, 5.0], [7.0, 11.0]], device=device)
+    (output * weights).sum().backward(retain_graph=True)
+    (F.relu(y) * weights).sum().backward()
+    torch.testing.assert_close(output, F.relu(y), equal_nan=True)
+    torch.testing.assert_close(x.grad, y.grad, equal_nan=True)
+    assert extrema.isnan().tolist() == [[True, False, True, False]] * 2  # units, points
+    assert indices.tolist() == [[0, 1, 0, 2], [0, 3, 0, 3]]
+    assert slack_sums.isnan().all()
+
+
+def test_unused_outputs_cost_no_gradient(target):
+    backend, device = target
+    x = torch.ones(2, 3, device=device, requires_grad=True)
+    _, mask, _, _, indices = run_forward(backend, x)
+    assert not mask.requires_grad and not indices.requires_grad
+
+
+def step(backend):
+    def run(x):
+        output, _, slack_sums, extrema, _ = run_forward(backend, x * 2)
+        return output.sin().sum() + slack_sums.sum() + extrema.square().sum()
+
+    return run
+
+
+@pytest.mark.parametrize("compiler", ("aot_eager", "inductor"))
+@pytest.mark.parametrize("channels_last", (False, True))
+def test_compiled_equals_eager(target, compiler, channels_last):
+    backend, device = target
+    torch._dynamo.reset()
+    x = away_from_kinks(3, 6, 2, 4).to(device)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    eager_x, compiled_x = x.clone().requires_grad_(), x.clone().requires_grad_()
+    eager = step(backend)(eager_x)
+    compiled = torch.compile(step(backend), fullgraph=True, backend=compiler)(compiled_x)
+    eager.backward()
+    compiled.backward()
+    torch.testing.assert_close(compiled, eager)
+    torch.testing.assert_close(compiled_x.grad, eager_x.grad)
+    assert compiled_x.grad.stride() == eager_x.grad.stride()
+
+
+def test_compiled_with_dynamic_shapes(target):
+    backend, device = target
+    torch._dynamo.reset()
+    compiled = torch.compile(step(backend), fullgraph=True, dynamic=True, backend="aot_eager")
+    for rows in (4, 7, 12):
+        x = away_from_kinks(rows, 6).to(device).requires_grad_()
+        (compiled_grad,) = torch.autograd.grad(compiled(x), x)
+        (eager_grad,) = torch.autograd.grad(step(backend)(x), x)
+        torch.testing.assert_close(compiled_grad, eager_grad)
