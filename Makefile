@@ -34,8 +34,8 @@ test: setup  ## The whole test suite
 test-gpu: setup  ## Only the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -q $(ARGS)
 
-INSTRUCTION_SET_TESTS := tests/kernels tests/test_functional.py tests/test_golden.py tests/test_mixed_precision.py
-LIST_INSTRUCTION_SETS := from jumpstart_kernels.kernels import native; print(*native.instruction_sets())
+INSTRUCTION_SET_TESTS := tests/ops tests/test_functional.py tests/test_golden.py tests/test_mixed_precision.py
+LIST_INSTRUCTION_SETS := from jumpstart_kernels.ops import native; print(*native.instruction_sets())
 
 test-instruction-sets: setup  ## The CPU kernels' tests, by the kernels of each instruction set of this processor
 	sets=$$($(BIN)/python -c "$(LIST_INSTRUCTION_SETS)") && test -n "$$sets" && for set in $$sets; do \
@@ -43,14 +43,14 @@ test-instruction-sets: setup  ## The CPU kernels' tests, by the kernels of each 
 		JUMPSTART_CPU=$$set $(BIN)/python -m pytest -n 2 -q $(INSTRUCTION_SET_TESTS) -k "not triton and not cuda and not reference" $(ARGS) || exit 1; \
 	done
 
-test-matrix: setup  ## Build and test under the oldest, the pinned and the newest PyTorch; 12 GB; docs/versions.md
+test-matrix: setup  ## Build and test with the oldest, the pinned and the newest PyTorch; 12 GB; docs/versions.md
 	$(BIN)/python -m benchmarks.matrix $(ARGS)
 
-bench: setup  ## What the layer costs on this machine, beside its peers
+bench: setup  ## The cost of the layer on this machine, compared with its peers
 	$(BIN)/python -m jumpstart_kernels bench $(ARGS)
 
-figures: setup  ## Redraw the docs' figures and tables from benchmarks/results
-	$(BIN)/python -m benchmarks.figures $(ARGS)
+figures: setup  ## Redraw the figures and tables of the README and docs/benchmarks.md from benchmarks/results
+	$(BIN)/python -m benchmarks.report $(ARGS)
 
 test-large: setup  ## Activations of more than 2**31 elements; 20 GB of memory
 	$(BIN)/python -m pytest -m large -q $(ARGS)
@@ -61,14 +61,14 @@ fuzz: setup  ## 10,000 random cases against the definition; ARGS="--cases 500 --
 soak: setup  ## 100,000 training steps: does memory grow?
 	$(BIN)/python -m benchmarks.soak --output benchmarks/results/soak.json $(ARGS)
 
-paper: setup  ## Redraw the tables and figures of docs/paper.md from benchmarks/results
+paper: setup  ## Redraw the figures and tables of docs/paper.md and docs/tuning.md from benchmarks/results
 	$(BIN)/python -m benchmarks.paper.report $(ARGS)
 
-# UCI: a folder of files in UCI's own format. CIFAR: an .npz of JPEG files. Each goes on where it was stopped.
+# UCI: a folder of files in UCI's format. CIFAR: an .npz of JPEG files. Interrupted experiments resume.
 paper-run: setup  ## Run the papers' experiments; UCI=FOLDER CIFAR=FILE.npz CIFAR_OPTIONS=--small
 	$(BIN)/python -m benchmarks.paper.uci $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_uci.json
-	$(BIN)/python -m benchmarks.paper.uci --recipe steadied $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_uci_steadied.json
-	$(BIN)/python -m benchmarks.paper.choices --output benchmarks/results/paper_choices.json
+	$(BIN)/python -m benchmarks.paper.uci --recipe stabilized $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_uci_stabilized.json
+	$(BIN)/python -m benchmarks.paper.ablation --output benchmarks/results/paper_ablation.json
 	$(BIN)/python -m benchmarks.paper.grid moons --output benchmarks/results/paper_moons.json
 	$(BIN)/python -m benchmarks.paper.grid digits $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_digits.json
 	$(if $(CIFAR),$(BIN)/python -m benchmarks.paper.cifar --data $(CIFAR) $(CIFAR_OPTIONS) --output benchmarks/results/paper_cifar.json)

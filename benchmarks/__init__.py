@@ -1,1 +1,1 @@
-"""Benchmarks of the whole: training steps, the stored results, and what the docs make of them."""
+"""Benchmarks of training steps and whole trainings, the stored results, and the docs made from them."""

@@ -1,4 +1,4 @@
-"""The networks whose training steps are compared, and whether their losses are right."""
+"""The networks whose training steps are compared, and the check of their losses."""
 
 import copy
 from collections.abc import Callable
@@ -16,16 +16,16 @@ from jumpstart_kernels.bench.authors import attach, load_regularization
 from jumpstart_kernels.demo.training import build_network
 
 PLAIN = "plain"
-LAM = 0.1  # weight of the penalty: its size changes no time
+LAM = 0.1  # penalty weight; its value does not change the time
 CHECKED_SAMPLES = 16
 
-Penalty = Callable[[], Tensor]  # of the model's last forward
+Penalty = Callable[[], Tensor]  # of the last forward
 criterion = nn.CrossEntropyLoss()
 
 
 @dataclass
 class Variant:
-    """A network, and how its penalty comes about, where its loss has one."""
+    """A network, and how its penalty is computed, if it has one."""
 
     name: str
     model: nn.Module
@@ -33,8 +33,8 @@ class Variant:
 
 
 @dataclass
-class Setting:
-    """Networks of one kind, the first of them plain, and their input; ``dtype`` is autocast's, or float32."""
+class Comparison:
+    """Networks of one kind, the first of them plain, and their batch. ``dtype`` is autocast's or float32."""
 
     network: str
     x: Tensor
@@ -43,8 +43,10 @@ class Setting:
     variants: list[Variant]
 
 
-def make_thin_setting(device: torch.device, authors: Path | None = None, quick: bool = False) -> Setting:
-    """The demo's 50 layers of 4 units (``quick``: 6 layers), a batch of 256."""
+def make_thin_comparison(
+    device: torch.device, authors: Path | None = None, quick: bool = False
+) -> Comparison:
+    """The demo's 50 layers of 4 units (``quick``: 6 layers), with a batch of 256."""
     features, classes, samples, depth = 30, 2, 256, 6 if quick else 50
     plain = build_network(features, classes, depth=depth)
     variants = [
@@ -60,13 +62,13 @@ def make_thin_setting(device: torch.device, authors: Path | None = None, quick: 
     for variant in variants:
         variant.model.to(device)
     x, y = torch.randn(samples, features, device=device), torch.randint(classes, (samples,), device=device)
-    return Setting(f"{depth}x4", x, y, torch.float32, variants)
+    return Comparison(f"{depth}x4", x, y, torch.float32, variants)
 
 
-def make_resnet_setting(
+def make_resnet_comparison(
     device: torch.device, samples: int | None = None, image_size: int | None = None, quick: bool = False
-) -> Setting:
-    """ResNet-50 (``quick``: two narrow blocks); by default a batch of ImageNet's size on a GPU alone."""
+) -> Comparison:
+    """ResNet-50 (``quick``: two narrow blocks). By default images have ImageNet's size only on a GPU."""
     cuda = device.type == "cuda"
     samples, image_size = samples or (128 if cuda else 8), image_size or (224 if cuda else 64)
     options: dict[str, Any] = {"width": 8, "blocks": (1, 1)} if quick else {}
@@ -78,11 +80,11 @@ def make_resnet_setting(
     ]
     layout = torch.channels_last if cuda else torch.contiguous_format
     for variant in variants:
-        module: Any = variant.model  # the signature of to() leaves memory_format out
+        module: Any = variant.model  # the signature of to() lacks memory_format
         module.to(device, memory_format=layout)
     x = torch.randn(samples, 3, image_size, image_size, device=device).contiguous(memory_format=layout)
     y = torch.randint(1000, (samples,), device=device)
-    return Setting(
+    return Comparison(
         "two blocks of resnet50" if quick else "resnet50",
         x,
         y,
@@ -100,12 +102,12 @@ def authors_penalty(regularization: Any, model: nn.Module) -> Penalty:
     return lambda: attached.loss
 
 
-def find_failure(setting: Setting, variant: Variant) -> str | None:
-    """How a network's loss or gradients differ from the definition's, in float64; None where they do not."""
+def find_failure(comparison: Comparison, variant: Variant) -> str | None:
+    """How a network's loss or gradients differ from the definition, in float64; None if they do not."""
     if variant.regularize is None:
         return None
-    x, y = setting.x[:CHECKED_SAMPLES].double(), setting.y[:CHECKED_SAMPLES]
-    model, plain = (copy.deepcopy(each.model).double() for each in (variant, setting.variants[0]))
+    x, y = comparison.x[:CHECKED_SAMPLES].double(), comparison.y[:CHECKED_SAMPLES]
+    model, plain = (copy.deepcopy(each.model).double() for each in (variant, comparison.variants[0]))
     plain.load_state_dict(model.state_dict())
     penalty = variant.regularize(model)
     loss = criterion(model(x), y) + LAM * penalty()

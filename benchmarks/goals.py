@@ -1,4 +1,4 @@
-"""The goals of the project, and whether the stored results meet them.
+"""The performance goals of the project, and whether the stored results meet them.
 
 python -m benchmarks.goals [FOLDER]
 """
@@ -10,19 +10,17 @@ from math import nan, prod
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.results import DEVICE_NAMES, FOLDER, Record, Results, load
+from benchmarks.result_files import DEVICE_NAMES, FOLDER, Record, Results, load
 
 BOTH = "forward+backward"
 LARGE = 256 * 2**20  # bytes: bandwidth-bound on a GPU
 LAUNCH_BOUND = ((256, 4), (256, 1024))
 
-Measure = Callable[
-    [Results, str], float | None
-]  # of a backend; None: not measured; NaN: a case has no figure
+Measure = Callable[[Results, str], float | None]  # of a backend; None: not measured; NaN: a case failed
 
 
 class Goal(NamedTuple):
-    """A bound on what is measured, per backend where ``backends`` are named."""
+    """A bound on a measured figure, for each of ``backends``."""
 
     device_type: str
     text: str
@@ -40,14 +38,14 @@ class Verdict(NamedTuple):
 
     @property
     def met(self) -> bool | None:
-        """None where nothing was measured; a case without figures is a miss."""
+        """None if nothing was measured; a failed case misses the goal."""
         if self.measured is None:
             return None
         return self.measured >= self.goal.limit if self.goal.at_least else self.measured <= self.goal.limit
 
 
 def worst_ratio(pass_: str, wanted: Callable[[Record], bool]) -> Measure:
-    """The largest ratio to ``nn.ReLU`` over the operator's cases that are wanted."""
+    """The largest ratio to ``nn.ReLU`` over the operator's cases that ``wanted`` selects."""
 
     def measure(results: Results, backend: str) -> float | None:
         ratios = [
@@ -60,7 +58,7 @@ def worst_ratio(pass_: str, wanted: Callable[[Record], bool]) -> Measure:
 
 
 def least_share_of_copy(wanted: Callable[[Record], bool]) -> Measure:
-    """The smallest fraction of the copy's GB/s, on model bytes, over the cases that are wanted."""
+    """The smallest fraction of a copy's bandwidth, in model bytes, over the cases that ``wanted`` selects."""
 
     def measure(results: Results, backend: str) -> float | None:
         field = "gigabytes_per_second"
@@ -76,7 +74,7 @@ def least_share_of_copy(wanted: Callable[[Record], bool]) -> Measure:
 def _figures(
     results: Results, wanted: Callable[[Record], bool], backend: str, pass_: str
 ) -> Iterator[tuple[Record, Record | None]]:
-    """Cases where the backend was measured, with its figures, or None where it has none."""
+    """The cases in which the backend was measured, with its figures, or None if it failed."""
     for case in filter(wanted, results.cases()):
         for peer in case["peers"]:
             if peer["backend"] == backend:
@@ -90,7 +88,7 @@ def _worst(choose: Callable, figures: list[float | None]) -> float | None:
 
 
 def step_ratio(network: str, variant: str, other: str) -> Measure:
-    """Median step of one network over another's, in eager mode."""
+    """The median step time of a variant relative to another one, in eager mode."""
 
     def measure(results: Results, backend: str) -> float | None:
         for record in results.networks():
@@ -128,11 +126,11 @@ GOALS = (
         0.88,
         backends=GPU,
     ),
-    Goal("cuda", "the same: forward", worst_ratio("forward", large), 1.03, backends=GPU),
-    Goal("cuda", "the same: backward", worst_ratio("backward", large), 0.72, backends=GPU),
+    Goal("cuda", "256 MiB and more: forward", worst_ratio("forward", large), 1.03, backends=GPU),
+    Goal("cuda", "256 MiB and more: backward", worst_ratio("backward", large), 0.72, backends=GPU),
     Goal(
         "cuda",
-        "the same: model bytes a second, of a copy's",
+        "256 MiB and more: bandwidth in model bytes, relative to a copy",
         least_share_of_copy(large),
         0.92,
         True,
@@ -143,13 +141,13 @@ GOALS = (
     Goal("cuda", "256x4 to 256x1024, CUDA graph", worst_ratio(BOTH, launch_bound(True)), 1.5, backends=GPU),
     Goal(
         "cuda",
-        "step of plain ResNet-50, of the same without Jumpstart",
+        "step of plain ResNet-50, relative to the same without Jumpstart",
         step_ratio("resnet50", "Jumpstart", "plain"),
         0.95,
     ),
     Goal(
         "cuda",
-        "step of plain ResNet-50, of one with BatchNorm and skips",
+        "step of plain ResNet-50, relative to one with BatchNorm and skips",
         step_ratio("resnet50", "Jumpstart", "BatchNorm + skips"),
         1.0,
     ),
@@ -162,12 +160,17 @@ GOALS = (
     Goal("cpu", "fp32 1024x1024", worst_ratio(BOTH, of_shapes((1024, 1024))), 0.95),
     Goal("cpu", "fp32 256x1024", worst_ratio(BOTH, of_shapes((256, 1024))), 1.3),
     Goal("cpu", "fp32 256x4", worst_ratio(BOTH, of_shapes((256, 4))), 2.5),
-    Goal("cpu", "step of 50 layers of 4 units", step_ratio("50x4", "Jumpstart", "plain"), 1.2),
+    Goal(
+        "cpu",
+        "step of 50 layers of 4 units, relative to the same without Jumpstart",
+        step_ratio("50x4", "Jumpstart", "plain"),
+        1.2,
+    ),
 )
 
 
 def verdicts(folder: Path = FOLDER) -> Iterator[Verdict]:
-    """Every goal beside what the results of ``folder`` say."""
+    """Every goal with the figure measured in the results of ``folder``."""
     results = {device_type: load(device_type, folder) for device_type in DEVICE_NAMES}
     for goal in GOALS:
         for backend in goal.backends:
@@ -175,7 +178,7 @@ def verdicts(folder: Path = FOLDER) -> Iterator[Verdict]:
 
 
 def rows(folder: Path = FOLDER) -> Iterator[tuple[str, str, str, str, str]]:
-    """Device, what, goal, measured, met: as words, measured empty where it was not."""
+    """Device, figure, goal, measured, met, as text; measured is empty if it was not measured."""
     for goal, backend, measured in verdicts(folder):
         met = Verdict(goal, backend, measured).met
         what = f"{goal.text}, {backend}" if len(goal.backends) > 1 else goal.text
@@ -184,7 +187,7 @@ def rows(folder: Path = FOLDER) -> Iterator[tuple[str, str, str, str, str]]:
             DEVICE_NAMES[goal.device_type],
             what,
             bound,
-            "" if measured is None else "wrong" if measured != measured else _number(measured, goal.percent),
+            "" if measured is None else "failed" if measured != measured else _number(measured, goal.percent),
             {None: "", True: "met", False: "missed"}[met],
         )
 
@@ -194,8 +197,8 @@ def _number(value: float, percent: bool) -> str:
 
 
 def print_table(folder: Path, device_type: str | None = None) -> None:
-    """The goals of one kind of device, or of all."""
-    table = [("", "ratio to nn.ReLU, or as said", "goal", "measured", "")]
+    """Print the goals of one device type, or of all."""
+    table = [("device", "ratio to nn.ReLU, or as stated", "goal", "measured", "result")]
     table += [row for row in rows(folder) if device_type is None or row[0] == DEVICE_NAMES[device_type]]
     widths = [max(len(row[i]) for row in table) for i in range(5)]
     for row in table:
@@ -203,10 +206,13 @@ def print_table(folder: Path, device_type: str | None = None) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Print the table. It judges no run: the exit status is 0 where a goal is missed too."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.goals", description="What meets the goals.")
-    parser.add_argument("results", nargs="?", type=Path, default=FOLDER, help="their folder")
-    parser.add_argument("--device", choices=tuple(DEVICE_NAMES), help="only its goals")
+    """Print the table. The exit status is 0 even if a goal is missed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.goals",
+        description="Print the goals and whether the stored results meet them.",
+    )
+    parser.add_argument("results", nargs="?", type=Path, default=FOLDER, help="folder of the results")
+    parser.add_argument("--device", choices=tuple(DEVICE_NAMES), help="print only the goals of this device")
     arguments = parser.parse_args(words)
     if not arguments.results.is_dir():
         parser.error(f"argument results: there is no folder {arguments.results}")

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# What needs a GPU, stage by stage and without a network: test, measure, sanitize.
-#   benchmarks/gpu.sh                         every stage, with torch, nvcc, ninja, pybind11 and pytest installed
+# Tests, benchmarks and sanitizers that need a GPU, in stages, without network access.
+#   benchmarks/gpu.sh                         all stages; needs torch, nvcc, ninja, pybind11 and pytest
 #   benchmarks/gpu.sh smoke tests             these stages, in this order
-#   benchmarks/gpu.sh --device cpu --quick    on any machine, to see that they run
-# Results, one log and the tests' tracebacks (failures.log) go to $OUT, by default benchmarks/results, as they come
-# about. A stage that fails stops no other, and each is stopped after its limit. AUTHORS is a checkout of the authors' code, to measure it too.
+#   benchmarks/gpu.sh --device cpu --quick    on any machine, to check that the stages run
+# Results, a log and the tests' tracebacks (failures.log) are written to $OUT, by default benchmarks/results, as soon
+# as they exist. A stage that fails does not stop the others; each is stopped after its limit. To measure the authors'
+# code too, set AUTHORS to a checkout of it.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
-# Each stage's limit in seconds, in the order of a whole run.
+# The stages in order, and their limits in seconds.
 names=(info build smoke tests graphs large kernels operator sweep steps memcheck racecheck initcheck)
 declare -A limits=(
   [info]=30 [build]=200 [smoke]=60 [tests]=240 [graphs]=180 [large]=60 [kernels]=60 [operator]=240 [sweep]=120
@@ -50,13 +51,13 @@ authors=()
 parallel=()
 ! "$PYTHON" -c "import xdist" 2>/dev/null || parallel=(-n "$(($(nproc) < 12 ? $(nproc) : 12))")
 
-# stage NAME COMMAND...: its output goes to the log, its outcome here; it is stopped after its limit
+# stage NAME COMMAND...: log the output, print the outcome, stop after the limit
 stage() {
   local name=$1 limit=${limits[$1]} begin=$SECONDS outcome=ok before code
   shift
   before=$(wc -l <"$log")
   printf '\n==== %s: %s\n' "$name" "$*" >>"$log"
-  timeout --signal=INT --kill-after=20 "$limit" "$@" >>"$log" 2>&1 # interrupted, pytest says what failed so far
+  timeout --signal=INT --kill-after=20 "$limit" "$@" >>"$log" 2>&1 # interrupted, pytest reports the failures so far
   code=$?
   if [ "$code" -ne 0 ]; then
     failed=1
@@ -78,20 +79,20 @@ bench() {
   stage "$name" "$PYTHON" -m jumpstart_kernels bench --device "$device" --output "$OUT/${device}_$name.json" "$@"
 }
 
-# run_tests STAGE OPTIONS...: with tracebacks at once, beside the log
+# run_tests STAGE OPTIONS...: pytest, with tracebacks written to failures.log at once
 run_tests() {
   local name=$1
   shift
   stage "$name" env FAILURES="$failures" "$PYTHON" -m pytest -m gpu -v -p no:cacheprovider --tb=short "$@"
 }
 
-# sanitize TOOL: odd shapes through every backend, with values and gradients
+# sanitize TOOL: check odd shapes with every backend, forward and backward
 sanitize() {
   if ! command -v compute-sanitizer >/dev/null; then
     skip "$1" "compute-sanitizer is not on PATH"
     return
   fi
-  # Memory from the driver itself, whose ends the tools know.
+  # Allocate from the driver, so that the tools know the bounds of each tensor.
   stage "$1" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 20 \
     "$PYTHON" -m jumpstart_kernels bench --device cuda --peer jumpstart --rounds 1 --pass forward+backward \
     --backend native --backend triton --dtype float32 --dtype bfloat16 --dtype float64 \
@@ -134,20 +135,20 @@ for name in "${stages[@]}"; do
       fi
       case $name in
         build) stage build env JUMPSTART_REQUIRE_NATIVE=1 "$PYTHON" setup.py build_ext --inplace ;;
-        # A capture that fails leaves its process unusable: each has one of its own in the stage graphs. What takes
-        # most of the memory must be alone.
+        # A failed capture leaves its process unusable, so the stage graphs runs each test in its own. Tests that take
+        # most of the memory run alone, in the stage large.
         tests)
           run_tests tests "${parallel[@]}" --maxfail=40 --continue-on-collection-errors -k "not two_to_the_31" \
-            --ignore tests/test_cuda_graphs.py --ignore tests/kernels/test_native_cuda.py tests
+            --ignore tests/test_cuda_graphs.py --ignore tests/ops/test_native_cuda.py tests
           ;;
         graphs)
           stage graphs env FAILURES="$failures" bash -c '
             set -o pipefail
             "$PYTHON" -m pytest -m gpu --collect-only -q -p no:cacheprovider "$@" | grep :: |
               xargs -d "\n" -P 4 -n 1 "$PYTHON" -m pytest -q -p no:cacheprovider --tb=short
-          ' graphs tests/test_cuda_graphs.py tests/kernels/test_native_cuda.py
+          ' graphs tests/test_cuda_graphs.py tests/ops/test_native_cuda.py
           ;;
-        large) run_tests large -k two_to_the_31 tests/kernels/test_jumpstart_relu_sizes.py ;;
+        large) run_tests large -k two_to_the_31 tests/ops/test_jumpstart_activation_sizes.py ;;
         kernels) stage kernels "$PYTHON" -m benchmarks.kernels --output "$OUT/cuda_kernels.json" ;;
         *) sanitize "$name" ;;
       esac

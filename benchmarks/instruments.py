@@ -1,4 +1,4 @@
-"""The pictures of docs/instruments.md: the demo's network on Wine, as it is and with Jumpstart.
+"""Draw the figures of docs/instruments.md: the demo's network on Wine, plain and with Jumpstart.
 
 python -m benchmarks.instruments        (--epochs N)
 """
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def train(model: torch.nn.Module, data: Data, epochs: int, lam: float) -> list[dict[str, float]]:
-    """Full-batch training; a record an epoch."""
+    """Full-batch training; returns a record per epoch."""
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     records = []
     for epoch in range(epochs):
@@ -67,7 +67,7 @@ def train(model: torch.nn.Module, data: Data, epochs: int, lam: float) -> list[d
 
 
 def draw_pair(sources: dict[str, Any], draw: Callable[..., Any], path: Path) -> None:
-    """The same of both networks, side by side."""
+    """The same plot of both networks, side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.6, style.rows_height(50) * 0.72), layout="constrained")

@@ -1,8 +1,8 @@
-"""Where forward and backward spend their time on a GPU: kernel by kernel, beside those of nn.ReLU.
+"""Kernel times of forward and backward on a GPU, next to those of nn.ReLU.
 
     python -m benchmarks.kernels --output benchmarks/results/cuda_kernels.json
 
-The times are those of the profiler, without the gaps between launches that the benchmark measures too.
+The profiler's times do not include the gaps between launches, which the benchmark measures too.
 """
 
 import argparse
@@ -18,9 +18,9 @@ import torch
 from jumpstart_kernels.bench import SCHEMA, heading
 from jumpstart_kernels.bench.cases import Case
 from jumpstart_kernels.bench.machine import describe
-from jumpstart_kernels.bench.options import parse_shape
 from jumpstart_kernels.bench.peers import Peer, default_backends, make_peers
 from jumpstart_kernels.bench.timing import Buffers, current, run_both
+from jumpstart_kernels.cli.bench import parse_shape
 
 CASES = (
     Case((256, 4)),
@@ -37,11 +37,11 @@ CASES = (
     ),
 )
 ITERATIONS = 12
-WIDTH = 64  # of a kernel's name in the table
+WIDTH = 64  # of kernel names in the table
 
 
 def kernel_times(peer: Peer, buffers: Buffers) -> list[dict[str, Any]]:
-    """Each kernel of a forward and backward in order: name, launches an iteration, median seconds."""
+    """The kernels of a forward and backward in order: name, launches per iteration, median seconds."""
     from torch.profiler import ProfilerActivity, profile
 
     with peer.active():
@@ -62,7 +62,7 @@ def kernel_times(peer: Peer, buffers: Buffers) -> list[dict[str, Any]]:
 
 
 def measure(case: Case, device: torch.device) -> dict[str, Any]:
-    """The record of one case: the kernels of every peer."""
+    """The record of a case: the kernels of every peer."""
     buffers = Buffers(case, device)
     peers = make_peers(
         ("jumpstart",), [name for name in default_backends("cuda") if name != "reference"], case, device
@@ -94,15 +94,19 @@ def make_table(record: dict[str, Any]) -> Any:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure, print a table of each case, write the results."""
+    """Measure, print a table for each case, write the results."""
     words = sys.argv[1:] if words is None else list(words)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.kernels", description=__doc__.partition("\n")[0] if __doc__ else None
     )
     parser.add_argument(
-        "--shape", action="append", type=parse_shape, metavar="NxC[x...]", help="in place of the set"
+        "--shape",
+        action="append",
+        type=parse_shape,
+        metavar="NxC[x...]",
+        help="measure this shape instead; may be repeated",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results here")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for the results")
     arguments = parser.parse_args(words)
     if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
         parser.error(f"argument --output: there is no folder {arguments.output.parent}")

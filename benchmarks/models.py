@@ -1,4 +1,4 @@
-"""ResNet-50 with and without what Jumpstart makes dispensable: BatchNorm and skip connections.
+"""ResNet-50 with and without BatchNorm and skip connections, and the penalty by its definition.
 
 The thin network of 50 layers of 4 units is the demo's: ``jumpstart_kernels.demo.training.build_network``.
 """
@@ -11,7 +11,7 @@ EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions. The last ReLU comes behind the sum with the skip."""
+    """1×1, 3×3 and 1×1 convolutions. The last ReLU follows the addition of the skip connection."""
 
     def __init__(self, inputs: int, channels: int, stride: int, batch_norm: bool, skips: bool) -> None:
         super().__init__()
@@ -45,15 +45,15 @@ def build_resnet50(
     width: int = 64,
     blocks: tuple[int, ...] = BLOCKS,
 ) -> nn.Sequential:
-    """ResNet-50 (He et al., arXiv 1512.03385), initialized as there; plain with neither of its aids.
+    """ResNet-50 (He et al., arXiv 1512.03385), initialized as in the paper.
 
     Args:
-        batch_norm: a BatchNorm behind every convolution, which then has no bias.
-        skips: the skip connections.
-        classes: outputs.
-        cifar_stem: one 3×3 convolution in place of the 7×7 of stride 2 and the pooling, for small images.
+        batch_norm: whether a BatchNorm follows every convolution, which then has no bias.
+        skips: whether blocks have skip connections.
+        classes: number of outputs.
+        cifar_stem: a 3×3 convolution instead of the 7×7 one of stride 2 and the pooling, for small images.
         width: channels of the stem, 64 in ResNet-50.
-        blocks: bottlenecks of each stage.
+        blocks: bottlenecks in each stage.
     """
     stem = convolution(3, width, 3, 1, batch_norm) if cifar_stem else convolution(3, width, 7, 2, batch_norm)
     layers: list[nn.Module] = [*stem, nn.ReLU()]
@@ -76,13 +76,13 @@ def build_resnet50(
 
 
 def convolution(inputs: int, outputs: int, size: int, stride: int, batch_norm: bool) -> list[nn.Module]:
-    """A convolution that keeps the image's size but for its stride, and its BatchNorm."""
+    """A convolution with 'same' padding, and its BatchNorm."""
     layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=not batch_norm)
     return [layer, nn.BatchNorm2d(outputs)] if batch_norm else [layer]
 
 
 def pre_activations(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The model's output, and what went into each of its ReLUs in order."""
+    """The model's output, and the inputs of its ReLUs in order."""
     seen: list[Tensor] = []
     handles = [
         module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))

@@ -1,4 +1,4 @@
-"""The stored results: ``results/{cpu,cuda}_{operator,sweep,steps,kernels}.json``, where they are there."""
+"""Load the stored results, ``results/{cpu,cuda}_{operator,sweep,steps,kernels}.json``, if they exist."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent / "results"
 DEVICE_NAMES = {"cpu": "CPU", "cuda": "GPU"}
-KINDS = ("operator", "sweep", "steps", "kernels")  # kernels: of a GPU alone
+KINDS = ("operator", "sweep", "steps", "kernels")  # kernels: only on a GPU
 
 Record = dict[str, Any]
 
 
 class Results(NamedTuple):
-    """Of one device type. ``docs/benchmarks.md`` has the fields."""
+    """Results of one device type. ``docs/benchmarks.md`` describes the fields."""
 
     operator: Record | None
     sweep: Record | None
@@ -20,19 +20,19 @@ class Results(NamedTuple):
     kernels: Record | None
 
     def cases(self) -> list[Record]:
-        """The cases of the operator; none where it was not measured."""
+        """The cases of the operator; empty if it was not measured."""
         return [] if self.operator is None else self.operator["cases"]
 
     def networks(self) -> list[Record]:
         return [] if self.steps is None else self.steps["networks"]
 
     def machine(self) -> Record | None:
-        """Where they were measured."""
+        """The machine on which they were measured."""
         return next((record["machine"] for record in self if record is not None), None)
 
 
 def load(device_type: str, folder: Path = FOLDER) -> Results:
-    """What ``folder`` has of ``"cpu"`` or ``"cuda"``."""
+    """The results of ``"cpu"`` or ``"cuda"`` in ``folder``."""
     return Results(*(_read(folder / f"{device_type}_{kind}.json") for kind in KINDS))
 
 

@@ -1,10 +1,10 @@
-"""Whether training for long leaks: memory, tensors and graphs over 100,000 steps of a small model.
+"""A soak test: do memory, tensors or graphs leak in 100,000 training steps of a small model?
 
     python -m benchmarks.soak --output benchmarks/results/soak.json
 
-Every phase trains the same model in another way, with what happens between steps in real training: smaller
-last batches, evaluations, forwards that no penalty takes, usage reports, forwards that fail halfway. It is
-flat if memory grows by less than 1 MiB in the second half of each phase, and no graph or tensor is left over.
+Every phase trains the same model in another mode, with the events of real training between steps: smaller
+last batches, evaluations, forwards that no penalty claims, usage reports, forwards that fail. A phase is flat
+if memory grows by less than 1 MiB in its second half, and no graph or tensor is left over.
 """
 
 import argparse
@@ -30,20 +30,20 @@ from torch.utils.checkpoint import checkpoint
 import jumpstart_kernels as jk
 from jumpstart_kernels.bench import SCHEMA, heading
 from jumpstart_kernels.bench.machine import describe
-from jumpstart_kernels.cli_inputs import positive
+from jumpstart_kernels.cli.inputs import positive
 
-PHASES = {"eager": 0.5, "checkpointed": 0.25, "compiled": 0.25}  # with their share of the steps
+PHASES = {"eager": 0.5, "checkpointed": 0.25, "compiled": 0.25}  # with their shares of the steps
 MAX_GROWTH = 2**20  # bytes
-SAMPLES = 20  # of a phase
+SAMPLES = 20  # per phase
 WARM_UP = 100  # steps before the first sample
 BATCH, LAST_BATCH, CLASSES = 16, 5, 3
 
-# What happens after every so many steps.
+# Intervals of the events, in steps.
 LAST_BATCH_EVERY, EVALUATE_EVERY, UNCLAIMED_EVERY, FAIL_EVERY, USAGE_EVERY = 13, 50, 41, 97, 500
 
 
 class Head(nn.Module):
-    """Linear layers whose ReLU is a call, for ``replace_relu`` to find."""
+    """Linear layers with a functional ReLU, for ``replace_relu`` to find."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,11 +63,11 @@ class Checkpointed(nn.Module):
 
 
 class Interrupted(Exception):
-    """What a forward that fails raises."""
+    """Raised by a forward that fails."""
 
 
 def make_model(phase: str) -> nn.Module:
-    """Two convolutions and two linear layers with ReLUs of all kinds, for ``[N, 2, 8, 8]``."""
+    """Two convolutions and two linear layers with ReLUs of all kinds, for inputs ``[N, 2, 8, 8]``."""
     convolutions = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3, stride=2, padding=1)
     )
@@ -78,7 +78,7 @@ def make_model(phase: str) -> nn.Module:
 
 
 class Trainer:
-    """A model in training, and the graphs of its forwards that are alive."""
+    """Trains a model, and keeps track of the graphs of its forwards that are alive."""
 
     def __init__(self, phase: str, compiler: str = "inductor") -> None:
         torch.manual_seed(0)
@@ -96,7 +96,7 @@ class Trainer:
         self.graphs: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def train_step(self, number: int) -> None:
-        """Step ``number``, and what is due after it."""
+        """Step ``number``, and the events that are due after it."""
         size = LAST_BATCH if number % LAST_BATCH_EVERY == 0 else BATCH
         loss = F.cross_entropy(self.forward(size), self.y[:size]) + 0.1 * jk.penalty(self.model)
         self.optimizer.zero_grad()
@@ -117,7 +117,7 @@ class Trainer:
             jk.unit_usage(self.model, [self.x])
 
     def forward(self, size: int) -> Tensor:
-        """Logits, by a graph at whose root hangs an object that lives as long as any part of it does."""
+        """Logits. An object at the root of their graph lives as long as any part of the graph."""
         x = self.x[:size] * self.anchor
         if x.grad_fn is not None:
             root = _Root()
@@ -126,7 +126,7 @@ class Trainer:
         return self.call(x)
 
     def fail(self) -> None:
-        """A forward that ends in an error behind the first layers; behind the last where it is compiled."""
+        """A forward that fails after the first layers, or after the last one if it is compiled."""
 
         def interrupt(*_: Any) -> None:
             raise Interrupted
@@ -143,11 +143,11 @@ class Trainer:
 
 
 class _Root:
-    """Something to refer to weakly."""
+    """An object to refer to weakly."""
 
 
 def sample(step: int, trainer: Trainer) -> dict[str, int | None]:
-    """What is alive behind a step, garbage aside."""
+    """What is alive after a step, without garbage."""
     gc.collect()
     return {
         "step": step,
@@ -158,9 +158,9 @@ def sample(step: int, trainer: Trainer) -> dict[str, int | None]:
 
 
 def resident_bytes() -> int | None:
-    """Memory of this process, what its allocator holds back given away first; None where it is not told.
+    """Memory of this process after its allocator returned what is free; None if the system does not tell.
 
-    Without the pages of files: the system drops those of code when it likes, and reads them anew.
+    Pages of files are not counted, since the system drops and reloads those of code at any time.
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
@@ -179,7 +179,7 @@ def run_phase(
     count: int = SAMPLES,
     report: Callable[[int], object] = lambda step: None,
 ) -> dict[str, Any]:
-    """Train for ``steps`` after a warm-up, and take ``count`` samples on the way: the record of a phase."""
+    """Train for ``steps`` after a warm-up and take ``count`` samples; returns the record of the phase."""
     for number in range(1, WARM_UP + 1):
         trainer.train_step(number)
     samples = [sample(0, trainer)]
@@ -193,10 +193,10 @@ def run_phase(
 
 
 def judge(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Growth over the second half, and whether all is flat.
+    """The growth of memory over the second half, its range, and whether the phase is flat.
 
-    By the median of the slopes between samples (Theil and Sen), so that what grows once, as a table of the
-    interpreter does, is no trend; it is in the range between the least and the most.
+    Growth is the median of the slopes between samples (Theil-Sen), so that what grows once, such as a table
+    of the interpreter, counts only in the range.
     """
     half = samples[len(samples) // 2 :]
     growth = span = None
@@ -211,15 +211,17 @@ def judge(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def median_slope(points: Sequence[tuple[int, int]]) -> float:
-    """Of all pairs of points."""
+    """The median slope over all pairs of points."""
     return statistics.median((d - b) / (c - a) for (a, b), (c, d) in itertools.combinations(points, 2))
 
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=positive, default=100_000, metavar="N", help="default: 100000")
-    parser.add_argument("--only", action="append", choices=list(PHASES), help="a phase; may be repeated")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results here")
+    parser.add_argument(
+        "--only", action="append", choices=list(PHASES), help="a phase to run; may be repeated"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for the results")
     arguments = parser.parse_args(words)
     if arguments.steps < 2 * SAMPLES * len(PHASES):
         parser.error(f"argument --steps: must be {2 * SAMPLES * len(PHASES)} or more, got {arguments.steps}")
@@ -227,14 +229,14 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the phases, print and write what they show; 1 where one is not flat."""
+    """Run the phases, print and write the results; returns 1 if a phase is not flat."""
     words = sys.argv[1:] if words is None else list(words)
     arguments = parse_arguments(words)
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(highlight=False)
-    torch.set_num_threads(1)  # layers this small have nothing for a second
+    torch.set_num_threads(1)  # a second thread does not help layers this small
     machine = describe(torch.device("cpu"), ["python", "-m", "benchmarks.soak", *words])
     results: dict[str, Any] = {"schema": SCHEMA, "machine": machine, "phases": []}
     console.print(heading(machine), markup=False, soft_wrap=True)
@@ -257,7 +259,7 @@ def _advance(progress: Any, bar: Any, step: int) -> None:
 
 
 def describe_phase(record: dict[str, Any]) -> str:
-    """A line of what a phase shows."""
+    """The result of a phase in one line."""
     growth, last = record["second_half_growth_bytes"], record["samples"][-1]
     memory = "memory unknown" if growth is None else f"memory {growth / 2**10:+.0f} KiB in the second half"
     verdict = "flat" if record["flat"] else "NOT FLAT"

@@ -1,9 +1,9 @@
-"""What Jumpstart costs in a whole training step: zero_grad, forward, loss, backward, optimizer.
+"""The cost of Jumpstart in a whole training step: zero_grad, forward, loss, backward, optimizer.
 
     python -m benchmarks.steps --output benchmarks/results/cpu_steps.json
 
-Networks of one kind take their steps in turn, and the table shows medians and their ratio to the plain one.
-Before that, loss and gradients with each penalty are compared with the definition, in float64.
+Networks of one kind take turns, and the table shows medians and their ratio to the plain network. Before
+that, loss and gradients with each penalty are compared with the definition, in float64.
 """
 
 import argparse
@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.settings import (
+from benchmarks.comparisons import (
     LAM,
     PLAIN,
-    Setting,
+    Comparison,
     Variant,
     criterion,
     find_failure,
-    make_resnet_setting,
-    make_thin_setting,
+    make_resnet_comparison,
+    make_thin_comparison,
 )
 from jumpstart_kernels.bench import SCHEMA, heading
 from jumpstart_kernels.bench.authors import REPOSITORY, load_regularization
@@ -35,18 +35,21 @@ from jumpstart_kernels.bench.measure import figures_of
 from jumpstart_kernels.bench.memory import peak_bytes
 from jumpstart_kernels.bench.report import bytes_text, does_not_run, seconds_text
 from jumpstart_kernels.bench.timing import Sampler, calibrate, current, interleave, seconds
-from jumpstart_kernels.cli_inputs import CommandError, find_device, positive
+from jumpstart_kernels.cli.errors import CommandError
+from jumpstart_kernels.cli.inputs import find_device, positive
 
 NETWORKS = ("50x4", "resnet50")
 MODES = ("eager", "graphs", "compiled")  # graphs: the whole step as one CUDA graph
 
 
-def make_step(setting: Setting, variant: Variant, mode: str) -> Callable[[], None]:
-    """A training step of a variant on the setting's batch."""
-    x, y, model = setting.x, setting.y, variant.model.train()
+def make_step(comparison: Comparison, variant: Variant, mode: str) -> Callable[[], None]:
+    """A training step of a variant on the batch of the comparison."""
+    x, y, model = comparison.x, comparison.y, variant.model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     penalty = None if variant.regularize is None else variant.regularize(model)
-    autocast = partial(torch.autocast, x.device.type, setting.dtype, enabled=setting.dtype != torch.float32)
+    autocast = partial(
+        torch.autocast, x.device.type, comparison.dtype, enabled=comparison.dtype != torch.float32
+    )
 
     def compute_loss() -> Tensor:
         with autocast():
@@ -64,11 +67,11 @@ def make_step(setting: Setting, variant: Variant, mode: str) -> Callable[[], Non
 
 
 def _capture(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """The replay of a step."""
+    """Capture a step in a CUDA graph; returns its replay."""
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        for _ in range(3):  # what is compiled or chosen at first use must not be so in the graph
+        for _ in range(3):  # compile and autotune before the capture
             step()
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
@@ -77,19 +80,19 @@ def _capture(step: Callable[[], None], device: torch.device) -> Callable[[], Non
     return graph.replay
 
 
-def measure(setting: Setting, mode: str, rounds: int | None, budget: float) -> dict[str, Any]:
-    """The record of one kind of network in one mode."""
+def measure(comparison: Comparison, mode: str, rounds: int | None, budget: float) -> dict[str, Any]:
+    """The record of a comparison in one mode."""
     torch._dynamo.reset()
-    device = setting.x.device
+    device = comparison.x.device
     failures: dict[str, str | None] = {}
     samplers: dict[str, Sampler] = {}
     peaks: dict[str, int | None] = {}
-    for variant in setting.variants:
+    for variant in comparison.variants:
         try:
-            failures[variant.name] = find_failure(setting, variant)
+            failures[variant.name] = find_failure(comparison, variant)
             if failures[variant.name] is None:
-                step = make_step(setting, variant, mode)
-                for _ in range(3):  # compiles, and finds its memory
+                step = make_step(comparison, variant, mode)
+                for _ in range(3):  # compile and allocate
                     step()
                 samplers[variant.name] = calibrate(partial(_sample, step, device))
                 if mode != "graphs":  # a replay allocates nothing
@@ -106,10 +109,10 @@ def measure(setting: Setting, mode: str, rounds: int | None, budget: float) -> d
     for record in figures.values():
         record["ratio"] = record["median"] / plain["median"] if plain else None
     return {
-        "network": setting.network,
+        "network": comparison.network,
         "mode": mode,
-        "input": list(setting.x.shape),
-        "dtype": str(setting.dtype).removeprefix("torch."),
+        "input": list(comparison.x.shape),
+        "dtype": str(comparison.dtype).removeprefix("torch."),
         "rounds": len(taken),
         "variants": [
             {
@@ -169,18 +172,16 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         parser.add_argument(option, action="append", choices=allowed, help=text)
     parser.add_argument("--authors", type=Path, metavar="PATH", help=f"a checkout of {REPOSITORY}")
     parser.add_argument(
-        "--batch-size", type=positive, metavar="N", help="of resnet50; default: 128, on the CPU 8"
+        "--batch-size", type=positive, metavar="N", help="for resnet50; default: 128, on the CPU 8"
     )
     parser.add_argument(
-        "--image-size", type=positive, metavar="N", help="of resnet50; default: 224, on the CPU 64"
+        "--image-size", type=positive, metavar="N", help="for resnet50; default: 224, on the CPU 64"
     )
-    parser.add_argument("--quick", action="store_true", help="a few layers, to see that it runs")
-    parser.add_argument("--rounds", type=positive, metavar="N", help="default: by --seconds")
-    parser.add_argument(
-        "--seconds", type=positive, default=15, metavar="S", help="for each network; default: 15"
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results here")
+    parser.add_argument("--quick", action="store_true", help="use a few layers, to check that it runs")
+    parser.add_argument("--rounds", type=positive, metavar="N", help="default: as many as fit in --seconds")
+    parser.add_argument("--seconds", type=positive, default=15, metavar="S", help="per network; default: 15")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if available")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for the results")
     arguments = parser.parse_args(words)
     arguments.network = arguments.network or list(NETWORKS)
     arguments.mode = arguments.mode or list(MODES[:1])
@@ -199,16 +200,16 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def _make_setting(network: str, arguments: argparse.Namespace) -> Setting:
+def _make_comparison(network: str, arguments: argparse.Namespace) -> Comparison:
     torch.manual_seed(0)
     device, quick = arguments.device, arguments.quick
     if network == "50x4":
-        return make_thin_setting(device, arguments.authors, quick)
-    return make_resnet_setting(device, arguments.batch_size, arguments.image_size, quick)
+        return make_thin_comparison(device, arguments.authors, quick)
+    return make_resnet_comparison(device, arguments.batch_size, arguments.image_size, quick)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure, print a table of each network and mode, write the results; 1 where one is wrong."""
+    """Measure, print a table for each network and mode, write the results; returns 1 if a variant fails."""
     words = sys.argv[1:] if words is None else list(words)
     arguments = parse_arguments(words)
     from rich.console import Console
@@ -221,20 +222,20 @@ def main(words: Sequence[str] | None = None) -> int:
         "networks": [],
     }
     console.print(heading(results["machine"]), markup=False, soft_wrap=True)
-    wrong = False
-    torch.backends.cudnn.benchmark = True  # the fastest convolution, for every network alike
+    failed = False
+    torch.backends.cudnn.benchmark = True  # the fastest convolutions for every network
     for mode, network in itertools.product(arguments.mode, arguments.network):
         with current(arguments.device):
-            record = measure(_make_setting(network, arguments), mode, arguments.rounds, arguments.seconds)
+            record = measure(_make_comparison(network, arguments), mode, arguments.rounds, arguments.seconds)
         results["networks"].append(record)
         console.print(make_table(record))
         for variant in record["variants"]:
             if variant["failure"] is not None:
-                wrong = True
+                failed = True
                 console.print(f"  {variant['name']}: {variant['failure']}", markup=False, soft_wrap=True)
         if arguments.output is not None:
             arguments.output.write_text(json.dumps(results, indent=1) + "\n")
-    return int(wrong)
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""The operator under pytest-benchmark, for its comparisons and histograms:
+"""The operator in pytest-benchmark, for its comparisons and histograms:
 
     pytest benchmarks --benchmark-only
 
-``python -m jumpstart_kernels bench`` is what figures come from: there the implementations take turns.
+Published figures come from ``python -m jumpstart_kernels bench``, where the implementations take turns.
 """
 
 import pytest
 import torch
 
-from jumpstart_kernels import backends
 from jumpstart_kernels.bench.cases import PASSES, Case, make_gradient, make_input
 from jumpstart_kernels.bench.check import Check
 from jumpstart_kernels.bench.peers import make_peers
 from jumpstart_kernels.bench.timing import run_both, run_forward
+from jumpstart_kernels.ops import backends
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CASES = [
@@ -31,7 +31,7 @@ PEERS = ("nn.ReLU", *(f"JumpstartReLU {backend}" for backend in backends.BACKEND
 
 @pytest.fixture
 def peer(request, case):
-    """The peer of a name, checked on the case before anything is timed."""
+    """The peer of that name, checked on the case before it is timed."""
     name = request.param
     backend = name.rpartition(" ")[2]
     if backend in backends.BACKENDS:
@@ -62,7 +62,7 @@ def test_operator(benchmark, case, peer, pass_):
     benchmark.group = f"{case} {pass_}"
     x, grad = make_input(case, DEVICE).requires_grad_(), make_gradient(case, DEVICE)
     peer.prepare(x)
-    if pass_ == "backward":  # each has a graph of its own, which a backward uses up
+    if pass_ == "backward":  # a backward consumes its graph, so each gets its own
 
         def make_arguments():
             return (peer.backward, x, peer.forward(x), grad), {}

@@ -3,9 +3,9 @@
     torchrun --nproc-per-node 8 benchmarks/train_imagenet.py --data DIR --output DIR
     torchrun --nproc-per-node 2 benchmarks/train_imagenet.py --smoke
 
-Without torchrun it is one process. Killed at any moment and started again with the same options, it goes on
-where it was. Status: 0 finished, 1 the smoke test failed, 2 wrong options or data, 143 ended by SIGTERM with
-everything stored. docs/imagenet.md has the rest.
+Without torchrun it runs in one process. Killed at any moment and started again with the same options, it
+resumes. Status: 0 finished, 1 smoke test failed, 2 invalid options or data, 143 ended by SIGTERM after a
+checkpoint. See docs/imagenet.md.
 """
 
 import argparse
@@ -16,44 +16,44 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-if __name__ == "__main__" and not __package__:  # started as a file, so the folder of this package is unknown
+if __name__ == "__main__" and not __package__:  # run as a script: the package's folder is not on the path
     folder = Path(__file__).resolve().parent
     sys.path = [entry for entry in sys.path if not entry or Path(entry).resolve() != folder]
-    sys.path.append(str(folder.parent))  # last: an installed jumpstart_kernels, which is compiled, goes first
+    sys.path.append(str(folder.parent))  # last: an installed, compiled jumpstart_kernels takes precedence
 
 from benchmarks.imagenet.options import check_installed, parse_arguments
-from jumpstart_kernels.cli_inputs import CommandError
+from jumpstart_kernels.cli.errors import CommandError
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the status."""
+    """Run the command; returns its status."""
     words = sys.argv[1:] if words is None else list(words)
     try:
         check_installed()
         options = parse_arguments(words)
         return _run(options, words)
     except CommandError as error:
-        if os.environ.get("RANK", "0") == "0":  # of all processes the same
+        if os.environ.get("RANK", "0") == "0":  # the same in all processes
             print("error:", error, file=sys.stderr)
         return 2
 
 
 def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
-    # These need the packages that have been looked for.
+    # These need the packages that were checked.
     import torch
 
     from benchmarks.imagenet.processes import Termination, start_processes
     from benchmarks.imagenet.smoke import smoke
-    from benchmarks.imagenet.training import Training, train
+    from benchmarks.imagenet.trainer import Trainer, train
 
-    if options.precision == "fp16":  # whose GradScaler may leave the first optimizer step out
+    if options.precision == "fp16":  # whose GradScaler may skip the first optimizer step
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
     torch.backends.cudnn.benchmark = True
     with start_processes(options.device) as processes:
         if options.smoke:
             return smoke(words, processes)
         with Termination() as termination:
-            finished = train(Training(options, processes), termination)
+            finished = train(Trainer(options, processes), termination)
     return 0 if finished else 128 + signal.SIGTERM
 
 

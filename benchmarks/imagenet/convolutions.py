@@ -1,19 +1,19 @@
-"""Convolutions that PyTorch's library for CPUs gets wrong: told before a training, not by its results."""
+"""Convolutions that oneDNN gets wrong on a CPU: reported before training, not by its results."""
 
 import copy
 
 import torch
 from torch import Tensor, nn
 
-from jumpstart_kernels.cli_inputs import CommandError
+from jumpstart_kernels.cli.errors import CommandError
 
 
 def check_convolutions(network: nn.Module, image_size: int, precision: str, device: torch.device) -> None:
     """Raise where a weight gradient in bfloat16 could be wrong or NaN.
 
-    With AVX-512, oneDNN (3.12, of torch 2.13 and 2.14) multiplies memory that it has not written into that of
-    an image narrower than the stride: in a plain network too. Where else it does not, the training is none
-    that the script is for.
+    With AVX-512, oneDNN (3.12, in torch 2.13 and 2.14) reads memory that it has not written if an image is
+    narrower than the stride, with or without Jumpstart. Images that small are not what this script is for, so
+    they are refused on every CPU.
 
     Raises:
         CommandError: the network has such a convolution for images of this size.
@@ -28,8 +28,8 @@ def check_convolutions(network: nn.Module, image_size: int, precision: str, devi
         if width < stride:
             raise CommandError(
                 f"--image-size must be larger than {image_size} for --precision bf16 on a CPU: a convolution "
-                f"of stride {stride} gets images {width} wide, whose weight gradient oneDNN gets wrong with "
-                "AVX-512, or NaN. Or take --precision fp32"
+                f"of stride {stride} gets images {width} wide, for which oneDNN's weight gradient is wrong "
+                "or NaN with AVX-512. Or use --precision fp32"
             )
 
     for module in network.modules():

@@ -1,7 +1,7 @@
-"""Images in folders of classes: which there are, in what order they come, and what is cut out of them.
+"""Images in folders by class: which exist, their order in training and validation, and their crops.
 
-What a training step sees depends on the seed, the epoch and the step alone: not on workers, on the number of
-processes that share the batch, or on where the training was interrupted.
+What a training step sees is a function of seed, epoch and step: it does not depend on the workers, on the
+number of processes that share the batch, or on interruptions.
 """
 
 import math
@@ -21,12 +21,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from jumpstart_kernels.cli_inputs import CommandError
+from jumpstart_kernels.cli.errors import CommandError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, by channel
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, per channel
 AREAS, ASPECTS, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10  # of a random crop
-MIDDLE = 224 / 256  # of the shorter side
+CENTER = 224 / 256  # of the shorter side
 
 Place = tuple[int, int]  # epoch, index of the image
 Box = tuple[float, float, float, float]  # left, upper, right, lower
@@ -34,18 +34,18 @@ Box = tuple[float, float, float, float]  # left, upper, right, lower
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images under ``root/CLASS/``, in the order of ``torchvision.datasets.ImageFolder``."""
+    """The images in ``root/CLASS/``, in the order of ``torchvision.datasets.ImageFolder``."""
 
     root: Path
     classes: tuple[str, ...]
-    paths: np.ndarray  # bytes: workers that are forked share the memory, which a list of strings would not
+    paths: np.ndarray  # bytes: forked workers share an array's memory, but not that of a list of strings
     labels: np.ndarray  # int64
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def names(self) -> int:
-        """A checksum of all paths."""
+    def checksum(self) -> int:
+        """Of all paths."""
         return zlib.crc32(self.paths.tobytes())
 
     def path(self, index: int) -> Path:
@@ -53,12 +53,12 @@ class ImageFolder:
 
 
 def find_images(root: Path) -> ImageFolder:
-    """Raises CommandError if there is no folder, no class, or a class without an image."""
+    """Raises CommandError if the folder or its classes are missing, or a class has no images."""
     if not root.is_dir():
         raise CommandError(f"--data: there is no folder {root}")
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     if not classes:
-        raise CommandError(f"--data: {root} must hold a folder of images for each class, and holds none")
+        raise CommandError(f"--data: {root} must have a folder of images for each class, but has none")
     paths: list[bytes] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -72,12 +72,12 @@ def find_images(root: Path) -> ImageFolder:
 
 
 def find_data(data: Path) -> tuple[ImageFolder, ImageFolder]:
-    """The images to train on and to validate on. Raises CommandError if they are not of the same classes."""
+    """The training and the validation images. Raises CommandError if their classes differ."""
     train, validation = find_images(data / "train"), find_images(data / "val")
     differing = sorted(set(train.classes) ^ set(validation.classes))
     if differing:
         raise CommandError(
-            f"--data: train and val must have the same classes; in one alone: {', '.join(differing)}"
+            f"--data: train and val must have the same classes; only in one of them: {', '.join(differing)}"
         )
     return train, validation
 
@@ -87,8 +87,8 @@ class Images(Dataset[tuple[Tensor, int]]):
 
     Args:
         folder: the images.
-        size: pixels of a side.
-        seed: for a random crop and flip, which depend on it and on the place alone; without one, the middle.
+        size: height and width in pixels.
+        seed: for random crops and flips, which depend only on it and the place; None: center crops.
     """
 
     def __init__(self, folder: ImageFolder, size: int, seed: int | None = None) -> None:
@@ -107,7 +107,7 @@ class Images(Dataset[tuple[Tensor, int]]):
                 image = file.convert("RGB")
         except OSError as error:
             raise RuntimeError(f"cannot read the image {path}: {error}") from error
-        box, flipped = middle_crop(*image.size), False
+        box, flipped = center_crop(*image.size), False
         if self.seed is not None:
             random = Random(f"crop {self.seed} {epoch} {index}")
             box, flipped = random_crop(image.width, image.height, random), random.random() < 0.5
@@ -117,7 +117,7 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 
 def random_crop(width: int, height: int, random: Random) -> Box:
-    """A part of the area and an aspect ratio, both at random, as in Szegedy et al., arXiv 1409.4842."""
+    """A crop of random area and aspect ratio, as in Szegedy et al., arXiv 1409.4842."""
     for _ in range(TRIES):
         area = width * height * random.uniform(*AREAS)
         aspect = math.exp(random.uniform(*map(math.log, ASPECTS)))
@@ -125,33 +125,35 @@ def random_crop(width: int, height: int, random: Random) -> Box:
         if 0 < across <= width and 0 < down <= height:
             left, upper = random.randint(0, width - across), random.randint(0, height - down)
             return left, upper, left + across, upper + down
-    across = min(width, max(1, round(height * ASPECTS[1])))  # a strip: as much as an allowed aspect has of it
+    across = min(
+        width, max(1, round(height * ASPECTS[1]))
+    )  # narrow images: the largest crop of an allowed aspect
     down = min(height, max(1, round(width / ASPECTS[0])))
-    return _middle(width, height, across, down)
+    return _center(width, height, across, down)
 
 
-def middle_crop(width: int, height: int) -> Box:
-    """The square of 224 pixels in the middle of an image whose shorter side has 256."""
-    side = MIDDLE * min(width, height)
-    return _middle(width, height, side, side)
+def center_crop(width: int, height: int) -> Box:
+    """The central square, with 224 / 256 of the shorter side."""
+    side = CENTER * min(width, height)
+    return _center(width, height, side, side)
 
 
-def _middle(width: int, height: int, across: float, down: float) -> Box:
+def _center(width: int, height: int, across: float, down: float) -> Box:
     left, upper = (width - across) / 2, (height - down) / 2
     return left, upper, left + across, upper + down
 
 
 class TrainingOrder(Sampler[list[Place]]):
-    """The places of each batch of this process, in the order of ``epoch``, from optimizer step ``step`` on.
+    """The places of each batch of this process in epoch ``epoch``, from optimizer step ``step``.
 
-    A step takes ``accumulate`` batches, each split among the processes. An epoch takes as many whole steps as
-    there are images for, and leaves the last few of its order out.
+    A step takes ``accumulate`` batches, each split among the processes. An epoch has as many full steps as
+    there are images for, and drops the remaining images.
 
     Args:
-        images: how many there are.
-        batch_size: images of an optimizer step, in all processes together.
-        accumulate: batches of a step.
-        rank, processes: this process, and how many there are.
+        images: number of images.
+        batch_size: images per optimizer step, over all processes.
+        accumulate: batches per optimizer step.
+        rank, processes: this process, and the number of processes.
         seed: of the order.
     """
 
@@ -168,7 +170,7 @@ class TrainingOrder(Sampler[list[Place]]):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of an epoch."""
+        """Optimizer steps per epoch."""
         return self.images // self.batch_size
 
     def __iter__(self) -> Iterator[list[Place]]:
@@ -182,15 +184,15 @@ class TrainingOrder(Sampler[list[Place]]):
 
 
 class ValidationOrder(Sampler[list[Place]]):
-    """The places of each batch of this process: every image once, at random, the same in each epoch.
+    """The places of each batch of this process: every image once, in a random order that all epochs share.
 
-    All processes have as many batches: under FSDP they exchange weights in every forward.
+    All processes have equally many batches, since FSDP exchanges weights in every forward.
     """
 
     def __init__(self, images: int, batch_size: int, rank: int, processes: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(Random(f"validation {seed}").getrandbits(63))
         order = torch.randperm(images, generator=generator)
-        # Of at most batch_size images, unless there is an image less for the batches of some processes.
+        # Batches of at most batch_size images, unless some process would then have an empty one.
         batches = min(math.ceil(images / (processes * batch_size)), images // processes)
         self.batches = [part.tolist() for part in order[rank::processes].tensor_split(batches)]
 
@@ -204,7 +206,7 @@ class ValidationOrder(Sampler[list[Place]]):
 
 def make_loader(images: Images, order: Sampler[list[Place]], workers: int, pin_memory: bool) -> DataLoader:
     """Yields uint8 ``[N, size, size, 3]`` and int64 ``[N]``."""
-    # A forked worker shares the memory of the paths, and notices if the training is killed.
+    # Forked workers share the memory of the paths, and exit if the training is killed.
     fork = workers > 0 and sys.platform == "linux"
     return DataLoader(
         images,
@@ -213,13 +215,13 @@ def make_loader(images: Images, order: Sampler[list[Place]], workers: int, pin_m
         multiprocessing_context="fork" if fork else None,
         pin_memory=pin_memory,
         worker_init_fn=_survive_one_termination,
-        generator=torch.Generator(),  # the loader draws from it: not from the random state of the training
+        generator=torch.Generator(),  # the loader must not draw from the random state of the training
     )
 
 
 def _survive_one_termination(_: int) -> None:
-    # Schedulers send SIGTERM to every process of a job, and the training needs its workers to end its step.
-    # Another one is the loader's own, for a worker that it cannot end otherwise.
+    # Schedulers send SIGTERM to every process of a job, but the training needs workers to finish its step. A
+    # second one comes from the loader, for a worker that it cannot end otherwise.
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 

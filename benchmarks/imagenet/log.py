@@ -1,4 +1,4 @@
-"""What the first process shows and keeps of a training: progress, a history of epochs, TensorBoard."""
+"""Output of the first process: progress, the history of epochs, TensorBoard."""
 
 import json
 import time
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.imagenet.files import write_atomically
-from jumpstart_kernels.usage_report import UsageReport
+from jumpstart_kernels.usage.report import UsageReport
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -19,13 +19,13 @@ TENSORBOARD = "tensorboard"
 
 
 class Log:
-    """Silent, and without files, in all processes but the first.
+    """Writes nothing in all processes but the first.
 
     Args:
-        folder: of the files.
+        folder: where files are written.
         first: whether this is the first process.
-        tensorboard: write its files too.
-        quiet: show nothing.
+        tensorboard: whether to write TensorBoard logs.
+        quiet: whether to print nothing.
     """
 
     def __init__(self, folder: Path, first: bool, tensorboard: bool, quiet: bool = False) -> None:
@@ -38,7 +38,7 @@ class Log:
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
             console=self.console,
-            auto_refresh=False,  # no thread of its own: workers are forked beside it
+            auto_refresh=False,  # without a thread, since workers are forked
             disable=not self.console.is_terminal,
         )
         self._task = self._progress.add_task("", figures="", visible=False)
@@ -48,14 +48,14 @@ class Log:
         self._since, self._done = 0.0, 0
 
     def open(self, step: int, logged: dict[str, float], history: list[dict[str, Any]]) -> None:
-        """Begin at an optimizer step.
+        """Open the log at an optimizer step.
 
-        What the files hold from that step on is replaced: it may be there or not, after a kill.
+        Entries of later steps, which a killed run may have written, are replaced.
 
         Args:
-            step: how many are done.
-            logged: what was logged of the last of them, if it was.
-            history: the records of all epochs, if the last of them ends there.
+            step: number of completed steps.
+            logged: the entry of the last of them, if it had one.
+            history: the records of all epochs, if the last of them ends at this step.
         """
         if self._with_tensorboard and self.folder is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -73,25 +73,25 @@ class Log:
             self._writer.close()
 
     def say(self, text: str) -> None:
-        """A line, above the progress."""
+        """Print a line above the progress bar."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def begin(self, name: str, steps: int, images: int = 0) -> None:
-        """Show the progress of something else: so many steps, of so many images each."""
+        """Start a new progress bar of ``steps`` steps of ``images`` images each."""
         self._name, self._steps, self._images = name, steps, images
         self._since, self._done = time.perf_counter(), -1
         self._progress.reset(self._task, description=name, total=steps, figures="", visible=True)
 
     def advance(self, done: int) -> None:
-        """So many steps of it are done."""
-        if self._done < 0:  # the first one had to wait for its images: it is not in the speed
+        """Set the number of completed steps."""
+        if self._done < 0:  # the first step waits for its images: leave it out of the speed
             self._since, self._done = time.perf_counter(), done
         self._last = done
         self._progress.update(self._task, completed=done)
         self._progress.refresh()
 
     def step(self, step: int, figures: dict[str, float]) -> None:
-        """The figures of the optimizer steps since the last call, after ``step`` of them."""
+        """Log figures of the optimizer steps since the last call, after step ``step``."""
         now = time.perf_counter()
         parts = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items()]
         if self._last > self._done:
@@ -99,13 +99,13 @@ class Log:
             self._add("train", {"images_per_second": speed}, step)
             parts.append(f"{speed:.4g} images/s")
         self._since, self._done = now, self._last
-        self._progress.update(self._task, figures=", ".join(parts[:3]))  # as much as a line holds
+        self._progress.update(self._task, figures=", ".join(parts[:3]))  # what fits on a line
         if not self.console.is_terminal:
             self.say(f"{self._name}, step {self._last} of {self._steps}: {', '.join(parts)}")
         self._add("train", figures, step)
 
     def epoch(self, history: list[dict[str, Any]], usage: UsageReport | None) -> None:
-        """The records of all epochs, the last of them new."""
+        """Log the last record of ``history``, the records of all epochs."""
         record = history[-1]
         text = "epoch {epoch}: loss {loss:.4g}, top-1 {top1:.2%}, top-5 {top5:.2%}".format(**record)
         if usage is not None:
@@ -116,7 +116,7 @@ class Log:
         self._write_history(history)
 
     def flush(self) -> None:
-        """What was logged is in the file after this."""
+        """Write what was logged to the file."""
         if self._writer is not None:
             self._writer.flush()
 

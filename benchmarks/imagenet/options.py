@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from jumpstart_kernels.cli_inputs import CommandError, positive
+from jumpstart_kernels.cli.errors import CommandError
+from jumpstart_kernels.cli.inputs import positive
 
 NEEDED = {
     "numpy": "numpy",
@@ -21,8 +22,8 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 PENALTY_SCHEDULES = ("constant", "linear", "cosine")
 LAYOUTS = ("channels_last", "contiguous")
 
-# What a checkpoint must agree on with the training that goes on from it: all that its result depends on, but
-# for rounding.
+# The options that a checkpoint and the training that resumes from it must share: all that its result depends
+# on, except for rounding.
 SETTINGS = (
     "model",
     "width",
@@ -45,20 +46,20 @@ SETTINGS = (
 
 
 def check_installed() -> None:
-    """Raises CommandError that names the packages which are missing."""
+    """Raise CommandError if packages are missing, with their names."""
     missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
     if missing:
         raise CommandError(f"train_imagenet.py needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
-    """The options. Wrong ones end the program with status 2, as argparse does.
+    """The options. Invalid ones end the program with status 2, as argparse does.
 
     Raises:
-        CommandError: options that do not go together.
+        CommandError: options are incompatible.
     """
     options = make_parser().parse_args(words)
-    if not options.smoke:  # which has defaults of its own
+    if not options.smoke:  # the smoke test has defaults of its own
         _check(options)
     return options
 
@@ -77,45 +78,51 @@ def make_parser() -> argparse.ArgumentParser:
     def flag(option: str, text: str) -> None:
         parser.add_argument(option, action="store_true", help=text)
 
-    add("--data", None, "folder with train/CLASS/ and val/CLASS/ of images", Path, metavar="DIR")
-    add("--output", None, "checkpoint and logs; goes on from a checkpoint there", Path, metavar="DIR")
-    flag("--smoke", "try everything on generated images, in a minute or two")
+    add("--data", None, "folder with images in train/CLASS/ and val/CLASS/", Path, metavar="DIR")
+    add(
+        "--output",
+        None,
+        "folder for checkpoint and logs; resumes from a checkpoint there",
+        Path,
+        metavar="DIR",
+    )
+    flag("--smoke", "run the smoke test on generated images, in a minute or two")
 
     add("--model", "resnet50-plain", "the network", choices=tuple(MODELS))
-    add("--width", 64, "channels of its first layer", positive)
-    add("--image-size", 224, "pixels of a side", positive)
-    add("--epochs", 90, "how often to go through the images", positive)
-    add("--batch-size", 256, "images of an optimizer step, in all processes together", positive)
-    add("--accumulate", 1, "parts of that batch, one after the other", positive)
-    add("--learning-rate", 0.05, "its peak", _number(above=0))
-    add("--warmup-epochs", 5.0, "of the learning rate, linear; a cosine to 0 follows", _number(least=0))
+    add("--width", 64, "channels of the first layer", positive)
+    add("--image-size", 224, "height and width in pixels", positive)
+    add("--epochs", 90, "number of epochs", positive)
+    add("--batch-size", 256, "images per optimizer step, over all processes", positive)
+    add("--accumulate", 1, "micro-batches per optimizer step", positive)
+    add("--learning-rate", 0.05, "peak learning rate of SGD", _number(above=0))
+    add("--warmup-epochs", 5.0, "linear warm-up of the learning rate, then a cosine to 0", _number(least=0))
     add("--momentum", 0.9, "of SGD", _number(above=0, below=1))
     add("--weight-decay", 5e-5, "of SGD", _number(least=0))
-    add("--max-gradient-norm", 1.0, "longer gradients are shortened to it; 0: never", _number(least=0))
-    add("--penalty-weight", 0.1, "λ, its peak; 0: plain ReLU, no Jumpstart", _number(least=0))
-    add("--penalty-schedule", "constant", "how λ goes", choices=PENALTY_SCHEDULES)
-    add("--penalty-warmup-epochs", 5.0, "of λ, for linear and cosine", _number(least=0))
-    flag("--local-penalty", "each process penalizes its own part of the batch, not all of it")
-    add("--seed", 0, "of weights, order of the images and their crops", _seed)
+    add("--max-gradient-norm", 1.0, "gradients are clipped to this norm; 0: no clipping", _number(least=0))
+    add("--penalty-weight", 0.1, "peak λ; 0: plain ReLU, no Jumpstart", _number(least=0))
+    add("--penalty-schedule", "constant", "of λ", choices=PENALTY_SCHEDULES)
+    add("--penalty-warmup-epochs", 5.0, "warm-up of λ, for linear and cosine", _number(least=0))
+    flag("--local-penalty", "penalty of each process's own images, not of the whole batch")
+    add("--seed", 0, "of the weights, the order of the images and their crops", _seed)
 
-    add("--parallel", "ddp", "copies of the network, or shards (FSDP2)", choices=PARALLEL)
+    add("--parallel", "ddp", "replicas of the network (DDP), or shards (FSDP2)", choices=PARALLEL)
     add("--precision", "bf16", "of convolutions and activations", choices=PRECISIONS)
     add("--memory-format", "channels_last", "of images and weights", choices=LAYOUTS)
     flag("--compile", "compile each block")
-    flag("--checkpointing", "keep only each block's input for the backward: less memory, a second forward")
-    add("--device", None, "default: a GPU where there is one", choices=("cpu", "cuda"))
-    add("--workers", 8, "processes that decode images, for each process that trains", _count)
+    flag("--checkpointing", "activation checkpointing: keep only each block's input for the backward")
+    add("--device", None, "default: cuda if available", choices=("cpu", "cuda"))
+    add("--workers", 8, "data loader workers per training process", _count)
 
-    add("--checkpoint-every", 500, "steps; besides the end of each epoch. 0: there alone", _count)
-    add("--log-every", 50, "steps", positive)
-    add("--usage-images", None, "of the validation set, for unit usage; default: all, 0: none", _count)
-    flag("--tensorboard", "write OUTPUT/tensorboard, too")
+    add("--checkpoint-every", 500, "steps, in addition to the end of each epoch; 0: only there", _count)
+    add("--log-every", 50, "steps between log entries", positive)
+    add("--usage-images", None, "validation images for unit usage; default: all; 0: none", _count)
+    flag("--tensorboard", "write TensorBoard logs to OUTPUT/tensorboard")
     return parser
 
 
 def _check(options: argparse.Namespace) -> None:
     if options.data is None or options.output is None:
-        raise CommandError("--data and --output must be given, or --smoke")
+        raise CommandError("--data and --output are required, or --smoke")
     if options.batch_size % options.accumulate:
         raise CommandError(
             f"--batch-size must be a multiple of --accumulate, {options.accumulate}, got {options.batch_size}"

@@ -20,21 +20,21 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 def parallelize(
     network: nn.Module, mode: str, processes: Processes, precision: str, checkpointing: bool, compiled: bool
 ) -> nn.Module:
-    """What is to be called in place of the network, whose parameters it trains.
+    """The module to call instead of the network; it trains the network's parameters.
 
     Args:
-        network: on its device. Its blocks' ``forward`` changes; names of parameters do not.
-        mode: ``"ddp"``: whole copies, gradients averaged; ``"fsdp"``: parameters, gradients and optimizer in
-            shards, and each block's parameters gathered when it runs.
-        processes: that train together.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``; for DDP it is :func:`autocast` that applies it.
-        checkpointing: keep only the input of each block for the backward, and run it again there.
-        compiled: compile each block.
+        network: on its device. Its blocks' ``forward`` is replaced; names of parameters do not change.
+        mode: ``"ddp"``: full replicas, gradients averaged; ``"fsdp"``: sharded parameters, gradients and
+            optimizer state, with each block's parameters gathered when it runs.
+        processes: the processes that train together.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``; with DDP, :func:`autocast` applies it.
+        checkpointing: whether to keep only the input of each block, and recompute it in the backward.
+        compiled: whether to compile each block.
     """
     blocks = [module for module in network.modules() if isinstance(module, Bottleneck)]
-    if compiled:  # one code object, compiled for every block of another shape
+    if compiled:  # one code object, compiled for every shape of block
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(blocks))
-    for block in blocks:  # compiled inside, checkpointed around it, gathered around both
+    for block in blocks:  # from inside out: compile, checkpoint, gather
         if compiled:
             block.forward = torch.compile(block.forward, dynamic=False)  # type: ignore[method-assign]
         if checkpointing:
@@ -53,7 +53,7 @@ def parallelize(
 
 
 def autocast(mode: str, device: torch.device, precision: str) -> AbstractContextManager:
-    """The precision of a forward under DDP. FSDP casts its parameters itself."""
+    """The precision of a forward with DDP. FSDP casts its parameters itself."""
     if mode == "fsdp" or precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, PRECISIONS[precision])
@@ -61,7 +61,7 @@ def autocast(mode: str, device: torch.device, precision: str) -> AbstractContext
 
 @contextmanager
 def synchronizing(model: nn.Module, synchronize: bool) -> Iterator[None]:
-    """Inside, a backward exchanges gradients between the processes, or only adds to this one's."""
+    """Whether a backward inside exchanges gradients between processes, or only accumulates this one's."""
     if isinstance(model, DistributedDataParallel):
         with nullcontext() if synchronize else model.no_sync():
             yield
@@ -72,10 +72,10 @@ def synchronizing(model: nn.Module, synchronize: bool) -> Iterator[None]:
 
 
 def settle(model: nn.Module, batch: torch.Tensor, context: AbstractContextManager) -> None:
-    """Have DDP arrange its buckets, as it does after its first backward, with the batch of a step to come.
+    """Have DDP rebuild its buckets, as it does after its first backward.
 
-    Otherwise gradients of three or more processes are added up in another order in the first step after a
-    restart than in the same step without one. It leaves no trace in parameters and gradients.
+    Otherwise three or more processes would add gradients in another order in the first step after a restart
+    than in the same step without one. Parameters and gradients are unchanged.
     """
     model.train()
     with context:

@@ -1,4 +1,4 @@
-"""The processes that train together: who this one is, what the first one knows, when all are to stop."""
+"""The processes that train together: start, broadcast from the first one, agreement on termination."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from jumpstart_kernels.cli_inputs import CommandError
+from jumpstart_kernels.cli.errors import CommandError
 
 T = TypeVar("T")
 
@@ -33,16 +33,18 @@ class Processes:
 
 @contextmanager
 def start_processes(device_type: str | None) -> Iterator[Processes]:
-    """The processes that ``torchrun`` has started; without it a group of this one alone.
+    """The processes started by ``torchrun``; without it, a group of this process alone.
 
     Args:
-        device_type: ``"cpu"`` or ``"cuda"``; by default a GPU where there is one.
+        device_type: ``"cpu"`` or ``"cuda"``; None: ``"cuda"`` if available.
 
     Raises:
-        CommandError: there are fewer devices than processes on this machine.
+        CommandError: this machine has fewer GPUs than processes.
     """
     device = _find_device(device_type, int(os.environ.get("LOCAL_RANK", 0)))
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # objects always travel by the CPU
+    backend = (
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    )  # objects are always sent through the CPU
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if dist.is_torchelastic_launched() or "RANK" in os.environ:
@@ -61,17 +63,17 @@ def _find_device(device_type: str | None, local_rank: int) -> torch.device:
         device_type = "cuda" if torch.cuda.is_available() else "cpu"
     if device_type == "cpu":
         return torch.device("cpu")
-    needed, there = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-    if needed > there:
+    needed, available = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if needed > available:
         raise CommandError(
-            f"--device {device_type}: each process needs a GPU of its own; there are {there} for {needed} "
+            f"--device {device_type}: each process needs a GPU of its own; {available} for {needed} "
             "processes: lower torchrun's --nproc-per-node, or use --device cpu"
         )
     return torch.device(device_type, local_rank)
 
 
 def on_first(processes: Processes, run: Callable[[], T]) -> T:
-    """What ``run`` returns in the first process, in all of them; likewise a CommandError that it raises."""
+    """Run in the first process; return its result, or raise its CommandError, in all processes."""
     answer: list[tuple[T | None, str | None]] = [(None, None)]
     if processes.first:
         try:
@@ -82,11 +84,11 @@ def on_first(processes: Processes, run: Callable[[], T]) -> T:
     result, message = answer[0]
     if message is not None:
         raise CommandError(message)
-    return result  # type: ignore[return-value]  # None only where run returns it
+    return result  # type: ignore[return-value]  # None only if run returns it
 
 
 class Termination:
-    """Whether a process has received SIGTERM, inside the ``with`` block."""
+    """Notes whether a process receives SIGTERM inside the ``with`` block."""
 
     def __init__(self) -> None:
         self._received = False
@@ -102,7 +104,7 @@ class Termination:
         self._received = True
 
     def agreed(self) -> bool:
-        """Whether any process has, the same answer in all; each must ask at the same moment."""
+        """Whether any process has received it. A collective call."""
         received = torch.tensor([int(self._received)])
         dist.all_reduce(received, dist.ReduceOp.MAX)
         return bool(received)

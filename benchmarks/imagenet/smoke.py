@@ -1,4 +1,4 @@
-"""Whether everything works on this machine: a small training, unbroken and interrupted, in both modes."""
+"""The smoke test: a small training, uninterrupted and interrupted, in both parallel modes."""
 
 import argparse
 import importlib.util
@@ -23,12 +23,12 @@ from benchmarks.imagenet.log import HISTORY, TENSORBOARD
 from benchmarks.imagenet.options import PARALLEL, parse_arguments
 from benchmarks.imagenet.processes import Processes, Termination, on_first
 from benchmarks.imagenet.state import CHECKPOINT
-from benchmarks.imagenet.training import Training, train
+from benchmarks.imagenet.trainer import Trainer, train
 
 COLORS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40), "yellow": (210, 200, 50)}
-STEPS = 8  # of an epoch
-PART = 8  # images of a step, for each process
-VALIDATION = 8  # images of each class
+STEPS = 8  # per epoch
+IMAGES = 8  # per step and process
+VALIDATION = 8  # images per class
 WORDS = [
     "--model=resnet14-plain",
     "--width=8",
@@ -44,13 +44,13 @@ WORDS = [
     "--checkpoint-every=2",
     "--log-every=2",
 ]
-INTERRUPTED = 11  # optimizer steps, in the middle of an epoch, between two checkpoints
-LEARNED = 0.4  # top-1 of an epoch; by chance it is 0.25
-GPU_TOLERANCE = 0.05  # relative: convolutions there may add in another order in each run
+INTERRUPTED = 11  # optimizer step, within an epoch and between two checkpoints
+LEARNED = 0.4  # top-1 of an epoch; chance is 0.25
+GPU_TOLERANCE = 0.05  # relative: the order of sums in convolutions may vary between runs
 
 
-class InterruptedTraining(Training):
-    """One of its processes receives SIGTERM in the optimizer step ``last``."""
+class InterruptedTrainer(Trainer):
+    """A trainer, one of whose processes receives SIGTERM in optimizer step ``last``."""
 
     def __init__(self, options: argparse.Namespace, processes: Processes, last: int) -> None:
         super().__init__(options, processes)
@@ -63,16 +63,16 @@ class InterruptedTraining(Training):
 
 
 def smoke(words: Sequence[str], processes: Processes) -> int:
-    """Try the options ``words`` over small ones; returns 1, having said what is off, if anything is."""
+    """Run the smoke test, with the options ``words`` over its own; returns 1 and prints why if it fails."""
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     chosen = any(word.startswith("--parallel") for word in words)
-    own = [f"--batch-size={PART * processes.count}", "--data=generated", "--output=temporary"]
+    own = [f"--batch-size={IMAGES * processes.count}", "--data=generated", "--output=temporary"]
     options = parse_arguments([*WORDS, *own, *(word for word in words if word != "--smoke")])
     options.tensorboard = importlib.util.find_spec("tensorboard") is not None
     folder = Path(on_first(processes, lambda: tempfile.mkdtemp(prefix="train_imagenet_")))
     try:
         if processes.first:
-            train_images = STEPS * PART * processes.count // len(COLORS)
+            train_images = STEPS * IMAGES * processes.count // len(COLORS)
             make_image_folder(folder / "data", train_images, max(VALIDATION, processes.count))
         dist.barrier()
         failures = []
@@ -88,22 +88,22 @@ def smoke(words: Sequence[str], processes: Processes) -> int:
 
 
 def _try(options: dict[str, Any], folder: Path, processes: Processes) -> list[str]:
-    """Train unbroken, then interrupted; returns what is off, the same in all processes."""
+    """Train uninterrupted, then interrupted; returns the failures, the same in all processes."""
     whole, broken = (
         argparse.Namespace(**{**options, "output": folder / name}) for name in ("whole", "broken")
     )
     failures = []
     with Termination() as termination:
-        if not train(Training(whole, processes), termination):
-            failures.append("the unbroken training did not finish")
+        if not train(Trainer(whole, processes), termination):
+            failures.append("the uninterrupted training did not finish")
     with Termination() as termination:
-        interrupted = InterruptedTraining(broken, processes, INTERRUPTED)
+        interrupted = InterruptedTrainer(broken, processes, INTERRUPTED)
         if train(interrupted, termination, quiet=True) or interrupted.steps_done != INTERRUPTED:
             failures.append(f"SIGTERM in step {INTERRUPTED} did not end it there")
     with Termination() as termination:
-        resumed = Training(broken, processes)
+        resumed = Trainer(broken, processes)
         if resumed.steps_done != INTERRUPTED:
-            failures.append(f"it went on from step {resumed.steps_done}, not {INTERRUPTED}")
+            failures.append(f"it resumed from step {resumed.steps_done}, not {INTERRUPTED}")
         if not train(resumed, termination, quiet=True):
             failures.append("the resumed training did not finish")
     exact = processes.device.type == "cpu"
@@ -111,25 +111,25 @@ def _try(options: dict[str, Any], folder: Path, processes: Processes) -> list[st
 
 
 def _find_failures(whole: argparse.Namespace, broken: argparse.Namespace, exact: bool) -> list[str]:
-    """What is off in the files of a training, and of one that was interrupted."""
+    """The failures in the files of an uninterrupted and an interrupted training."""
     first, second = (read_checkpoint(options.output / CHECKPOINT) for options in (whole, broken))
     differing = differences(first, second, 0.0 if exact else GPU_TOLERANCE)
-    failures = [f"interrupted, it ends otherwise: {where}" for where in differing[:5]]
+    failures = [f"the interrupted training ends differently: {where}" for where in differing[:5]]
     history = first["history"]
     if len(history) != whole.epochs:
-        failures.append(f"there is a record of {len(history)} epochs, not of {whole.epochs}")
+        failures.append(f"the history has {len(history)} epochs, not {whole.epochs}")
     top1 = [record["top1"] for record in history]
     if max(top1, default=0.0) < LEARNED:
-        failures.append(f"it does not learn: top-1 of the epochs {top1}")
+        failures.append(f"it does not learn: top-1 by epoch {top1}")
     if any("usage" not in record for record in history):
-        failures.append("there is no unit usage")
+        failures.append("unit usage is missing")
     for options in (whole, broken):
         if (
             not (options.output / HISTORY).is_file()
             or json.loads((options.output / HISTORY).read_text())
             != (first if options is whole else second)["history"]
         ):
-            failures.append(f"{HISTORY} is not the checkpoint's")
+            failures.append(f"{HISTORY} differs from the checkpoint")
         if options.tensorboard and not list((options.output / TENSORBOARD).glob("events.*")):
             failures.append("TensorBoard's files are missing")
     return failures
@@ -161,7 +161,7 @@ def differences(first: Any, second: Any, tolerance: float = 0.0, where: str = ""
 
 
 def make_image_folder(root: Path, train: int, val: int, seed: int = 0) -> None:
-    """So many images of each of four classes, told apart by colour, in ``root/train`` and ``root/val``."""
+    """Generate ``train`` and ``val`` images for each of four classes, distinguished by color."""
     random = Random(seed)
     for part, count in (("train", train), ("val", val)):
         for name, color in COLORS.items():
@@ -173,7 +173,7 @@ def make_image_folder(root: Path, train: int, val: int, seed: int = 0) -> None:
 
 
 def make_image(color: tuple[int, ...], random: Random) -> Image.Image:
-    """About 48×48 pixels of nearly one colour, with stripes."""
+    """About 48×48 pixels of nearly one color, with stripes."""
     size = random.randint(40, 56), random.randint(40, 56)
     image = Image.new("RGB", size, tuple(channel + random.randint(-30, 30) for channel in color))
     draw = ImageDraw.Draw(image)

@@ -1,4 +1,4 @@
-"""The state of a training, in one file for any number of processes in either parallel mode."""
+"""The state of a training in one file, for any number of processes and either parallel mode."""
 
 import random
 from pathlib import Path
@@ -19,10 +19,10 @@ from torch.distributed.checkpoint.state_dict import (
 from benchmarks.imagenet.files import read_checkpoint, write_checkpoint
 from benchmarks.imagenet.options import SETTINGS
 from benchmarks.imagenet.processes import on_first
-from jumpstart_kernels.cli_inputs import CommandError
+from jumpstart_kernels.cli.errors import CommandError
 
 if TYPE_CHECKING:
-    from benchmarks.imagenet.training import Training
+    from benchmarks.imagenet.trainer import Trainer
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -30,91 +30,90 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _FROM_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
-def store(training: "Training") -> None:
-    """Write the checkpoint. All processes call; it is there when they return."""
-    processes = training.processes
-    content = whole_state(training.network, training.optimizer)
-    own = {"random": random_state(processes.device), "sums": training.means.sums.cpu()}
+def store(trainer: "Trainer") -> None:
+    """Write the checkpoint. A collective call: the file exists when it returns."""
+    processes = trainer.processes
+    content = whole_state(trainer.network, trainer.optimizer)
+    own = {"random": random_state(processes.device), "sums": trainer.means.sums.cpu()}
     of_processes: list[Any] | None = [None] * processes.count if processes.first else None
     dist.gather_object(own, of_processes)
     if processes.first:
         content |= {
-            "settings": settings_of(training),
-            "epoch": training.epoch,
-            "step": training.step,
-            "learning_rate": training.learning_rate.state_dict(),
-            "penalty_schedule": training.penalty_schedule.state_dict(),
-            "scaler": training.scaler.state_dict(),
-            "sums_logged": training.means.logged,
-            "logged": training.logged,
-            "history": training.history,
+            "settings": settings_of(trainer),
+            "epoch": trainer.epoch,
+            "step": trainer.step,
+            "learning_rate": trainer.learning_rate.state_dict(),
+            "penalty_schedule": trainer.penalty_schedule.state_dict(),
+            "scaler": trainer.scaler.state_dict(),
+            "sums_logged": trainer.means.logged,
+            "logged": trainer.logged,
+            "history": trainer.history,
             "processes": of_processes,
         }
-        path = training.options.output / CHECKPOINT
+        path = trainer.options.output / CHECKPOINT
         path.parent.mkdir(parents=True, exist_ok=True)
         write_checkpoint(path, content)
     dist.barrier()
 
 
-def restore(training: "Training") -> None:
-    """Go on from the checkpoint, if there is one. All processes call; only the first reads the file.
+def restore(trainer: "Trainer") -> None:
+    """Resume from the checkpoint, if it exists. A collective call; only the first process reads the file.
 
     Raises:
-        CommandError: it cannot be read, or is of a training with other settings.
+        CommandError: the file cannot be read, or has other settings.
     """
-    path, processes = training.options.output / CHECKPOINT, training.processes
+    path, processes = trainer.options.output / CHECKPOINT, trainer.processes
     weights: dict[str, Any] = {"model": {}, "optimizer": {}}
 
     def read() -> dict[str, Any] | None:
         if not path.exists():
             return None
         content = read_checkpoint(path)
-        check_settings(path, content["settings"], settings_of(training))
+        check_settings(path, content["settings"], settings_of(trainer))
         weights.update({name: content.pop(name) for name in weights})
         return content
 
     content = on_first(processes, read)
     if content is None:
         return
-    load_whole_state(training.network, training.optimizer, weights)
-    training.epoch, training.step = content["epoch"], content["step"]
-    training.learning_rate.load_state_dict(content["learning_rate"])
-    training.penalty_schedule.load_state_dict(content["penalty_schedule"])
-    training.scaler.load_state_dict(content["scaler"])
-    training.means.logged = content["sums_logged"]
-    training.logged, training.history = content["logged"], content["history"]
+    load_whole_state(trainer.network, trainer.optimizer, weights)
+    trainer.epoch, trainer.step = content["epoch"], content["step"]
+    trainer.learning_rate.load_state_dict(content["learning_rate"])
+    trainer.penalty_schedule.load_state_dict(content["penalty_schedule"])
+    trainer.scaler.load_state_dict(content["scaler"])
+    trainer.means.logged = content["sums_logged"]
+    trainer.logged, trainer.history = content["logged"], content["history"]
     of_processes: list[dict[str, Any]] = content["processes"]
     if len(of_processes) == processes.count:
-        training.means.sums.copy_(of_processes[processes.rank]["sums"])
-    elif processes.first:  # of other processes than these: one of them takes what all have summed up
-        training.means.sums.copy_(torch.stack([of_process["sums"] for of_process in of_processes]).sum(0))
+        trainer.means.sums.copy_(of_processes[processes.rank]["sums"])
+    elif processes.first:  # another number of processes: the first one takes the sum of all
+        trainer.means.sums.copy_(torch.stack([of_process["sums"] for of_process in of_processes]).sum(0))
     if processes.rank < len(of_processes):
         set_random_state(of_processes[processes.rank]["random"], processes.device)
 
 
-def settings_of(training: "Training") -> dict[str, Any]:
-    """What the result of a training depends on, but for rounding."""
-    settings = {name: getattr(training.options, name) for name in SETTINGS}
-    data = {"classes": training.classes, "images": training.images, "checksum of their names": training.names}
+def settings_of(trainer: "Trainer") -> dict[str, Any]:
+    """What the result of a training depends on, except for rounding."""
+    settings = {name: getattr(trainer.options, name) for name in SETTINGS}
+    data = {"classes": trainer.classes, "images": trainer.images, "checksum of image names": trainer.checksum}
     return {**settings, **data}
 
 
 def check_settings(path: Path, stored: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Raises CommandError if those of a checkpoint differ from those of this training."""
+    """Raise CommandError if the settings of a checkpoint differ from those of this training."""
     differing = [name for name in settings if stored.get(name) != settings[name]]
     if differing:
         changes = "; ".join(f"{name} was {stored.get(name)}, is {settings[name]}" for name in differing)
         raise CommandError(
-            f"{path} is of another training: {changes}. Its settings go on with it; begin anew in another "
-            "--output"
+            f"{path} has other settings: {changes}. Resume it with its settings, or choose another --output"
         )
 
 
 def whole_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Of all parameters by name, on the CPU. All processes call, the first gets it."""
+    """Parameters and optimizer state by name, on the CPU. A collective call; the first process gets it."""
     model = get_model_state_dict(network, options=_WHOLE)
     of_optimizer: Any = get_optimizer_state_dict(network, optimizer, options=_WHOLE)
-    # PyTorch broadcasts a tensor as it lies in memory, and the others take it for a contiguous one.
+    # PyTorch broadcasts a tensor in its memory order, and the receivers take it for a contiguous one.
     for tensors in (model, *of_optimizer.get("state", {}).values()):
         tensors.update({name: value.contiguous() for name, value in tensors.items()})
     return {"model": model, "optimizer": of_optimizer}
@@ -125,7 +124,7 @@ def load_whole_state(
     optimizer: torch.optim.Optimizer,
     weights: dict[str, dict[str, Any]],
 ) -> None:
-    """What :func:`whole_state` gave. All processes call; the others than the first pass empty ones."""
+    """Load the result of :func:`whole_state`. A collective call; only the first process passes any."""
     set_model_state_dict(network, dict(weights["model"]), options=_FROM_FIRST)
     set_optimizer_state_dict(network, optimizer, dict(weights["optimizer"]), options=_FROM_FIRST)
     for parameter, tensors in optimizer.state.items():  # in the memory order of the parameter
@@ -134,14 +133,14 @@ def load_whole_state(
 
 
 def set_seed(seed: int) -> None:
-    """Of PyTorch on all devices, of Python and of NumPy."""
+    """Seed PyTorch on all devices, Python and NumPy."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """That of PyTorch on the CPU and on the device, of Python and of NumPy."""
+    """The random state of PyTorch on the CPU and the device, of Python and of NumPy."""
     numpy: Any = np.random.get_state(legacy=False)
     numpy["state"]["key"] = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     state = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy}
@@ -151,7 +150,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Go on from a :func:`random_state`. One that was taken without a GPU leaves the GPU's as it is."""
+    """Restore a :func:`random_state`. One taken without a GPU leaves the GPU's unchanged."""
     torch.set_rng_state(state["cpu"])
     random.setstate(state["python"])
     numpy = dict(state["numpy"])

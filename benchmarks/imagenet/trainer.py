@@ -1,4 +1,4 @@
-"""A training that can be killed at any moment, and goes on from its last checkpoint as if it had not been."""
+"""A trainer that can be killed at any moment and resumes from its last checkpoint with the same result."""
 
 import argparse
 import math
@@ -28,38 +28,38 @@ from benchmarks.imagenet.parallel import autocast, parallelize, settle, synchron
 from benchmarks.imagenet.processes import Processes, Termination, on_first
 from benchmarks.imagenet.validation import validate
 from benchmarks.models import build_resnet50
-from jumpstart_kernels.cli_inputs import CommandError
+from jumpstart_kernels.cli.errors import CommandError
 from jumpstart_kernels.schedules import ConstantPenalty, CosinePenalty, PenaltySchedule
-from jumpstart_kernels.usage_report import UsageReport
+from jumpstart_kernels.usage.report import UsageReport
 
 
-def train(training: "Training", termination: Termination, quiet: bool = False) -> bool:
-    """Train to the end, and say how it goes. False if it ended before, on SIGTERM, with everything stored."""
-    options, steps = training.options, training.order.steps
-    log = Log(options.output, training.processes.first, options.tensorboard, quiet)
+def train(trainer: "Trainer", termination: Termination, quiet: bool = False) -> bool:
+    """Train to the end and log it. False if SIGTERM ended it early, with a checkpoint stored."""
+    options, steps = trainer.options, trainer.order.steps
+    log = Log(options.output, trainer.processes.first, options.tensorboard, quiet)
     log.say(
-        f"{options.model}: {training.images} images of {training.classes} classes, {steps} steps an epoch; "
-        f"{training.processes.count} processes, {options.parallel}, {options.precision}"
+        f"{options.model}: {trainer.images} images of {trainer.classes} classes, {steps} steps per epoch; "
+        f"{trainer.processes.count} processes, {options.parallel}, {options.precision}"
     )
-    if training.steps_done:
-        log.say(f"{options.output} has a checkpoint: {training.place} is done")
-    if not training.run(termination, log):
-        log.say(f"ended by SIGTERM: {training.place} is stored")
+    if trainer.steps_done:
+        log.say(f"{options.output} has a checkpoint: {trainer.place} is done")
+    if not trainer.run(termination, log):
+        log.say(f"ended by SIGTERM: {trainer.place} is stored")
         return False
-    if training.usage is not None:
-        log.say(f"unit usage on the validation set\n{training.usage}")
+    if trainer.usage is not None:
+        log.say(f"unit usage on the validation set\n{trainer.usage}")
     return True
 
 
-class Training:
-    """Network, data, optimizer and schedules, where the checkpoint left them if there is one.
+class Trainer:
+    """Network, data, optimizer and schedules, restored from the checkpoint if it exists.
 
     Args:
-        options: those of :func:`benchmarks.imagenet.options.parse_arguments`.
-        processes: that train together; all make the same calls.
+        options: from :func:`benchmarks.imagenet.options.parse_arguments`.
+        processes: the processes that train together; all make the same calls.
 
     Raises:
-        CommandError: options, data and processes do not fit together, or not with the checkpoint.
+        CommandError: options, data, processes and checkpoint are incompatible.
     """
 
     def __init__(self, options: argparse.Namespace, processes: Processes) -> None:
@@ -83,7 +83,7 @@ class Training:
             momentum=options.momentum,
             weight_decay=options.weight_decay,
         )
-        for parameter in self.network.parameters():  # so that there is a state to store from the beginning
+        for parameter in self.network.parameters():  # a checkpoint before the first step needs it
             self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.learning_rate = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, warmup_cosine(round(options.warmup_epochs * steps), total)
@@ -91,14 +91,14 @@ class Training:
         self.penalty_schedule = make_penalty_schedule(options, steps)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=options.precision == "fp16")
 
-        self.epoch = self.step = 0  # the step is of the epoch
+        self.epoch = self.step = 0  # step within the epoch
         self.means = Means(processes.device)
-        self.logged: dict[str, float] = {}  # what was logged of the last step, if it was
-        self.history: list[dict[str, Any]] = []  # of each epoch
-        self.usage: UsageReport | None = None  # of the last epoch, if this process saw it end
+        self.logged: dict[str, float] = {}  # the log entry of the last step, if it had one
+        self.history: list[dict[str, Any]] = []  # a record for each epoch
+        self.usage: UsageReport | None = None  # of the last epoch, if it ended in this process
 
         if options.parallel == "ddp":
-            size = (self.part, options.image_size, options.image_size, 3)
+            size = (self.micro_batch, options.image_size, options.image_size, 3)
             settle(self.model, self._to_images(torch.zeros(size, dtype=torch.uint8)), self._autocast())
             jk.clear_records(self.network)
         state.set_seed(options.seed + 1 + processes.rank)
@@ -115,17 +115,18 @@ class Training:
         train, val = on_first(processes, lambda: find_data(options.data))
         if len(train) < options.batch_size:
             raise CommandError(
-                f"--batch-size must be at most {len(train)}, the images of train, got {options.batch_size}"
+                f"--batch-size must be at most {len(train)}, the number of training images, "
+                f"got {options.batch_size}"
             )
         if len(val) < processes.count:
             raise CommandError(f"--data: val must have an image for each of {processes.count} processes")
-        self.classes, self.images, self.names = len(train.classes), len(train), train.names()
-        self.part = options.batch_size // parts  # images of a forward of this process
+        self.classes, self.images, self.checksum = len(train.classes), len(train), train.checksum()
+        self.micro_batch = options.batch_size // parts  # images of one forward in this process
         rank, count, seed = processes.rank, processes.count, options.seed
         self.order = TrainingOrder(len(train), options.batch_size, options.accumulate, rank, count, seed)
-        val_order = ValidationOrder(len(val), self.part, rank, count, seed)
+        val_order = ValidationOrder(len(val), self.micro_batch, rank, count, seed)
         wanted = len(val) if options.usage_images is None else options.usage_images
-        self.watched = math.ceil(wanted * len(val_order) / len(val))  # batches of validation
+        self.watched = math.ceil(wanted * len(val_order) / len(val))  # validation batches for unit usage
 
         workers, pin = options.workers, processes.device.type == "cuda"
         images = Images(train, options.image_size, seed)
@@ -144,12 +145,12 @@ class Training:
             network = jk.replace_relu(network)
         network.to(self.processes.device)
         if options.memory_format == "channels_last" and options.parallel == "ddp":
-            network.to(memory_format=torch.channels_last)  # FSDP shards contiguous weights alone
+            network.to(memory_format=torch.channels_last)  # FSDP shards only contiguous weights
         return network
 
     @property
     def steps_done(self) -> int:
-        """Optimizer steps of all epochs."""
+        """Completed optimizer steps over all epochs."""
         return self.epoch * self.order.steps + self.step
 
     @property
@@ -157,7 +158,7 @@ class Training:
         return f"step {self.step} of {self.order.steps} in epoch {self.epoch + 1} of {self.options.epochs}"
 
     def run(self, termination: Termination, log: Log) -> bool:
-        """Train and validate to the end. False if it ended before, on SIGTERM, with everything stored."""
+        """Train and validate to the end. False if SIGTERM ended it early, with a checkpoint stored."""
         log.open(self.steps_done, self.logged, self.history if self.step == 0 else [])
         try:
             while self.epoch < self.options.epochs:
@@ -168,8 +169,8 @@ class Training:
             log.close()
 
     def _train(self, termination: Termination, log: Log) -> bool:
-        """The rest of the epoch. False if it is to end."""
-        if self.step == self.order.steps:  # only its validation is left
+        """Train for the rest of the epoch. False if it was ended."""
+        if self.step == self.order.steps:  # only the validation is left
             return True
         options, steps = self.options, self.order.steps
         self.network.train()
@@ -188,7 +189,7 @@ class Training:
             ended = termination.agreed()
             due = options.checkpoint_every and self.steps_done % options.checkpoint_every == 0
             if ended or due or self.step == steps:
-                self.means.of_epoch()  # raises if the loss is no longer finite
+                self.means.of_epoch()  # raises if the loss is not finite
                 log.flush()
                 state.store(self)
             if ended:
@@ -196,7 +197,7 @@ class Training:
         return True
 
     def take_step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
-        """One optimizer step, on the next batches."""
+        """One optimizer step on the next batches."""
         options = self.options
         for part in range(options.accumulate):
             images, labels = next(batches)
@@ -224,7 +225,7 @@ class Training:
         return jk.penalty(self.network, process_group=group)
 
     def _validate(self, termination: Termination, log: Log) -> bool:
-        """Close the epoch. False if it is to end: then the validation begins anew another time."""
+        """Validate and finish the epoch. False if it was ended: a resumed training validates again."""
         log.begin("validation", len(self.val_loader))
 
         def ended(batches: int) -> bool:
@@ -250,7 +251,7 @@ class Training:
         return True
 
     def _rates(self) -> dict[str, float]:
-        """Those of the next step."""
+        """Of the next step."""
         return {
             "learning_rate": float(self.learning_rate.get_last_lr()[0]),
             "penalty_weight": self.penalty_schedule.weight,
@@ -269,7 +270,7 @@ class Training:
 
 
 def warmup_cosine(warmup: int, total: int) -> Callable[[int], float]:
-    """The factor of a step: a linear warm-up to 1, then half a cosine to 0, at ``total`` steps."""
+    """The learning rate's factor by step: linear warm-up to 1, then half a cosine to 0 at ``total`` steps."""
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -280,7 +281,7 @@ def warmup_cosine(warmup: int, total: int) -> Callable[[int], float]:
 
 
 def make_penalty_schedule(options: argparse.Namespace, steps: int) -> PenaltySchedule:
-    """The schedule of λ that the options ask for, with so many steps an epoch."""
+    """The schedule of λ from the options, for ``steps`` steps per epoch."""
     warmup, total = round(options.penalty_warmup_epochs * steps), options.epochs * steps
     if options.penalty_schedule == "linear":
         return ConstantPenalty(options.penalty_weight, warmup_steps=warmup)

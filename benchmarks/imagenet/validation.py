@@ -1,4 +1,4 @@
-"""Loss, top-1 and top-5 of the validation set, and which units are dead or linear on it."""
+"""Loss, top-1 and top-5 accuracy, and unit usage on the validation set."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import jumpstart_kernels as jk
-from jumpstart_kernels.usage_report import UsageReport
+from jumpstart_kernels.usage.report import UsageReport
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,23 @@ def validate(
     watched: int,
     ended: Callable[[int], bool],
 ) -> Validation | None:
-    """Run the network in ``eval()`` over the batches. All processes call, with as many batches each.
+    """Run the network in ``eval()`` over the batches. A collective call, with equally many batches each.
 
     Args:
         network: with ``JumpstartReLU`` or ``nn.ReLU`` layers.
         batches: images and labels, on the device.
-        device: where they and the network are.
-        autocast: makes the context of a forward.
-        watched: in how many batches units are watched.
-        ended: is told how many batches are done; if it returns True, in all processes, that is all.
+        device: of the batches and the network.
+        autocast: returns the context of a forward.
+        watched: number of batches for unit usage.
+        ended: called with the number of completed batches; returns True, in all processes, to stop.
 
     Returns:
-        The result, or None if ``ended`` said so.
+        The result, or None if ``ended`` stopped it.
     """
     network.eval()
     usage = jk.UnitUsage().to(device)
     sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, top-1, top-5, images
-    with torch.compiler.set_stance("force_eager"):  # a watcher sees nothing of compiled layers
+    with torch.compiler.set_stance("force_eager"):  # compiled layers cannot be watched
         for number, (images, labels) in enumerate(batches, start=1):
             with usage.watch(network) if number <= watched else nullcontext(), autocast():
                 logits = network(images)
@@ -62,7 +62,7 @@ def validate(
 
 
 def _sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """float64 ``[4]``: the sums of loss, top-1 and top-5 hits, and how many images."""
+    """float64 ``[4]``: the sums of loss, top-1 and top-5 hits, and the number of images."""
     best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
     loss = F.cross_entropy(logits, labels, reduction="sum")
     return torch.stack([loss, best[:, 0].sum(), best.sum(), torch.ones_like(labels).sum()]).double()

@@ -1,1 +1,1 @@
-"""The tests under every PyTorch that the metadata promises: the oldest, the pinned and the newest."""
+"""Tests with the oldest, the pinned and the newest supported PyTorch."""

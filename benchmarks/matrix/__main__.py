@@ -1,4 +1,4 @@
-"""Builds and tests the package under every PyTorch that it promises; writes the table of docs/versions.md.
+"""Build and test the package with several versions of PyTorch; write the table of docs/versions.md.
 
 python -m benchmarks.matrix        (make test-matrix)
 """
@@ -18,11 +18,11 @@ from benchmarks.matrix.environment import (
     oldest_torch,
     pinned_torch,
 )
-from benchmarks.results import FOLDER
-from benchmarks.tables import insert
+from benchmarks.report.documents import insert
+from benchmarks.result_files import FOLDER
 
-OLDEST_PYTHON = "3.12"  # that of the GPU machines, to which the extension built here can be taken
-# The interpreter of its Triton takes arrays of one element for numbers.
+OLDEST_PYTHON = "3.12"  # that of the GPU machines, where the extension built here can be used
+# The interpreter of its Triton needs arrays of one element to convert to numbers.
 OLDEST_CONSTRAINTS = ("numpy<2.4",)
 NEWEST_TORCH = "torch>=2.14"
 NAMES = ("oldest", "pinned", "newest")
@@ -32,16 +32,20 @@ DOCUMENT = Path("docs/versions.md")
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.matrix", description=__doc__)
-    parser.add_argument("--only", choices=NAMES, action="append", help="one environment; more than once")
-    parser.add_argument("--python", type=Path, action="append", default=[], metavar="PATH", help="to find")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes of pytest; default: 2")
+    parser.add_argument("--only", choices=NAMES, action="append", help="an environment; may be repeated")
+    parser.add_argument(
+        "--python", type=Path, action="append", default=[], metavar="PATH", help="a Python to use"
+    )
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="pytest workers; default: 2")
     parser.add_argument("--tests", nargs="+", default=list(TESTS), metavar="PATH")
-    parser.add_argument("--no-output", action="store_true", help="leave the stored results and the docs")
+    parser.add_argument(
+        "--no-output", action="store_true", help="do not change the stored results and the docs"
+    )
     return parser
 
 
 def environment(name: str, given: Sequence[Path]) -> Environment:
-    """That of a row."""
+    """The environment of a row."""
     if name == "oldest":
         python = find_python(OLDEST_PYTHON, given)
         return Environment(name, f"torch=={oldest_torch()}", python, OLDEST_CONSTRAINTS, with_cuda=True)
@@ -49,7 +53,7 @@ def environment(name: str, given: Sequence[Path]) -> Environment:
     return Environment(name, torch, Path(sys.executable))
 
 
-def table(rows: Mapping[str, dict[str, Any]]) -> str:
+def make_table(rows: Mapping[str, dict[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [
         "| | torch | Python | Triton | CUDA code | CPU kernels | passed | skipped | failed | extension |",
@@ -83,8 +87,8 @@ def main(words: Sequence[str] | None = None) -> int:
         rows = {name: stored[name] for name in NAMES if name in stored}
         if not options.no_output:
             RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
-            insert(ROOT / DOCUMENT, {"matrix": table(rows)})
-    print(table(rows))
+            insert(ROOT / DOCUMENT, {"matrix": make_table(rows)})
+    print(make_table(rows))
     return 1 if failed else 0
 
 

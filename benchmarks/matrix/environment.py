@@ -1,4 +1,4 @@
-"""One environment of the matrix: a Python, a PyTorch, and a copy of the sources built in place."""
+"""An environment of the matrix: a Python, a PyTorch, and a copy of the sources built in place."""
 
 import json
 import os
@@ -14,13 +14,11 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "build" / "matrix"
 TESTS = (
-    *("tests/kernels", "tests/ops", "tests/surgery"),
+    *("tests/nn", "tests/ops", "tests/surgery"),
+    *(f"tests/penalties/test_{name}.py" for name in ("injection", "reduction")),
     *(
         f"tests/test_{name}.py"
-        for name in (
-            *("backends", "checkpointing", "compile", "functional", "golden", "injection", "modules"),
-            *("no_record", "penalty", "tracers", "transforms"),
-        )
+        for name in ("checkpointing", "compile", "functional", "golden", "tracers", "transforms")
     ),
 )
 BUILD_TOOLS = ("setuptools", "wheel", "pybind11", "ninja", "numpy")
@@ -28,13 +26,13 @@ TEST_TOOLS = ("torchmetrics", "hypothesis", "pytest", "pytest-benchmark", "pytes
 
 
 class Environment(NamedTuple):
-    """What a row of the matrix is made of."""
+    """A row of the matrix."""
 
     name: str
-    torch: str  # what pip is asked for
+    torch: str  # requirement for pip
     python: Path
-    constraints: tuple[str, ...] = ()  # in place of those of the development environment
-    with_cuda: bool = False  # whether torch must be a CUDA build, for which the CUDA code is built too
+    constraints: tuple[str, ...] = ()  # replace those of the development environment
+    with_cuda: bool = False  # whether torch must be a CUDA build, so that the CUDA code is built
 
     @property
     def folder(self) -> Path:
@@ -45,7 +43,7 @@ class Environment(NamedTuple):
         return self.folder / "sources"
 
     def install(self) -> None:
-        """Make the virtual environment, or keep it if it was made for the same."""
+        """Create the virtual environment, or keep it if it has the same requirements."""
         venv, stamp = self.folder / "venv", self.folder / "environment"
         constraints, text = self.folder / "constraints.txt", self._constraints()
         wanted = f"{self.torch}\n{self.python}\n{text}"
@@ -58,22 +56,22 @@ class Environment(NamedTuple):
             venv / "bin" / "python",
             *["-m", "pip", "install", "--quiet", "--disable-pip-version-check"],
         ]
-        # Alone, for pip to choose the build that a user gets; and each time, for what is the newest changes.
+        # Alone, so that pip chooses the build that users get; every time, since the newest version changes.
         run([*pip, "--constraint", constraints, "--upgrade", self.torch])
         run([*pip, "--constraint", constraints, "triton", *BUILD_TOOLS, *TEST_TOOLS])
         stamp.write_text(wanted)
 
     def _constraints(self) -> str:
-        """Those of the development environment, but for what the row says itself."""
+        """Those of the development environment, except for what the row replaces."""
         pinned = (ROOT / "constraints.txt").read_text().splitlines()
         replaced = {re.split("[<>=]", line)[0] for line in self.constraints}
         if self.torch != f"torch=={pinned_torch()}":
-            replaced |= {"torch", "triton", "setuptools"}  # which each torch chooses
+            replaced |= {"torch", "triton", "setuptools"}  # chosen by torch
         kept = [line for line in pinned if line.partition("==")[0] not in replaced]
         return "\n".join([*kept, *self.constraints, ""])
 
     def copy_sources(self) -> None:
-        """The working tree as it is, in a place of its own: a built extension fits one PyTorch alone."""
+        """Copy the working tree, since a built extension fits only one PyTorch."""
         listed = run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"], capture=True
         ).splitlines()
@@ -89,7 +87,7 @@ class Environment(NamedTuple):
                 shutil.copy(original, path)
 
     def build(self) -> None:
-        """Compile and link the extension, CUDA code included for a CUDA build of torch."""
+        """Compile and link the extension, including the CUDA code for a CUDA build of torch."""
         variables = {"JUMPSTART_REQUIRE_NATIVE": "1"}
         cuda = self.run(["-c", "import torch; print(torch.version.cuda or '')"], capture=True).strip()
         if self.with_cuda and not cuda:
@@ -102,13 +100,15 @@ class Environment(NamedTuple):
         """:func:`benchmarks.matrix.probe.probe` of this environment."""
         found: dict[str, Any] = json.loads(self.run(["-m", "benchmarks.matrix.probe"], capture=True))
         if not found["operators"]["CPU"]:
-            raise SystemExit(f"{self.name}: the extension has registered no operator")
+            raise SystemExit(f"{self.name}: the extension has registered no operators")
         if found["cuda"] and found["operators"]["CUDA"] != found["operators"]["CPU"]:
-            raise SystemExit(f"{self.name}: CUDA has not the operators of the CPU: {found['operators']}")
+            raise SystemExit(
+                f"{self.name}: the operators of CUDA differ from those of the CPU: {found['operators']}"
+            )
         return found
 
     def test(self, tests: Sequence[str], workers: int) -> dict[str, Any]:
-        """Run the tests; how many passed, failed and were skipped, and in how many seconds."""
+        """Run the tests; returns the counts of passed, failed and skipped ones, and the seconds."""
         report = self.folder / "report.xml"
         report.unlink(missing_ok=True)
         words = ["-m", "pytest", "-q", "-n", str(workers), f"--junitxml={report}", *tests]
@@ -123,7 +123,7 @@ class Environment(NamedTuple):
         allowed: Sequence[int] = (0,),
     ) -> str:
         python = self.folder / "venv" / "bin" / "python"
-        path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # of ninja
+        path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # for ninja
         environment = {**os.environ, "PATH": path, **(variables or {})}
         return run([python, *words], self.sources, environment, capture, allowed)
 
@@ -135,7 +135,7 @@ def run(
     capture: bool = False,
     allowed: Sequence[int] = (0,),
 ) -> str:
-    """Run a program and give what it prints, if that is to be captured; ends with any other status."""
+    """Run a program; returns its output if captured. Exits if its status is not allowed."""
     print("$", *words, file=sys.stderr, flush=True)
     done = subprocess.run(
         [str(word) for word in words],
@@ -150,9 +150,9 @@ def run(
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """What pytest's JUnit report counts."""
+    """The counts of pytest's JUnit report."""
     suite = ElementTree.parse(path).getroot().find("testsuite")
-    assert suite is not None  # as pytest writes it
+    assert suite is not None  # pytest writes one
     total, skipped, failed, errors = (
         int(suite.attrib[name]) for name in ("tests", "skipped", "failures", "errors")
     )
@@ -165,12 +165,12 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def pinned_torch() -> str:
-    """That of the development environment."""
+    """The version of the development environment."""
     return _find(r"^torch==(.+)$", ROOT / "constraints.txt")
 
 
 def oldest_torch() -> str:
-    """That of the package's metadata."""
+    """The lowest version that the metadata allows."""
     return f"{_find(r'^dependencies = .*torch>=([0-9.]+)', ROOT / 'pyproject.toml')}.0"
 
 
@@ -182,7 +182,7 @@ def _find(pattern: str, path: Path) -> str:
 
 
 def find_python(version: str, given: Sequence[Path] = ()) -> Path:
-    """A Python of a version such as "3.12": one that is given, on the PATH, or of pyenv."""
+    """A Python of a version such as "3.12": a given one, or one on the PATH or in pyenv."""
     on_path = [Path(found) for found in (shutil.which(f"python{version}"), shutil.which("python3")) if found]
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     of_pyenv = sorted(pyenv.glob(f"versions/{version}*/bin/python"))
@@ -198,11 +198,11 @@ def find_python(version: str, given: Sequence[Path] = ()) -> Path:
 
 
 def find_cuda() -> Path:
-    """The CUDA toolkit: ``CUDA_HOME``, that of the nvcc on the PATH, or ``/usr/local/cuda``."""
+    """The CUDA toolkit: ``CUDA_HOME``, ``/usr/local/cuda``, or that of the nvcc on the PATH."""
     nvcc = shutil.which("nvcc")
     given, beside_nvcc = os.environ.get("CUDA_HOME"), nvcc and Path(nvcc).resolve().parent.parent
     for home in [given] if given else ["/usr/local/cuda", beside_nvcc]:
         if home and (Path(home) / "bin" / "nvcc").is_file():
             return Path(home)
     where = f"in CUDA_HOME, {given}" if given else "in /usr/local/cuda or on the PATH"
-    raise SystemExit(f"there is no nvcc {where}: install the CUDA toolkit, or set CUDA_HOME to where it is")
+    raise SystemExit(f"there is no nvcc {where}: install the CUDA toolkit, or set CUDA_HOME")

@@ -1,4 +1,4 @@
-"""What was built in an environment, as JSON: run by its own Python, in its copy of the sources."""
+"""Print what was built in an environment as JSON. Run by its Python in its copy of the sources."""
 
 import json
 import platform
@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from jumpstart_kernels.kernels import native
+from jumpstart_kernels.ops import native
 
 NAMESPACE = "jumpstart_kernels::"
 
 
 def operators(dispatch_key: str) -> list[str]:
-    """The project's operators that have a kernel for a dispatch key, without their namespace."""
+    """The project's operators with a kernel for a dispatch key, without their namespace."""
     names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith(NAMESPACE)]
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     return sorted(name.removeprefix(NAMESPACE) for name in names if has_kernel(name, dispatch_key))

@@ -1,1 +1,1 @@
-"""The experiments of "Unit-Centric Regularization for Efficient Deep Neural Networks", run again."""
+"""The experiments of "Unit-Centric Regularization for Efficient Deep Neural Networks", reproduced."""

@@ -1,34 +1,34 @@
-"""Runs that differ in some of their fields from a common beginning."""
+"""Runs that differ from a base run in some of their fields."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from benchmarks.paper.stack_training import Run
 from benchmarks.paper.sweep import Record, runs_of
-from benchmarks.paper.training import Run
 
 Change = Mapping[str, Any]
 RECIPES: dict[str, dict[str, Any]] = {
     "as published": {},
-    "steadied": {"initialization": "he", "max_norm": 1.0, "weight_decay": 0.003, "rate_schedule": "linear"},
+    "stabilized": {"initialization": "he", "max_norm": 1.0, "weight_decay": 0.003, "rate_schedule": "linear"},
 }
-"""How each technique is trained: Adam at a constant rate from PyTorch's initialization, or what helps it."""
+"""How networks are trained: as in the paper, or with what stabilizes the training of deep ones."""
 
 
 def combine(**fields: Iterable[Any]) -> list[Change]:
-    """Each combination of the fields' values."""
+    """Every combination of the fields' values."""
     return [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
 
 
 def runs_of_changes(base: Run, changes: Sequence[Change], seeds: int) -> tuple[Run, ...]:
-    """One run of each change and seed, in order."""
+    """One run for each seed and change, in order, without duplicates."""
     changed = [replace(base, seed=seed, **change) for seed in range(seeds) for change in changes]
     return tuple(dict.fromkeys(changed))
 
 
 def runs_with(record: Record, technique: str, change: Change) -> list[Record]:
-    """The runs of a technique that differ from the ``base`` of the settings in ``change`` alone."""
+    """The runs of a technique that differ from the settings' ``base`` only in ``change``."""
     wanted = record["settings"]["base"] | {"technique": technique} | change
     if technique != "jumpstart":
         wanted["lam"] = 0.0

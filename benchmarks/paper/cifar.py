@@ -1,9 +1,9 @@
-"""ResNet-50 on CIFAR-10: with BatchNorm and skip connections, with neither, with Jumpstart in their place.
+"""ResNet-50 on CIFAR-10: with BatchNorm and skip connections, with neither, and with Jumpstart instead.
 
     python -m benchmarks.paper.cifar --data cifar10_jpeg.npz --output benchmarks/results/paper_cifar.json
-    python -m benchmarks.paper.cifar --small --data ...    # on a CPU: as deep, few channels, few images
+    python -m benchmarks.paper.cifar --small --data ...    # for a CPU: as deep, with fewer channels
 
-The network has CIFAR's stem. Variants that the output has already are not trained again.
+The network has the 3×3 stem for CIFAR. Variants already in the output are not trained again.
 """
 
 import argparse
@@ -21,28 +21,29 @@ from torch import Tensor
 
 import jumpstart_kernels as jk
 from benchmarks.models import BLOCKS, build_resnet50
-from benchmarks.paper.images import Images, augment, load_images, standardize
+from benchmarks.paper.cifar_images import Images, augment, load_images, standardize
 from benchmarks.paper.sweep import SCHEMA, Record, continued, run_command, write
 from jumpstart_kernels.bench.machine import describe
-from jumpstart_kernels.cli_inputs import CommandError, find_device, positive
+from jumpstart_kernels.cli.errors import CommandError
+from jumpstart_kernels.cli.inputs import find_device, positive
 
 EVALUATION_BATCH = 500
-WARM_UP = 0.1  # of the steps, in which the learning rate rises
+WARM_UP = 0.1  # of the steps, for the learning rate
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A network of the comparison; its width is the multiplier of all its channels."""
+    """A network of the comparison. ``width`` multiplies the channels of all layers."""
 
     title: str
-    aids: bool = False
-    """BatchNorm and skip connections."""
+    batch_norm_skips: bool = False
+    """Whether it has BatchNorm and skip connections."""
     penalized: bool = False
     width: float = 1.0
 
 
 VARIANTS = {
-    "aids": Variant("BatchNorm and skips", aids=True),
+    "batch_norm_skips": Variant("BatchNorm and skips", batch_norm_skips=True),
     "plain": Variant("plain"),
     "jumpstart": Variant("Jumpstart", penalized=True),
     "jumpstart_1.5": Variant("Jumpstart, width × 1.5", penalized=True, width=1.5),
@@ -61,17 +62,17 @@ class Settings:
     """Weight of the penalty."""
     weight_decay: float
     max_norm: float | None
-    """To which the gradient is cut, if at all."""
+    """Of the gradient, which is clipped to it; None to leave it unclipped."""
     channels: int
-    """Of the stem, at width 1."""
+    """In the stem, at width 1."""
     blocks: tuple[int, ...]
     train: int
     test: int
     seed: int
 
 
-class Training:
-    """One variant in training."""
+class Trainer:
+    """Trains one variant."""
 
     def __init__(self, variant: Variant, settings: Settings, images: Images, device: torch.device) -> None:
         torch.manual_seed(settings.seed)
@@ -83,8 +84,8 @@ class Training:
             255 * value.to(device) for value in (scale.mean((0, 2, 3)), scale.std((0, 2, 3)))
         )
         model: Any = build_resnet50(
-            batch_norm=variant.aids,
-            skips=variant.aids,
+            batch_norm=variant.batch_norm_skips,
+            skips=variant.batch_norm_skips,
             classes=images.classes,
             cifar_stem=True,
             width=round(settings.channels * variant.width),
@@ -101,14 +102,14 @@ class Training:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate_factor)
 
     def rate_factor(self, step: int) -> float:
-        """Of the learning rate: rises linearly, then falls as a cosine."""
+        """Of the learning rate: linear warm-up, then half a cosine to 0."""
         warm_up = max(1, round(WARM_UP * self.steps))
         if step < warm_up:
             return (step + 1) / warm_up
         return (1 + math.cos(math.pi * (step - warm_up) / max(1, self.steps - warm_up))) / 2
 
     def train_epoch(self) -> dict[str, float | None]:
-        """Mean loss, without the penalty, and mean penalty; None for what is not finite."""
+        """Mean loss without the penalty, and mean penalty; None for a mean that is not finite."""
         settings = self.settings
         self.model.train()
         losses, penalties = [], []
@@ -157,20 +158,20 @@ def train_variant(
     device: torch.device,
     report: Callable[[float], object] = lambda accuracy: None,
 ) -> Record:
-    """Train one variant; ``report`` is called with the test accuracy behind each epoch."""
-    training = Training(variant, settings, images, device)
+    """Train one variant; ``report`` is called with the test accuracy after each epoch."""
+    trainer = Trainer(variant, settings, images, device)
     epochs, seconds, accuracy = [], 0.0, 0.0
     for _ in range(settings.epochs):
         begin = time.perf_counter()
-        epoch = training.train_epoch()  # waits for the device, since it gives numbers
+        epoch = trainer.train_epoch()  # synchronizes: it returns numbers
         seconds += time.perf_counter() - begin
-        accuracy = training.accuracy()
+        accuracy = trainer.accuracy()
         epochs.append({**epoch, "accuracy": accuracy})
         report(accuracy)
-    usage = jk.unit_usage(training.model, training.test_batches())
+    usage = jk.unit_usage(trainer.model, trainer.test_batches())
     return {
         **asdict(variant),
-        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "accuracy": accuracy,
         "train_seconds": round(seconds, 2),
         "epochs": epochs,
@@ -183,25 +184,27 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         prog="python -m benchmarks.paper.cifar", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--data", type=Path, required=True, metavar="FILE.npz", help="CIFAR-10 as JPEG files")
-    parser.add_argument("--only", action="append", choices=list(VARIANTS), help="a variant; may be repeated")
-    parser.add_argument("--small", action="store_true", help="defaults for a CPU: 8 channels")
-    parser.add_argument("--device", metavar="NAME", help="default: a GPU if there is one")
+    parser.add_argument(
+        "--only", action="append", choices=list(VARIANTS), help="a variant to train; may be repeated"
+    )
+    parser.add_argument("--small", action="store_true", help="use defaults for a CPU, with 8 channels")
+    parser.add_argument("--device", metavar="NAME", help="default: cuda if available")
     parser.add_argument("--epochs", type=positive, metavar="N", help="default: 30; small: 12")
     parser.add_argument("--batch-size", type=positive, metavar="N", help="default: 256; small: 50")
     parser.add_argument("--learning-rate", type=float, metavar="R", help="default: 0.001; small: 0.003")
-    parser.add_argument("--lam", type=float, default=0.1, metavar="λ", help="of the penalty; default: 0.1")
-    parser.add_argument("--weight-decay", type=float, default=0.0, metavar="W", help="Adam's; default: 0")
+    parser.add_argument("--lam", type=float, default=0.1, metavar="λ", help="penalty weight; default: 0.1")
+    parser.add_argument("--weight-decay", type=float, default=0.0, metavar="W", help="of Adam; default: 0")
     parser.add_argument(
         "--max-norm",
         type=float,
         default=1.0,
         metavar="G",
-        help="cut gradients to it, inf: do not; default: 1",
+        help="clip gradients to this norm; inf: no clipping; default: 1",
     )
-    parser.add_argument("--train", type=positive, metavar="N", help="images; default: 50000; small: 5000")
-    parser.add_argument("--test", type=positive, metavar="N", help="images; default: 10000; small: 2000")
+    parser.add_argument("--train", type=positive, metavar="N", help="default: 50000 images; small: 5000")
+    parser.add_argument("--test", type=positive, metavar="N", help="default: 10000 images; small: 2000")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="the results")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="file of the results")
     return parser.parse_args(words)
 
 
@@ -238,7 +241,9 @@ def run(arguments: argparse.Namespace, command: list[str]) -> Record:
 
     settings, device = make_settings(arguments), find_device(arguments.device)
     if settings.batch_size > settings.train:
-        raise CommandError(f"--batch-size {settings.batch_size} is more than the {settings.train} images")
+        raise CommandError(
+            f"--batch-size {settings.batch_size} is more than the {settings.train} training images"
+        )
     empty = {
         "schema": SCHEMA,
         "machine": describe(device, command),

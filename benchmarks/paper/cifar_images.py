@@ -1,4 +1,4 @@
-"""CIFAR-10 as JPEG files in one ``.npz``, decoded into memory."""
+"""CIFAR-10 from JPEG files in one ``.npz``, decoded into memory."""
 
 import io
 from pathlib import Path
@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PADDING = 4  # pixels, of which a random crop takes part
+KINDS = ("jpeg", "offsets", "labels")
+PADDING = 4  # pixels on each side, before a random crop
 
 
 class Images(NamedTuple):
@@ -29,64 +30,64 @@ class Images(NamedTuple):
 def load_images(path: Path, train: int | None = None, test: int | None = None) -> Images:
     """Decode a file with the arrays ``{train,test}_{jpeg,offsets,labels}`` and ``classes``.
 
-    Image i of a part is the bytes ``offsets[i]:offsets[i + 1]`` of its ``jpeg``.
+    Image i of a split is the bytes ``offsets[i]:offsets[i + 1]`` of its ``jpeg``.
 
     Args:
         path: the ``.npz``.
-        train: how many of the training images, the first ones; all by default.
-        test: likewise of the test images.
+        train: how many training images, from the first; all by default.
+        test: how many test images, likewise.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: an array is missing, or there are fewer images than asked for.
+        FileNotFoundError: the file does not exist.
+        ValueError: an array is missing, or there are fewer images than requested.
     """
     import numpy
 
     with numpy.load(path) as arrays:
-        wanted = [f"{part}_{kind}" for part in ("train", "test") for kind in ("jpeg", "offsets", "labels")]
+        wanted = [f"{split}_{kind}" for split in ("train", "test") for kind in KINDS]
         missing = [name for name in (*wanted, "classes") if name not in arrays]
         if missing:
             raise ValueError(f"{path} must have the array {missing[0]!r}; it has {', '.join(arrays.files)}")
-        parts = [
-            _decode(path, part, count, *(arrays[f"{part}_{kind}"] for kind in ("jpeg", "offsets", "labels")))
-            for part, count in (("train", train), ("test", test))
+        decoded = [
+            _decode(path, split, count, *(arrays[f"{split}_{kind}"] for kind in KINDS))
+            for split, count in (("train", train), ("test", test))
         ]
-        return Images(*parts[0], *parts[1], len(arrays["classes"]))
+        return Images(*decoded[0], *decoded[1], len(arrays["classes"]))
 
 
-def _decode(path: Path, part: str, count: int | None, jpeg, offsets, labels) -> tuple[Tensor, Tensor]:
+def _decode(path: Path, split: str, count: int | None, jpeg, offsets, labels) -> tuple[Tensor, Tensor]:
     import numpy
     from PIL import Image
 
-    there = len(labels)
-    if count is not None and count > there:
-        raise ValueError(f"{path} has {there:,} {part} images, fewer than the {count:,} asked for")
+    available = len(labels)
+    if count is not None and count > available:
+        raise ValueError(f"{path} has {available:,} {split} images, fewer than the {count:,} requested")
     images = numpy.stack(
         [
             numpy.asarray(Image.open(io.BytesIO(jpeg[offsets[i] : offsets[i + 1]].tobytes())).convert("RGB"))
-            for i in range(there if count is None else count)
+            for i in range(available if count is None else count)
         ]
     )
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels[:count]).long()
 
 
 def standardize(images: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """uint8 ``[N, 3, H, W]`` to float32, by the mean and the standard deviation of each channel, ``[3]``."""
+    """uint8 ``[N, 3, H, W]`` to float32, with the mean and standard deviation of each channel, ``[3]``."""
     return (images.float() - mean[:, None, None]) / deviation[:, None, None]
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Crops from images padded by ``PADDING``, half of them mirrored; ``[N, C, H, W]`` as before.
+    """Random crops of the padded images, half of them flipped horizontally: ``[N, C, H, W]``.
 
     Args:
-        generator: on the CPU, so that all devices see the same.
+        generator: on the CPU, so that every device sees the same crops.
     """
     count, _, height, width = images.shape
     padded = F.pad(images, [PADDING] * 4)
     top, left = torch.randint(2 * PADDING + 1, (2, count, 1), generator=generator).to(images.device)
-    mirrored = torch.rand(count, 1, generator=generator).to(images.device) < 0.5
+    flipped = torch.rand(count, 1, generator=generator).to(images.device) < 0.5
     rows = torch.arange(height, device=images.device) + top  # [N, H]
     columns = torch.arange(width, device=images.device)
-    columns = torch.where(mirrored, width - 1 - columns, columns) + left  # [N, W]
-    numbers = torch.arange(count, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[numbers, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+    columns = torch.where(flipped, width - 1 - columns, columns) + left  # [N, W]
+    index = torch.arange(count, device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)

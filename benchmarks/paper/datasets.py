@@ -1,20 +1,20 @@
-"""The tabular data sets on which the paper is run again: four of scikit-learn, fourteen of UCI.
+"""The tabular data sets of the paper: four from scikit-learn, fourteen from UCI.
 
-What is done to each of them alike:
+All are preprocessed alike:
 
 | | |
 |---|---|
-| identifiers | left out |
-| rows that repeat another one in all features and in the class | removed before the split |
-| rows of the same features with different classes | stay, and may come into different parts |
-| split | two thirds for training, a third for the test, stratified, shuffled by the seed |
-| nominal values | one column for each value; a missing value is one more value |
-| missing numbers | the median of the training part |
-| scale | every column to mean 0 and variance 1 on the training part; a column constant there becomes 0 |
-| values that the training part lacks | 0 in all columns of the training part's values, before scaling |
+| identifiers | dropped |
+| rows that equal another one in all features and the class | removed before the split |
+| rows with equal features but different classes | kept, possibly in different splits |
+| split | two thirds for training, one third for the test; stratified, shuffled by the seed |
+| nominal values | one-hot; a missing value is one more value |
+| missing numbers | imputed by the median of the training split |
+| scale | mean 0 and variance 1 on the training split; columns that are constant there become 0 |
+| nominal values missing from the training split | 0 in all one-hot columns, before scaling |
 
-The choices for a single data set are the notes of :mod:`benchmarks.paper.descriptions`; :func:`describe`
-gives them with the counts.
+What is particular to a data set is in the notes of :mod:`benchmarks.paper.uci_descriptions`; :func:`describe`
+returns them with the counts.
 """
 
 from collections import Counter
@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.paper import files
-from benchmarks.paper.descriptions import UCI
+from benchmarks.paper import uci_files
+from benchmarks.paper.uci_descriptions import UCI
 from jumpstart_kernels.demo.data import Data
 
 if TYPE_CHECKING:
     import numpy
 
-TEST_PART = 1 / 3
-SMALLEST_CLASS = 3  # rows: at least one for the test and one for the training
+TEST_SHARE = 1 / 3
+SMALLEST_CLASS = 3  # rows, for at least one in each split
 MOONS = {"n_samples": 500, "noise": 0.1, "random_state": 0}
 SCIKIT_LEARN = {"wine": "Wine", "iris": "Iris", "breast_cancer": "Breast Cancer", "moons": "Two Moons"}
 TITLES: dict[str, str] = SCIKIT_LEARN | {name: description.title for name, description in UCI.items()}
@@ -40,40 +40,40 @@ TITLES: dict[str, str] = SCIKIT_LEARN | {name: description.title for name, descr
 
 @dataclass(frozen=True)
 class Table:
-    """A data set without repeats, before it is split.
+    """A data set without duplicates, before the split.
 
     Attributes:
         rows: ``[N, columns]``, an object array: floats (None for a missing one), strings in nominal columns.
         labels: ``[N]``, int64, from 0.
-        nominal: which columns of ``rows`` are nominal, counted from 0.
-        repeats: how many rows were removed because an earlier one has the same features and class.
+        nominal: indices of the nominal columns of ``rows``.
+        duplicates: number of rows removed because an earlier one has the same features and class.
     """
 
     rows: "numpy.ndarray"
     labels: "numpy.ndarray"
     nominal: tuple[int, ...]
-    repeats: int
+    duplicates: int
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a data set consists of. Everything but ``rows`` is counted after the removal of repeats.
+    """Counts of a data set. All but ``rows`` are taken after duplicates are removed.
 
     Attributes:
         title: its name.
-        rows: those of the files, repeats included.
-        repeats: how many of them were removed.
-        features: columns after the encoding, of all rows. A split whose training part lacks a nominal value
-            has fewer.
+        rows: rows of the files, duplicates included.
+        duplicates: how many of them were removed.
+        features: columns after the encoding of all rows. A training split that lacks a nominal value has
+            fewer.
         classes: number of classes.
         majority: the share of the most frequent class.
-        missing: missing cells of the features, nominal ones included.
-        note: choices that the files leave open.
+        missing: missing cells in the features, nominal ones included.
+        note: preprocessing that the files leave open.
     """
 
     title: str
     rows: int
-    repeats: int
+    duplicates: int
     features: int
     classes: int
     majority: float
@@ -82,30 +82,32 @@ class Summary:
 
 
 def names(folder: Path | None = None) -> list[str]:
-    """The data sets that can be loaded: scikit-learn's, and UCI's if all their files are in ``folder``.
+    """The available data sets: scikit-learn's, and those of UCI whose files are all in ``folder``.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: the folder does not exist.
     """
     if folder is None:
         return list(SCIKIT_LEARN)
-    files.check_folder(folder)
-    there = [name for name, known in UCI.items() if all((folder / file).is_file() for file in known.files)]
-    return [*SCIKIT_LEARN, *there]
+    uci_files.check_folder(folder)
+    available = [
+        name for name, known in UCI.items() if all((folder / file).is_file() for file in known.files)
+    ]
+    return [*SCIKIT_LEARN, *available]
 
 
 def load_split(name: str, seed: int, folder: Path | None = None) -> Data:
-    """A data set with a third of it for the test, encoded and standardized by its training part alone.
+    """A data set split into training and test rows, encoded and standardized on the training rows alone.
 
     Args:
         name: a key of ``TITLES``.
         seed: of the split, in ``[0, 2**32 - 1]``.
-        folder: where UCI's files are, under UCI's names. scikit-learn's data sets need none.
+        folder: folder of UCI's files, under UCI's names; not needed for scikit-learn's data sets.
 
     Raises:
-        ValueError: an argument is out of range, a line of a file is wrong (the message names both), or a
+        ValueError: an argument is out of range, a line of a file is malformed (the message names both), or a
             class has fewer than 3 rows.
-        FileNotFoundError: there is no such folder, or a file is not in it.
+        FileNotFoundError: the folder, or a file in it, does not exist.
         ImportError: scikit-learn is not installed.
     """
     if not 0 <= seed < 2**32:
@@ -114,13 +116,13 @@ def load_split(name: str, seed: int, folder: Path | None = None) -> Data:
     from sklearn.model_selection import train_test_split
 
     train, test, y_train, y_test = train_test_split(
-        table.rows, table.labels, test_size=TEST_PART, stratify=table.labels, random_state=seed
+        table.rows, table.labels, test_size=TEST_SHARE, stratify=table.labels, random_state=seed
     )
     encoder = make_encoder(table).fit(train)
     x_train, x_test = encoder.transform(train), encoder.transform(test)
     constant = (x_train == x_train[0]).all(0)
     for part in (x_train, x_test):
-        part[:, constant] = 0  # the scaler leaves it what it is, up to the mean
+        part[:, constant] = 0  # the scaler only centers it
     return Data(
         TITLES[name],
         torch.from_numpy(x_train).float(),
@@ -131,7 +133,7 @@ def load_split(name: str, seed: int, folder: Path | None = None) -> Data:
 
 
 def describe(name: str, folder: Path | None = None) -> Summary:
-    """The counts of a data set, for a table. Arguments and errors are those of :func:`load_split`."""
+    """The counts of a data set. Arguments and errors as in :func:`load_split`."""
     table = load_table(name, folder)
     description = UCI.get(name)
     marker = description.missing if description else None
@@ -141,8 +143,8 @@ def describe(name: str, folder: Path | None = None) -> Summary:
     counts = Counter(table.labels.tolist())
     return Summary(
         title=TITLES[name],
-        rows=len(table.rows) + table.repeats,
-        repeats=table.repeats,
+        rows=len(table.rows) + table.duplicates,
+        duplicates=table.duplicates,
         features=make_encoder(table).fit_transform(table.rows).shape[1],
         classes=len(counts),
         majority=max(counts.values()) / len(table.labels),
@@ -152,7 +154,7 @@ def describe(name: str, folder: Path | None = None) -> Summary:
 
 
 def load_table(name: str, folder: Path | None = None) -> Table:
-    """All rows of a data set, as they are but for the repeats; errors as in :func:`load_split`."""
+    """All distinct rows of a data set, not encoded yet. Errors as in :func:`load_split`."""
     if name not in TITLES:
         raise ValueError(f"name must be one of {', '.join(map(repr, TITLES))}, got {name!r}")
     nominal: tuple[int, ...] = ()
@@ -161,7 +163,7 @@ def load_table(name: str, folder: Path | None = None) -> Table:
     elif folder is None:
         raise ValueError(f"folder must be the folder of UCI's files for {name!r}, got None")
     else:
-        rows, labels = files.read(UCI[name], folder)
+        rows, labels = uci_files.read(UCI[name], folder)
         places = {column: place for place, column in enumerate(UCI[name].features)}
         nominal = tuple(places[column] for column in UCI[name].nominal)
     import numpy
@@ -179,12 +181,12 @@ def load_table(name: str, folder: Path | None = None) -> Table:
         rows=numpy.array([row for row, _ in distinct], dtype=object),
         labels=numpy.array([label for _, label in distinct], dtype=numpy.int64),
         nominal=nominal,
-        repeats=len(rows) - len(distinct),
+        duplicates=len(rows) - len(distinct),
     )
 
 
 def make_encoder(table: Table) -> Any:
-    """An unfitted pipeline of scikit-learn from the rows of a table to float64 columns of one scale."""
+    """An unfitted scikit-learn pipeline from the rows of a table to standardized float64 columns."""
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
@@ -200,7 +202,7 @@ def make_encoder(table: Table) -> Any:
     return make_pipeline(columns, StandardScaler())
 
 
-def _load_scikit_learn(name: str) -> tuple[list[tuple[files.Cell, ...]], list[int]]:
+def _load_scikit_learn(name: str) -> tuple[list[tuple[uci_files.Cell, ...]], list[int]]:
     from sklearn import datasets
 
     if name == "moons":

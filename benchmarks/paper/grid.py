@@ -1,9 +1,9 @@
-"""The papers' grids of depths and widths: which networks train, of which technique.
+"""The papers' grids of depths and widths: which networks train with which technique.
 
     python -m benchmarks.paper.grid moons --output benchmarks/results/paper_moons.json
     python -m benchmarks.paper.grid digits --data FOLDER --output benchmarks/results/paper_digits.json
 
-Digits without ``--data`` are those that scikit-learn has, a third of UCI's. A sweep that was stopped goes on.
+Without ``--data``, digits are those of scikit-learn, a third of UCI's. An interrupted sweep resumes.
 """
 
 import argparse
@@ -16,9 +16,9 @@ import torch
 
 from benchmarks.paper.changes import RECIPES, Change, runs_of_changes
 from benchmarks.paper.datasets import load_table
+from benchmarks.paper.stack_training import Run, Schedule, train
 from benchmarks.paper.sweep import Record, run_command, sweep
-from benchmarks.paper.training import Run, Schedule, train
-from jumpstart_kernels.cli_inputs import positive
+from jumpstart_kernels.cli.inputs import positive
 from jumpstart_kernels.demo.data import Data
 
 TECHNIQUES = ("jumpstart", "batch_norm", "plain")
@@ -26,7 +26,7 @@ MOONS, MOONS_NOISE = (85, 43), 0.1  # training and validation points
 
 
 def make_moons(seed: int, folder: Path | None = None) -> Data:
-    """Other points for each seed, in scikit-learn's own scale."""
+    """Different points for each seed, in scikit-learn's own scale."""
     from sklearn import datasets
 
     train, validation = MOONS
@@ -38,7 +38,7 @@ def make_moons(seed: int, folder: Path | None = None) -> Data:
 def load_digits(seed: int, folder: Path | None = None) -> Data:
     """Digits of 8×8 pixels in ``[-1, 1]``, a third of them for validation.
 
-    UCI's optdigits of a folder, or the part of them that scikit-learn has.
+    UCI's optdigits from a folder, or the third of them that scikit-learn has.
     """
     from sklearn import datasets
     from sklearn.model_selection import train_test_split
@@ -55,21 +55,21 @@ def load_digits(seed: int, folder: Path | None = None) -> Data:
 
 @dataclass(frozen=True)
 class Problem:
-    """Data, and how networks are trained on them."""
+    """A data set, and how networks are trained on it."""
 
     load: Callable[[int, Path | None], Data]
-    """By the seed, and the folder of UCI's files."""
+    """Takes the seed, and the folder of UCI's files."""
     depths: tuple[int, ...]
     widths: tuple[int, ...]
     learning_rate: float
     lams: tuple[float, ...]
-    """Jumpstart's."""
+    """Of Jumpstart."""
     epochs: int
     batch_size: int
     evaluations: int
     seeds: int
     recipes: Mapping[str, Change]
-    """How each technique is trained."""
+    """Every technique is trained with each."""
 
 
 PROBLEMS = {
@@ -97,7 +97,7 @@ PROBLEMS = {
         seeds=2,
         recipes={
             "as published": RECIPES["as published"],
-            "steadied, no weight decay": RECIPES["steadied"] | {"weight_decay": 0.0},
+            "stabilized, no weight decay": RECIPES["stabilized"] | {"weight_decay": 0.0},
         },
     ),
 }
@@ -105,7 +105,7 @@ PROBLEMS = {
 
 @dataclass(frozen=True)
 class Task:
-    """Networks of one shape and technique, trained at once."""
+    """Networks of one shape and technique, trained as one stack."""
 
     problem: str
     folder: Path | None
@@ -136,7 +136,7 @@ def work(task: Task) -> list[Record]:
     place = {"depth": task.depth, "width": task.width}
     records = [place | asdict(run) | outcome.record() for run, outcome in zip(runs, outcomes, strict=True)]
     for record in records:
-        del record["curve"]  # of so many networks they would be most of the file
+        del record["curve"]  # for so many networks it would be most of the file
     return records
 
 
@@ -144,16 +144,16 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.paper.grid", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("problem", choices=list(PROBLEMS), help="moons: tables; digits: convolutions")
+    parser.add_argument("problem", choices=list(PROBLEMS), help="moons: linear layers; digits: convolutions")
     parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="of files in UCI's own format, for digits"
+        "--data", type=Path, metavar="FOLDER", help="folder of files in UCI's format, for digits"
     )
     parser.add_argument("--depth", type=positive, action="append", metavar="N", help="may be repeated")
     parser.add_argument("--width", type=positive, action="append", metavar="N", help="may be repeated")
-    parser.add_argument("--seeds", type=positive, metavar="N", help="networks of each shape and technique")
-    parser.add_argument("--epochs", type=positive, metavar="N", help="of each training")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="seeds of each shape and technique")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="epochs of each run")
     parser.add_argument("--jobs", type=positive, default=2, metavar="N", help="processes; default: 2")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="the results")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="file of the results")
     return parser.parse_args(words)
 
 

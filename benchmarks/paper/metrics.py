@@ -1,4 +1,4 @@
-"""How techniques compare over data sets, each by its best run: the paper's four global metrics, ranks."""
+"""Comparison of techniques over data sets by their best runs: the paper's four global metrics, and ranks."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from benchmarks.paper.sweep import Record
 
-DIGITS = 7  # of a mean, so that equal counts are equal
+DIGITS = 7  # of a mean accuracy, so that equal counts compare as equal
 Best = Mapping[str, Mapping[str, Record]]  # by data set and technique
 Accuracies = Mapping[str, Mapping[str, float]]  # by technique and data set
 
@@ -15,9 +15,9 @@ class Global(NamedTuple):
     """The four metrics of one technique."""
 
     dead: float
-    """Area under the curve: fraction of the data sets whose dead unit ratio exceeds t, for t from 0 to 1."""
+    """Area under the curve "fraction of the data sets whose dead unit ratio exceeds t", t from 0 to 1."""
     linear: float
-    """Likewise for linear units."""
+    """The same for linear units."""
     trainability: float
     """See :func:`trainability`."""
     convergence: float
@@ -31,13 +31,13 @@ class Pair(NamedTuple):
     draws: int
     losses: int
     p_value: float
-    """Of Wilcoxon's signed-rank test, two-sided; 1 where all are draws."""
+    """Of Wilcoxon's two-sided signed-rank test; 1 if all are draws."""
 
 
 def best_runs(runs: Sequence[Record], seed: int) -> dict[str, dict[str, Record]]:
-    """The best test accuracy of each data set and technique, as the paper chooses; dead and linear units.
+    """The best test accuracy for each data set and technique, as in the paper, with dead and linear units.
 
-    Of several runs that have it, the means of their dead and of their linear units.
+    If several runs reach it, their shares of dead and of linear units are averaged.
     """
     groups: dict[str, dict[str, list[Record]]] = {}
     for run in runs:
@@ -56,9 +56,9 @@ def _best(runs: Sequence[Record]) -> Record:
 
 
 def global_metrics(best: Best) -> dict[str, Global]:
-    """Of each technique.
+    """The metrics of each technique.
 
-    The area under the fraction of values that exceed t, over t from 0 to 1, is their mean.
+    The area under "fraction of the values that exceed t", t from 0 to 1, is the mean of the values.
     """
     accuracies = mean_accuracies([best])
     found = {}
@@ -90,7 +90,7 @@ def convergence(accuracies: Accuracies, technique: str) -> float:
 
 
 def mean_accuracies(bests: Sequence[Best]) -> dict[str, dict[str, float]]:
-    """By technique and data set, over the seeds; equal where as many rows were right."""
+    """By technique and data set, over the seeds; equal if as many rows were right."""
     techniques = list(next(iter(bests[0].values())))
     return {
         technique: {
@@ -102,7 +102,7 @@ def mean_accuracies(bests: Sequence[Best]) -> dict[str, dict[str, float]]:
 
 
 def mean_ranks(accuracies: Accuracies) -> dict[str, float]:
-    """Of each technique over the data sets; 1 is the best, equals share their ranks."""
+    """Of each technique over the data sets. 1 is the best; ties share their mean rank."""
     from scipy.stats import rankdata
 
     techniques, names = list(accuracies), list(next(iter(accuracies.values())))
@@ -111,7 +111,7 @@ def mean_ranks(accuracies: Accuracies) -> dict[str, float]:
 
 
 def compare(one: Mapping[str, float], other: Mapping[str, float]) -> Pair:
-    """Accuracies of two techniques by data set."""
+    """Compare two techniques by their accuracies on the data sets."""
     from scipy.stats import wilcoxon
 
     differences = [round(one[name] - other[name], DIGITS) for name in one]

@@ -1,4 +1,4 @@
-"""The papers' networks, one at a time: rectangles of equal layers, with what makes deep ones train or not."""
+"""The papers' networks: layers of equal width, with the techniques that may make deep ones trainable."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from torch.nn.functional import gelu
 import jumpstart_kernels as jk
 
 TECHNIQUES = {
-    "plain": "ReLU alone",
+    "plain": "ReLU only",
     "batch_norm": "BatchNorm before each ReLU",
     "skips": "a skip connection over every two layers",
-    "gelu": "GELU in the place of ReLU",
+    "gelu": "GELU instead of ReLU",
     "jumpstart": "ReLU with the penalty",
 }
 SKIPPED = 2  # layers under a skip connection
@@ -25,15 +25,15 @@ INITIALIZATIONS: dict[str, Callable[[Tensor], object] | None] = {
     "xavier": nn.init.xavier_normal_,
     "orthogonal": partial(nn.init.orthogonal_, gain=nn.init.calculate_gain("relu")),
 }
-"""Of the layers' weights by name, with biases of zero; PyTorch's own, also of biases, for None."""
+"""Of the layers' weights, by name; biases are zero. None: PyTorch's own initialization of both."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a rectangle: ``depth`` layers of ``width`` units under a linear classifier.
+    """``depth`` layers of ``width`` units and a linear classifier.
 
-    ``image`` is whether the layers are 3×3 convolutions; the classifier then sees the mean and the maximum of
-    each channel.
+    With ``image`` the layers are 3×3 convolutions, and the classifier sees the mean and the maximum of each
+    channel.
     """
 
     depth: int
@@ -45,12 +45,12 @@ class Shape:
 
 
 class Rectangle(nn.Module):
-    """One network.
+    """A network whose layers all have the same width.
 
     Args:
         shape: of the network.
         technique: a name in :data:`TECHNIQUES`.
-        initialization: a name in :data:`INITIALIZATIONS`. The classifier has PyTorch's own.
+        initialization: a name in :data:`INITIALIZATIONS`. The classifier keeps PyTorch's own.
 
     Raises:
         ValueError: unknown technique or initialization.
@@ -60,7 +60,7 @@ class Rectangle(nn.Module):
         check_technique(technique)
         if initialization not in INITIALIZATIONS:
             names = ", ".join(map(repr, INITIALIZATIONS))
-            raise ValueError(f"initialization must be of {names}, got {initialization!r}")
+            raise ValueError(f"initialization must be one of {names}, got {initialization!r}")
         super().__init__()
         self.shape, self.technique = shape, technique
         sizes = [shape.features] + [shape.width] * shape.depth
@@ -99,9 +99,9 @@ class Rectangle(nn.Module):
 
 def check_technique(technique: str) -> None:
     if technique not in TECHNIQUES:
-        raise ValueError(f"technique must be of {', '.join(map(repr, TECHNIQUES))}, got {technique!r}")
+        raise ValueError(f"technique must be one of {', '.join(map(repr, TECHNIQUES))}, got {technique!r}")
 
 
 def activate(x: Tensor, technique: str) -> Tensor:
-    """What the units of a technique do, but for Jumpstart's statistics."""
+    """The activation function of a technique, without Jumpstart's statistics."""
     return gelu(x) if technique == "gelu" else torch.relu(x)

@@ -1,7 +1,7 @@
-"""Many networks of one shape trained at once, as one: what a thin network costs is the number of calls.
+"""Many networks of one shape trained as one, since a thin network is bound by the number of calls.
 
-Activations are ``[K, width, N]``, of images ``[N, K · width, H, W]``, for K networks. Nothing passes from one
-network to another, so that each trains as it would alone; the tests compare them.
+Activations of K networks are ``[K, width, N]``, or ``[N, K · width, H, W]`` for images. Nothing passes from
+one network to another, so each trains as it would alone; the tests compare the two.
 """
 
 import math
@@ -13,25 +13,25 @@ from torch import Tensor, nn
 
 from benchmarks.paper.networks import SKIPPED, Rectangle, activate
 from jumpstart_kernels.functional import run_layer
-from jumpstart_kernels.penalty import penalty_weights
+from jumpstart_kernels.penalties.reduction import penalty_weights
 
-CHANNELS = 8  # of a group of a convolution, the fewest that are fast
+CHANNELS = 8  # of a convolution's group: fewer are slow
 MARGIN = 1.0
 SIGN_BALANCE = 0.5  # of the penalty
 
 
 class Stack(nn.Module):
-    """The networks, which begin with the same parameters as those given.
+    """Networks trained as one, initialized with the parameters of those given.
 
     Args:
         networks: of one shape and one technique.
-        penalties: ``reduction`` and ``terms`` of each network's, as :func:`jumpstart_kernels.penalty` has
-            them; its defaults if not given.
-        share_groups: whether thin convolutions of several networks are one, which is faster. A network that
-            is no longer finite then spoils those beside it.
+        penalties: ``reduction`` and ``terms`` of each network's penalty, as in
+            :func:`jumpstart_kernels.penalty`, whose defaults are the default.
+        share_groups: whether the thin convolutions of several networks share a group, which is faster. A
+            network whose values are no longer finite then corrupts the others in its group.
 
     Raises:
-        ValueError: none, or of different shapes or techniques.
+        ValueError: no networks, or different shapes or techniques.
     """
 
     def __init__(
@@ -60,23 +60,23 @@ class Stack(nn.Module):
         self.head_bias = nn.Parameter(torch.stack([head.bias.detach() for head in heads]))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits and penalties.
+        """Logits and penalties of all networks.
 
         Args:
             x: ``[K, features, N]``, or images ``[N, K · channels, H, W]``.
 
         Returns:
-            Logits ``[K, classes, N]``; the penalty of each network ``[K]``, of Jumpstart in training,
-            else None.
+            Logits ``[K, classes, N]``, and the penalty of each network, ``[K]``: None unless the technique is
+            Jumpstart and the stack is in training mode.
         """
-        of_units: list[Tensor] = []  # of each layer: extrema of units [2, K · width + 1]
-        of_points: list[Tensor] = []  # and of points [2, width + K · N]
+        of_units: list[Tensor] = []  # for each layer, extrema of units [2, K · width + 1]
+        of_points: list[Tensor] = []  # for each layer, extrema of points [2, width + K · N]
 
         def regularized_relu(x: Tensor) -> Tensor:
             by_unit, by_point = self.views(x)
-            output, _, extrema, _, _ = run_layer(by_unit, 1, "sample", MARGIN, "single", False)
+            output, _, extrema, _, _ = run_layer(by_unit, "relu", 0.0, 1, "sample", MARGIN, "single", False)
             of_units.append(extrema)
-            _, _, extrema, _, _ = run_layer(by_point, 1, self.points, MARGIN, "single", False)
+            _, _, extrema, _, _ = run_layer(by_point, "relu", 0.0, 1, self.points, MARGIN, "single", False)
             of_points.append(extrema)
             return output.view_as(x)
 
@@ -89,7 +89,7 @@ class Stack(nn.Module):
         return logits, self.penalty(of_units, of_points) if regularized else None
 
     def penalty(self, of_units: list[Tensor], of_points: list[Tensor]) -> Tensor:
-        """Each network's, ``[K]``, as :func:`jumpstart_kernels.penalty` reduces its slacks."""
+        """The penalty of each network, ``[K]``, as :func:`jumpstart_kernels.penalty` reduces its slacks."""
         width = self.shape.width
         units = torch.stack(of_units)[:, :, : self.count * width]
         points = torch.stack(of_points)[:, :, width:]
@@ -107,21 +107,21 @@ class Stack(nn.Module):
         ]
         penalty = (torch.stack(sums, dim=1) * sums[0].new_tensor(weights)).sum(1)
         square_root = torch.tensor([reduction == "norm" for reduction, _ in self.penalties])
-        least = torch.finfo(penalty.dtype).tiny  # below it the gradient is zero, not infinite
+        least = torch.finfo(penalty.dtype).tiny  # clamped, the gradient of the root at 0 is zero
         return torch.where(square_root, penalty.clamp(min=least).sqrt(), penalty)
 
     def views(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``x`` as an activation whose units are those of all networks, and as one whose points are."""
+        """``x`` with the units of all networks as its units, and ``x`` with their points as its points."""
         if self.shape.image:
             return x, x.unflatten(1, (self.count, -1)).flatten(0, 1)
         return x.flatten(0, 1)[None], x
 
     def arrange(self, x: Tensor) -> Tensor:
-        """``[K, N, features]`` or ``[K, N, channels, H, W]`` as :meth:`forward` takes them."""
+        """Rearrange ``[K, N, features]`` or ``[K, N, channels, H, W]`` for :meth:`forward`."""
         return x.transpose(0, 1).flatten(1, 2) if self.shape.image else x.mT.contiguous()
 
     def run(self, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-        """The last layer's activations."""
+        """The activations of the last layer."""
         skipped = None
         for depth in range(self.shape.depth):
             x = activation(self.pre_activation(x, depth))
@@ -157,17 +157,17 @@ class Stack(nn.Module):
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, count: int, channels: int = CHANNELS) -> Tensor:
-    """3×3 convolutions of ``count`` networks, each of its own channels.
+    """3×3 convolutions of ``count`` networks, each on its own channels.
 
-    Networks of few channels share a group, with weights of zero from one to another: to what is finite these
-    add nothing, and a group of 2 or 4 channels takes three times as long.
+    Networks of few channels share a group, with zero weights between networks: these add nothing to finite
+    values, while a group of 2 or 4 channels would take three times as long.
 
     Args:
         x: ``[N, count · inputs, H, W]``.
         weight: ``[count · width, inputs, 3, 3]``.
         bias: ``[count · width]``.
-        count: of networks.
-        channels: of a group that networks share.
+        count: number of networks.
+        channels: of a shared group.
     """
     inputs = weight.shape[1]
     width = len(weight) // count

@@ -1,4 +1,4 @@
-"""Training of stacks: a run is one network, with its own split, initialization, rate and λ."""
+"""Training of a stack of networks. A run is one network, with its own split, initialization, rate and λ."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ from jumpstart_kernels.schedules import (
     SequentialPenalty,
 )
 
-EVALUATIONS = 20  # of a training, unless told
-DIGITS = 10  # of a stored fraction, so that equal counts stay equal in means
+EVALUATIONS = 20  # of a run, by default
+DIGITS = 10  # of a stored fraction, so that equal counts have equal means
 CURVE_DIGITS = 4
 
 
@@ -35,18 +35,18 @@ LAM_SCHEDULES: dict[str, Callable[[float, int], PenaltySchedule]] = {
         [ConstantPenalty(lam), ConstantPenalty(0.0)], [steps // 2]
     ),
 }
-"""Of λ by name, given λ and the number of steps."""
+"""Makes the schedule of λ, given λ and the number of steps."""
 RATE_SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "linear": lambda done: 1 - done,
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
 }
-"""Factor of the learning rate by name, given which part of the steps is done."""
+"""Factor of the learning rate, given the fraction of the steps that is done."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained. Networks of one seed have the same split, the same first parameters and batches."""
+    """A network and its hyperparameters. Runs of one seed share split, initial weights and batches."""
 
     technique: str
     seed: int
@@ -54,15 +54,15 @@ class Run:
     lam: float = 0.0
     """Weight of the penalty."""
     max_norm: float | None = None
-    """To which the gradient is cut, if at all."""
+    """To which the gradient is clipped; None: no clipping."""
     weight_decay: float = 0.0
-    """As PyTorch's Adam has it: the weights, times this, are added to their gradients."""
+    """Of PyTorch's Adam: the weights, times this, are added to their gradients."""
     initialization: str = "pytorch"
     """A name in :data:`benchmarks.paper.networks.INITIALIZATIONS`."""
     reduction: str = "balanced"
-    """Of the penalty, as :func:`jumpstart_kernels.penalty` has it."""
+    """Of the penalty, see :func:`jumpstart_kernels.penalty`."""
     terms: str = "full"
-    """Likewise."""
+    """Of the penalty."""
     rate_schedule: str = "constant"
     """A name in :data:`RATE_SCHEDULES`."""
     lam_schedule: str = "constant"
@@ -71,7 +71,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long: ``epochs``, or ``steps`` if that is less, by Adam in batches of ``batch_size``."""
+    """How long to train: for ``epochs`` or for ``steps``, whichever is shorter."""
 
     epochs: int = 4000
     steps: int = 4000
@@ -81,27 +81,27 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run."""
+    """The result of a run."""
 
     accuracy: float
-    """On the test part behind the last step."""
-    kept_accuracy: float
-    """On the test part, at the evaluation of the least loss (without the penalty) on the training part."""
+    """On the test split after the last step."""
+    lowest_loss_accuracy: float
+    """On the test split, at the evaluation with the lowest training loss (without the penalty)."""
     train_accuracy: float
-    """On the training part behind the last step."""
+    """On the training split after the last step."""
     dead: float
-    """Fraction of the units that are dead on the test part behind the last step; one that is NaN counts."""
+    """Fraction of units that are dead on the test split after the last step; NaN counts as dead."""
     linear: float
-    """Likewise, of linear ones."""
+    """Fraction of units that are linear there."""
     train_dead: float
     train_linear: float
     diverged: float
-    """1 if the loss behind the last step is infinite or NaN, else 0. What is not finite counts as wrong."""
+    """1 if the loss after the last step is infinite or NaN, else 0. Infinite or NaN logits count as wrong."""
     curve: tuple[float, ...]
     """Test accuracy at each evaluation."""
 
     def record(self) -> dict[str, Any]:
-        """For JSON, rounded."""
+        """Rounded, for JSON."""
         numbers = {field.name: round(getattr(self, field.name), DIGITS) for field in fields(self)[:-1]}
         return {**numbers, "curve": [round(value, CURVE_DIGITS) for value in self.curve]}
 
@@ -114,20 +114,20 @@ def train(
     schedule: Schedule,
     share_groups: bool = True,
 ) -> list[Outcome]:
-    """Train networks of one technique at once.
+    """Train networks of one technique as a stack.
 
     Args:
         runs: of one technique.
-        data: of each run, with the same numbers of rows, features and classes. Features may be those of a
-            table, ``[N, features]``, or images, ``[N, channels, H, W]``, which have 3×3 convolutions.
-        depth: layers.
-        width: units of each.
-        schedule: how long.
-        share_groups: of convolutions, see :class:`Stack`. If a network is no longer finite, all are trained
-            anew without, since it may have spoilt those that share its groups.
+        data: for each run, with equal numbers of rows, features and classes. Inputs are ``[N, features]``,
+            or images ``[N, channels, H, W]``, which are trained by 3×3 convolutions.
+        depth: number of layers.
+        width: units of each layer.
+        schedule: how long to train.
+        share_groups: see :class:`Stack`. If a network diverges, all are trained again without it, since the
+            others in its groups may be corrupted.
 
     Raises:
-        ValueError: runs or data that cannot be trained as one.
+        ValueError: runs or data that cannot be stacked.
     """
     if len({run.technique for run in runs}) != 1 or len(runs) != len(data):
         raise ValueError("runs must be of one technique, with data for each")
@@ -167,11 +167,11 @@ def train(
     by_evaluation = torch.stack(losses)  # [evaluations, K]
     diverged = ~by_evaluation[-1].isfinite()
     accuracies = torch.stack(curve)  # [evaluations, K]
-    kept = accuracies.gather(0, by_evaluation.nan_to_num(nan=math.inf).argmin(0)[None])[0]
+    at_lowest_loss = accuracies.gather(0, by_evaluation.nan_to_num(nan=math.inf).argmin(0)[None])[0]
     shares, train_shares = unit_shares(stack, x_test), unit_shares(stack, x_train)
     columns = (
         accuracies[-1],
-        kept,
+        at_lowest_loss,
         accuracy(stack, x_train, y),
         *shares,
         *train_shares,
@@ -182,19 +182,19 @@ def train(
 
 
 def make_network(shape: Shape, run: Run) -> Rectangle:
-    """Its parameters depend on the seed and the shape alone."""
+    """A network whose initial parameters depend only on the seed and the shape."""
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
         return Rectangle(shape, run.technique, run.initialization)
 
 
 class Batches:
-    """The rows of the training part in batches of almost equal size, shuffled anew for each epoch.
+    """The rows of the training split in batches of nearly equal size, reshuffled in each epoch.
 
     Args:
-        seeds: of each network; those of one seed see the same batches.
-        rows: of the training part.
-        size: the most rows of a batch.
+        seeds: one for each network; networks of one seed see the same batches.
+        rows: number of rows of the training split.
+        size: maximum number of rows in a batch.
     """
 
     def __init__(self, seeds: Sequence[int], rows: int, size: int) -> None:
@@ -205,7 +205,7 @@ class Batches:
         self.left: list[Tensor] = []  # [K, rows of a batch] each
 
     def take(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The next of ``[K, N, ...]`` and of ``[K, N]``."""
+        """The next batch of ``x``, ``[K, N, ...]``, and of ``y``, ``[K, N]``."""
         if self.count == 1:
             return x, y
         if not self.left:
@@ -225,7 +225,7 @@ def take_step(
     lam: Tensor,
     factors: Tensor | None = None,
 ) -> None:
-    """One step of every network on its own loss: no gradient of the sum passes from one to another."""
+    """One step of every network on its own loss: the gradient of the sum keeps networks apart."""
     logits, penalty = stack(x)
     losses = F.cross_entropy(logits, y, reduction="none").mean(1)  # [K]
     if penalty is not None:
@@ -236,7 +236,7 @@ def take_step(
 
 @torch.no_grad()
 def accuracy(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
-    """Of each network, ``[K]``."""
+    """The accuracy of each network, ``[K]``."""
     stack.eval()
     logits, _ = stack(x)
     stack.train()
@@ -246,7 +246,7 @@ def accuracy(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def loss(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
-    """Of each network without the penalty, ``[K]``."""
+    """The loss of each network without the penalty, ``[K]``."""
     stack.eval()
     logits, _ = stack(x)
     stack.train()
@@ -254,9 +254,9 @@ def loss(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
 
 
 def unit_shares(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Fraction of the units of each network that are dead and that are linear over the data, ``[K]`` each."""
+    """The fractions of dead and of linear units of each network over the data, ``[K]`` each."""
     stack.eval()
     largest, smallest = stack.unit_extrema(x)
     stack.train()
-    dead, linear = ~(largest > 0), smallest > 0  # NaN is dead: nothing comes of it
+    dead, linear = ~(largest > 0), smallest > 0  # NaN counts as dead
     return dead.double().mean((1, 2)), linear.double().mean((1, 2))

@@ -1,8 +1,8 @@
-"""The UCI tables of the paper: 50 layers of 4 units on every data set, with each technique, at their best.
+"""The UCI tables of the paper: networks of 50 layers of 4 units on every data set, with each technique.
 
     python -m benchmarks.paper.uci --data FOLDER --output benchmarks/results/paper_uci.json
 
-Without ``--data`` on scikit-learn's data sets alone. A sweep that was stopped goes on where it was.
+Without ``--data``, on scikit-learn's data sets alone. An interrupted sweep resumes from its output.
 """
 
 import argparse
@@ -16,9 +16,10 @@ from typing import Any
 from benchmarks.paper.changes import RECIPES, Change, combine, runs_of_changes
 from benchmarks.paper.datasets import describe, load_split, names
 from benchmarks.paper.networks import TECHNIQUES
+from benchmarks.paper.stack_training import DIGITS, Run, Schedule, train
 from benchmarks.paper.sweep import Record, run_command, sweep
-from benchmarks.paper.training import DIGITS, Run, Schedule, train
-from jumpstart_kernels.cli_inputs import CommandError, positive
+from jumpstart_kernels.cli.errors import CommandError
+from jumpstart_kernels.cli.inputs import positive
 
 DEPTH, WIDTH = 50, 4
 LEARNING_RATES = (0.01, 0.001)
@@ -27,7 +28,7 @@ LAMS = (0.001, 0.01, 0.1, 1.0)
 
 @dataclass(frozen=True)
 class Task:
-    """Networks of one data set and technique, trained at once."""
+    """Networks of one data set and technique."""
 
     data_set: str
     folder: Path | None
@@ -48,13 +49,13 @@ def runs_of_technique(technique: str, recipe: Change, seeds: int) -> tuple[Run, 
 
 
 def work(task: Task) -> list[Record]:
-    """Train a task's networks. Splits of different numbers of features, or rows, are trained apart."""
+    """Train a task's networks, in one stack for each shape of the training split."""
     splits = {seed: load_split(task.data_set, seed, task.folder) for seed in {run.seed for run in task.runs}}
-    alike: dict[Any, list[Run]] = defaultdict(list)
+    by_shape: dict[Any, list[Run]] = defaultdict(list)
     for run in task.runs:
-        alike[splits[run.seed].x_train.shape].append(run)
+        by_shape[splits[run.seed].x_train.shape].append(run)
     records = []
-    for runs in alike.values():
+    for runs in by_shape.values():
         data = [splits[run.seed] for run in runs]
         outcomes = train(runs, data, task.depth, task.width, task.schedule)
         for run, outcome, split in zip(runs, outcomes, data, strict=True):
@@ -75,15 +76,17 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="of files in UCI's own format")
-    parser.add_argument("--only", action="append", metavar="NAME", help="a data set; may be repeated")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="folder of files in UCI's format")
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="a data set to train on; may be repeated"
+    )
     parser.add_argument("--seeds", type=positive, default=5, metavar="N", help="default: 5")
     parser.add_argument("--steps", type=positive, default=4000, metavar="N", help="at most; default: 4000")
     parser.add_argument("--epochs", type=positive, default=4000, metavar="N", help="at most; default: 4000")
     parser.add_argument("--depth", type=positive, default=DEPTH, metavar="N", help=f"default: {DEPTH}")
     parser.add_argument("--width", type=positive, default=WIDTH, metavar="N", help=f"default: {WIDTH}")
     parser.add_argument("--jobs", type=positive, default=2, metavar="N", help="processes; default: 2")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="the results")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="file of the results")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -100,22 +103,22 @@ def run(arguments: argparse.Namespace, command: list[str]) -> Record:
 def run_grid(
     grid: Mapping[str, tuple[Run, ...]], settings: Record, arguments: argparse.Namespace, command: list[str]
 ) -> Record:
-    """Sweep the runs of each technique over the data sets that the arguments choose.
+    """Sweep the runs of each technique over the selected data sets.
 
     Raises:
-        CommandError: there is no such data set, or the output has results of other settings.
+        CommandError: a data set does not exist, or the output has results for other settings.
     """
-    there = names(arguments.data)
-    unknown = [name for name in arguments.only or () if name not in there]
+    available = names(arguments.data)
+    unknown = [name for name in arguments.only or () if name not in available]
     if unknown:
-        raise CommandError(f"--only {unknown[0]}: must be of {', '.join(there)}")
-    chosen = [name for name in there if name in (arguments.only or there)]
+        raise CommandError(f"--only {unknown[0]}: must be one of {', '.join(available)}")
+    chosen = [name for name in available if name in (arguments.only or available)]
     summaries = {name: asdict(describe(name, arguments.data)) for name in chosen}
     depth, width = arguments.depth, arguments.width
     schedule = Schedule(arguments.epochs, arguments.steps)
     tasks = [
         Task(name, arguments.data, runs, depth, width, schedule)
-        for runs in sorted(grid.values(), key=len, reverse=True)  # the longest first
+        for runs in sorted(grid.values(), key=len, reverse=True)  # longest first
         for name in sorted(chosen, key=lambda name: -summaries[name]["rows"])
     ]
     shape = {"depth": depth, "width": width, "seeds": arguments.seeds}

@@ -1,6 +1,6 @@
-"""What is in the files of the UCI Machine Learning Repository, and what is made of it.
+"""Descriptions of the files of the UCI Machine Learning Repository.
 
-The reader, :mod:`benchmarks.paper.files`, knows of the files what stands here and nothing else.
+The reader, :mod:`benchmarks.paper.uci_files`, knows nothing else about the files.
 """
 
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ from string import ascii_uppercase
 
 @dataclass(frozen=True)
 class Description:
-    """A data set of UCI. Columns are counted from 1, as UCI's own descriptions count them.
+    """A data set of UCI. Columns are counted from 1, as in UCI's own descriptions.
 
     Attributes:
         title: the name of the data set at UCI.
-        files: file names; the rows of several are joined.
-        columns: cells of a line.
+        files: file names; the rows of several files are concatenated.
+        columns: number of cells in a line.
         label: the column of the class.
-        classes: for each class the labels that mean it. Any other label is an error.
-        identifiers: columns that name a row and say nothing about its class; left out.
-        nominal: columns whose values have no order. Upper and lower case are the same there.
-        missing: what stands in a cell whose value is not known; None where that does not happen.
-        header: the name of the class column in the first line; None where the data begin there.
+        classes: the labels of each class. Any other label is an error.
+        identifiers: columns that name a row and carry no information about its class; dropped.
+        nominal: columns whose values have no order; not case-sensitive.
+        missing: the marker of a missing value; None if none is missing.
+        header: the name of the class column in the header line; None if there is no header.
         arff: the data follow a line ``@data``.
-        separator: what is between cells. Blanks around a cell do not count.
-        note: choices that the files leave open.
+        separator: of cells. Spaces around a cell are ignored.
+        note: preprocessing that the files leave open.
     """
 
     title: str
@@ -41,13 +41,13 @@ class Description:
 
     @property
     def features(self) -> tuple[int, ...]:
-        """The columns that a network sees."""
+        """The input columns."""
         others = {self.label, *self.identifiers}
         return tuple(column for column in range(1, self.columns + 1) if column not in others)
 
 
 def each(*labels: str) -> tuple[tuple[str, ...], ...]:
-    """Every label is a class of its own."""
+    """One class for each label."""
     return tuple((label,) for label in labels)
 
 
@@ -103,7 +103,7 @@ UCI = {
         classes=each("Negative", "Positive"),
         nominal=tuple(range(2, 17)),
         header="class",
-        note="more than half of the rows are repeats",
+        note="more than half of the rows are duplicates",
     ),
     "fertility": Description(
         title="Fertility",
@@ -128,7 +128,7 @@ UCI = {
         classes=each("1", "2", "3"),
         identifiers=(1,),
         nominal=(2, 3, 4, 5),
-        note="UCI's training part; the instance number is left out, without which many rows repeat",
+        note="UCI's training split; the instance number is left out, without which many rows are duplicates",
     ),
     "hcv": Description(
         title="HCV data",
@@ -174,7 +174,7 @@ UCI = {
         columns=65,
         label=65,
         classes=each(*integers(0, 9)),
-        note="UCI's two parts joined, and split like the others",
+        note="UCI's two splits joined, and split like the others",
     ),
     "pendigits": Description(
         title="Pen-Based Recognition of Handwritten Digits",
@@ -182,6 +182,6 @@ UCI = {
         columns=17,
         label=17,
         classes=each(*integers(0, 9)),
-        note="UCI's two parts joined, and split like the others",
+        note="UCI's two splits joined, and split like the others",
     ),
 }

@@ -1,27 +1,27 @@
-"""Reads files of the UCI Machine Learning Repository by their descriptions."""
+"""Reads files of the UCI Machine Learning Repository according to their descriptions."""
 
 import csv
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.paper.descriptions import Description
+from benchmarks.paper.uci_descriptions import Description
 
-Cell = float | str | None  # a number, a nominal value in lower case, a number that is missing
+Cell = float | str | None  # a number, a nominal value in lower case, a missing number
 
 
 def find(description: Description, folder: Path) -> list[Path]:
-    """The files of a data set, or FileNotFoundError, which names the folder or what is not in it."""
+    """The files of a data set. Raises FileNotFoundError naming the folder or file that does not exist."""
     check_folder(folder)
     paths = [folder / name for name in description.files]
     for path in paths:
         if not path.is_file():
-            raise FileNotFoundError(f"{description.title} needs the file {path}, which is not there")
+            raise FileNotFoundError(f"{description.title} needs the file {path}, which does not exist")
     return paths
 
 
 def check_folder(folder: Path) -> None:
-    """Raise FileNotFoundError where there is no such folder."""
+    """Raise FileNotFoundError if the folder does not exist."""
     if not folder.is_dir():
         raise FileNotFoundError(f"folder must be the folder of UCI's files, got {str(folder)!r}")
 
@@ -30,12 +30,12 @@ def read(description: Description, folder: Path) -> tuple[list[tuple[Cell, ...]]
     """The rows of all files in their order, and their classes.
 
     Returns:
-        For each row the cells of ``description.features``, and the number of its class from 0. A nominal
-        value that is missing stays the marker, one more value; a number that is missing is None.
+        For each row, the cells of ``description.features`` and the index of its class. A missing nominal
+        value stays the marker, as one more value; a missing number is None.
 
     Raises:
-        FileNotFoundError: there is no such folder, or a file is not in it.
-        ValueError: a line does not fit the description; the message names the file and the line.
+        FileNotFoundError: the folder, or a file in it, does not exist.
+        ValueError: a line does not match the description; the message names the file and the line.
     """
     rows, labels = [], []
     classes = {label: number for number, names in enumerate(description.classes) for label in names}
@@ -51,13 +51,13 @@ def read(description: Description, folder: Path) -> tuple[list[tuple[Cell, ...]]
 
 
 def _read_lines(description: Description, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines of data with their numbers from 1, cut into cells; empty lines are passed over."""
+    """The data lines with their numbers from 1, split into cells; empty lines are skipped."""
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
         before = _pass_arff_header(file, path) if description.arff else 0
         reader = csv.reader(file, delimiter=description.separator, skipinitialspace=True)
         header = description.header
         while True:
-            line = before + reader.line_num + 1  # where the row begins: a quote can hold line ends
+            line = before + reader.line_num + 1  # where the row begins: a quoted cell can span lines
             try:
                 cells = [cell.strip() for cell in next(reader)]
             except StopIteration:
@@ -75,7 +75,7 @@ def _read_lines(description: Description, path: Path) -> Iterator[tuple[int, lis
 
 
 def _pass_arff_header(file: Iterator[str], path: Path) -> int:
-    """Read up to the line ``@data``, whose number is returned."""
+    """Read up to the line ``@data``; returns its number."""
     for number, line in enumerate(file, 1):
         if line.strip().lower() == "@data":
             return number

@@ -1,17 +1,12 @@
-"""Every figure and table of the docs, from the stored results.
+"""Bandwidth, latency and memory of the layer, drawn from the stored results."""
 
-python -m benchmarks.figures        (make figures)
-"""
-
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import goals
-from benchmarks.results import DEVICE_NAMES, FOLDER, Record, Results, load
-from benchmarks.tables import BOTH, insert, tables
+from benchmarks.goals import BOTH
+from benchmarks.report.documents import DPI, FIGURES
+from benchmarks.result_files import DEVICE_NAMES, Record, Results, load
 from jumpstart_kernels.bench.cases import shape_name
 from jumpstart_kernels.bench.peers import RELU
 
@@ -19,11 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ROOT = Path(__file__).parent.parent
-DOCUMENTS = (Path("README.md"), Path("docs/benchmarks.md"))
-FIGURES = Path("docs/figures")
-DPI = 200
-# Of the Okabe-Ito palette, which all kinds of colour vision tell apart; the markers do so without colour.
+# Okabe-Ito colors, distinguishable with all kinds of color vision; markers distinguish them without color.
 STYLES: dict[str, dict[str, Any]] = {
     RELU: {"color": "#000000", "marker": "o"},
     "JumpstartReLU native": {"color": "#0072B2", "marker": "s", "linewidth": 2.4},
@@ -34,12 +25,17 @@ STYLES: dict[str, dict[str, Any]] = {
     "authors' code": {"color": "#CC79A7", "marker": "X"},
 }
 COPY: dict[str, Any] = {"color": "#777777", "linestyle": "--", "linewidth": 1.4}
+CAPTIONS = {
+    "speed_of_light": "Bandwidth of forward and backward over the size of the input, below that of a copy",
+    "launch_latency": "Latency of forward and backward for small inputs",
+    "memory": "Bytes that each implementation keeps for the backward",
+}
 MEMORY_SHAPE = (64, 64, 56, 56)
 LATENCY_ELEMENTS = 2**18
 
 
 def draw_speed_of_light(sweeps: Mapping[str, Record]) -> "Figure":
-    """GB/s on model bytes over the size of the input, forward and backward, below the copy's."""
+    """Bandwidth in model bytes over the size of the input, forward and backward, with that of a copy."""
     from matplotlib.ticker import EngFormatter
 
     figure, axes = _panels(len(sweeps), 2)
@@ -66,7 +62,7 @@ def draw_speed_of_light(sweeps: Mapping[str, Record]) -> "Figure":
 
 
 def draw_latency(sweeps: Mapping[str, Record]) -> "Figure":
-    """Microseconds of forward + backward where launching costs more than the bytes."""
+    """Microseconds of forward + backward for launch-bound sizes."""
     figure, axes = _panels(1, len(sweeps))
     for axis, (device_type, sweep) in zip(axes[0], sweeps.items(), strict=True):
         small = [
@@ -97,7 +93,7 @@ def draw_latency(sweeps: Mapping[str, Record]) -> "Figure":
 
 
 def draw_memory(case: Record) -> "Figure":
-    """Bytes an element that each peer's forward keeps for its backward."""
+    """Bytes per element that the forward of each peer keeps for its backward."""
     from matplotlib.figure import Figure
 
     size = case["bytes"] // _elements(case)
@@ -131,7 +127,7 @@ def _panels(rows: int, columns: int) -> tuple["Figure", Any]:
 
 
 def _log_scales(axis: "Axes") -> None:
-    """Logarithmic, with plain numbers at the 1, 2 and 5 of each decade of y where there are few decades."""
+    """Logarithmic axes, with ticks at 1, 2 and 5 in each decade of y if there are few decades."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     axis.set(xscale="log", yscale="log")
@@ -146,12 +142,12 @@ def _legend(figure: "Figure", styles: Mapping[str, dict[str, Any]]) -> None:
     from matplotlib.lines import Line2D
 
     lines = [Line2D([], [], label=name, **style) for name, style in styles.items()]
-    columns = 4 if figure.get_figwidth() > 7 else 2  # what fits its width
+    columns = 4 if figure.get_figwidth() > 7 else 2  # what fits the width
     figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _points(cases: Sequence[Record], name: str, pass_: str, field: str) -> list[tuple[int, float]]:
-    """(bytes, figure) of the cases where a peer has it."""
+    """(bytes, figure) of the cases in which a peer has that figure."""
     found = []
     for case in cases:
         for peer in case["peers"]:
@@ -173,7 +169,7 @@ def _elements(case: Record) -> int:
 
 
 def draw(folder: Path, root: Path) -> list[Path]:
-    """Write the figures that the results allow; returns their files."""
+    """Draw the figures for which there are results; returns their paths."""
     results: dict[str, Results] = {device_type: load(device_type, folder) for device_type in DEVICE_NAMES}
     sweeps = {name: found.sweep for name, found in results.items() if found.sweep is not None}
     figures: dict[str, Figure] = {}
@@ -190,36 +186,3 @@ def draw(folder: Path, root: Path) -> list[Path]:
         paths[-1].parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(paths[-1], dpi=DPI, metadata={"Software": None})  # the same bytes for the same results
     return paths
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Redraw the figures, write the tables, print the goals."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.figures", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER", help="default: %(default)s")
-    parser.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="of README.md and docs/")
-    arguments = parser.parse_args(words)
-    if not arguments.results.is_dir():
-        parser.error(f"argument --results: there is no folder {arguments.results}")
-    found = tables(arguments.results)
-    paths = draw(arguments.results, arguments.root)
-    pictures = {f"figure-{path.stem}": f"![{CAPTIONS[path.stem]}](figures/{path.name})" for path in paths}
-    for document in DOCUMENTS:
-        for name in insert(arguments.root / document, found | pictures):
-            print(f"{document}: {name}")
-    for path in paths:
-        print(path.relative_to(arguments.root))
-    print()
-    goals.print_table(arguments.results)
-    return 0
-
-
-CAPTIONS = {
-    "speed_of_light": "Bandwidth of forward and backward over the size of the input, below that of a copy",
-    "launch_latency": "Latency of forward and backward for small inputs",
-    "memory": "Bytes that each implementation keeps for the backward",
-}
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,15 +1,16 @@
-"""The results as Markdown, written between markers into the docs."""
+"""The stored results as Markdown tables."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from benchmarks import goals
-from benchmarks.results import DEVICE_NAMES, Record, Results, load
+from benchmarks.goals import BOTH
+from benchmarks.result_files import DEVICE_NAMES, Record, Results, load
 from jumpstart_kernels.bench.cases import shape_name
 from jumpstart_kernels.bench.peers import RELU
 from jumpstart_kernels.bench.report import bytes_text, seconds_text
 
-PEERS = {  # name in the results to heading
+PEERS = {  # name in the results: heading
     "JumpstartReLU native": "Jumpstart native",
     "JumpstartReLU triton": "Jumpstart triton",
     "plain PyTorch, compiled": "plain PyTorch, compiled",
@@ -17,11 +18,10 @@ PEERS = {  # name in the results to heading
     "BatchNorm + nn.ReLU": "BatchNorm + ReLU",
     "authors' code": "authors' code",
 }
-BOTH = "forward+backward"
 
 
-def tables(folder: Path) -> dict[str, str]:
-    """Markdown by the name of its markers. What was not measured has none, but for the goals."""
+def make_tables(folder: Path) -> dict[str, str]:
+    """Markdown by the name of its markers: the goals, and whatever was measured."""
     found = {"goals": goal_table(folder)}
     for device_type in DEVICE_NAMES:
         results = load(device_type, folder)
@@ -44,26 +44,10 @@ def tables(folder: Path) -> dict[str, str]:
     return found
 
 
-def insert(document: Path, found: dict[str, str]) -> list[str]:
-    """Replace what stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; returns the names."""
-    text, names = document.read_text(), []
-    for name, table in found.items():
-        begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
-        before, marker, behind = text.partition(begin)
-        if marker:
-            _, marker, behind = behind.partition(end)
-            if not marker:
-                raise ValueError(f"{document} has no {end!r} behind its {begin.strip()!r}")
-            text = f"{before}{begin}{table}\n{end}{behind}"
-            names.append(name)
-    document.write_text(text)
-    return names
-
-
 def machine_line(results: Results) -> str:
-    """Where the figures come from."""
+    """The machine, the versions and the commit of the results."""
     machine = results.machine()
-    assert machine is not None  # its maker is called with results alone
+    assert machine is not None  # only called with results
     commit = (machine["git"] or "unknown commit")[:10] + (" with changes" if machine["git_dirty"] else "")
     parts = [machine["device"]]
     if machine["device_type"] == "cpu":
@@ -74,7 +58,7 @@ def machine_line(results: Results) -> str:
 
 
 def ratio_table(results: Results) -> str:
-    """Forward + backward of each peer over ``nn.ReLU``, contiguous: float32 on the CPU, bfloat16 on a GPU."""
+    """Forward + backward relative to ``nn.ReLU``, contiguous; float32 on the CPU, bfloat16 on a GPU."""
     cases = [case for case in results.cases() if case["layout"] == "contiguous" and not case["unhealthy"]]
     dtype = "float32" if _device_type(results) == "cpu" else "bfloat16"
     cases = [case for case in cases if case["dtype"] == dtype]
@@ -90,7 +74,7 @@ def ratio_table(results: Results) -> str:
 
 
 def operator_table(results: Results) -> str:
-    """Every case: ``nn.ReLU``'s times, and each peer's ratios: forward, backward, both."""
+    """Every case with the times of ``nn.ReLU`` and the ratios of each peer: forward, backward, both."""
     names = _present(results.cases())
     header = ["input", "dtype", "layout", "copy", "`nn.ReLU`", *(PEERS[name] for name in names)]
     passes = ("forward", "backward", BOTH)
@@ -107,7 +91,7 @@ def operator_table(results: Results) -> str:
 
 
 def memory_table(results: Results) -> str:
-    """Bytes that the forward keeps, for the first dtype of every shape."""
+    """Bytes that the forward keeps for the backward, for the first dtype of every shape."""
     names = [RELU, *_present(results.cases())]
     seen: set[tuple[int, ...]] = set()
     rows = []
@@ -120,7 +104,7 @@ def memory_table(results: Results) -> str:
 
 
 def step_table(results: Results) -> str:
-    """Training steps: the plain network's time, and the others' ratios to it."""
+    """Training steps: the time of the plain network, and the ratios of the others to it."""
     rows = []
     for record in results.networks():
         plain, *others = record["variants"]
@@ -145,19 +129,19 @@ def step_table(results: Results) -> str:
     return _markdown(["network", "mode", "batch", "plain", "ratio to plain", "peak memory"], rows)
 
 
-# What a kernel's name has in it, and what it is called in the table; the first that fits.
+# Part of a kernel's name: its name in the table. The first match counts.
 KERNEL_PARTS = {
     "statistics": "merge",
     "penalty_backward": "penalty's backward",
     "penalty": "penalty",
-    "jumpstart_relu_backward": "backward",
-    "jumpstart_relu_forward": "forward",
+    "jumpstart_activation_backward": "backward",
+    "jumpstart_activation_forward": "forward",
 }
 
 
 def kernel_table(results: Results) -> str:
-    """Microseconds of a forward and backward by kernel; those of PyTorch's own as one sum."""
-    assert results.kernels is not None  # its maker is called with results alone
+    """Microseconds of a forward and backward by kernel; PyTorch's own kernels are summed."""
+    assert results.kernels is not None  # only called with results
     cases = results.kernels["cases"]
     names = [peer["name"] for peer in cases[0]["peers"]]
 
@@ -184,7 +168,7 @@ def kernel_table(results: Results) -> str:
 
 
 def goal_table(folder: Path) -> str:
-    return _markdown(["", "ratio to `nn.ReLU`, or as said", "goal", "measured", ""], goals.rows(folder))
+    return _markdown(["device", "ratio to `nn.ReLU`, or as stated", "goal", "measured", "result"], goals.rows(folder))
 
 
 def _markdown(header: list[str], rows: Iterable[Iterable[str]]) -> str:

@@ -12,12 +12,13 @@ import torch
 pytest.importorskip("rich", reason="the benchmark prints with rich")
 
 import jumpstart_kernels as jk
-from jumpstart_kernels import backends, cli
+from jumpstart_kernels import cli
 from jumpstart_kernels.bench import heading, timing
 from jumpstart_kernels.bench.cases import PASSES, Case
 from jumpstart_kernels.bench.machine import describe
 from jumpstart_kernels.bench.peers import cannot_compile
 from jumpstart_kernels.bench.report import bytes_text, seconds_text
+from jumpstart_kernels.ops import backends
 
 CPU = torch.device("cpu")
 BACKEND = "native" if backends.unavailable("native", "cpu") is None else "reference"

@@ -6,20 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jumpstart_kernels import backends
+from jumpstart_kernels.bench import peers
 from jumpstart_kernels.bench.cases import DTYPES, Case, make_gradient, make_input
 from jumpstart_kernels.bench.check import Check
 from jumpstart_kernels.bench.memory import peak_bytes, saved_bytes
-from jumpstart_kernels.bench.peers import (
-    Peer,
-    composite,
-    first_definition,
-    make_peers,
-    nested_definition,
-    relu_peer,
-)
+from jumpstart_kernels.bench.peers import Peer, make_peers, nested_definition, plain_peer
+from jumpstart_kernels.nn import LAYERS
+from jumpstart_kernels.ops import backends
 
 CPU = torch.device("cpu")
+composite, first_definition = peers.composite("relu"), peers.first_definition("relu")
 BACKENDS = [name for name in ("native", "reference") if backends.unavailable(name, "cpu") is None]
 
 
@@ -41,6 +37,18 @@ def test_right_peers_pass_the_check(dtype, shape, layout, authors):
     check = Check(case, CPU)
     for peer in make_peers(names, BACKENDS, case, CPU, authors):
         assert (peer.name, check.failure(peer)) == (peer.name, None)
+
+
+@pytest.mark.parametrize("activation", LAYERS)
+def test_layers_of_every_activation_pass_the_check(activation):
+    torch.manual_seed(0)
+    for dtype in DTYPES:
+        case = Case((64, 32), dtype, activation=activation)
+        check = Check(case, CPU)
+        plain, *others = make_peers(["jumpstart", "composite"], BACKENDS, case, CPU)
+        assert plain.name == f"nn.{LAYERS[activation].plain.__name__}"
+        for peer in (plain, *others):
+            assert (peer.name, check.failure(peer)) == (peer.name, None)
 
 
 WRONG = {
@@ -120,6 +128,6 @@ def test_backward_is_that_of_output_and_penalty():
 
 
 def test_relu_has_the_bytes_that_pytorch_moves():
-    assert relu_peer().model_bytes(10, 4) == (80, 120)
+    assert plain_peer("relu").model_bytes(10, 4) == (80, 120)
     assert make_peers(["composite"], [], Case((2, 3)), CPU)[1].model_bytes(8, 2) == (33, 33)
     assert make_peers(["batch_norm"], [], Case((2, 3)), CPU)[1].model_bytes(8, 2) is None

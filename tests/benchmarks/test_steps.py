@@ -5,82 +5,29 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
 
 pytest.importorskip("rich", reason="the benchmark prints with rich")
 
 import jumpstart_kernels as jk
-from benchmarks import kernels, settings, steps
-from benchmarks.models import build_resnet50, definition_penalty, pre_activations
-from jumpstart_kernels.bench.peers import composite
+from benchmarks import comparisons, steps
 
 CPU = torch.device("cpu")
-SMALL = {"width": 4, "blocks": (1, 1), "classes": 5}
 
 
-def count(model: nn.Module, kind: type) -> int:
-    return sum(isinstance(module, kind) for module in model.modules())
-
-
-def test_resnet50_is_that_of_the_paper():
-    with torch.device("meta"):  # sizes alone
-        model = build_resnet50(batch_norm=True, skips=True)
-        plain = build_resnet50(batch_norm=False, skips=False)
-    assert sum(parameter.numel() for parameter in model.parameters()) == 25_557_032
-    assert (count(model, nn.Conv2d), count(model, nn.BatchNorm2d), count(model, nn.ReLU)) == (53, 53, 49)
-    assert (count(plain, nn.Conv2d), count(plain, nn.BatchNorm2d), count(plain, nn.ReLU)) == (49, 0, 49)
-
-
-@pytest.mark.parametrize("batch_norm", (True, False))
-@pytest.mark.parametrize("skips", (True, False))
-@pytest.mark.parametrize("cifar_stem", (True, False))
-def test_small_resnets_run(batch_norm, skips, cifar_stem):
+def make_comparisons(authors):
     torch.manual_seed(0)
-    model = build_resnet50(batch_norm=batch_norm, skips=skips, cifar_stem=cifar_stem, **SMALL)
-    x = torch.randn(3, 3, 32, 32)
-    output, layers = pre_activations(model, x)
-    assert output.shape == (3, 5) and len(layers) == 7
-    assert layers[0].shape[2] == (32 if cifar_stem else 16)
-    assert layers[-1].shape == (3, 32, 16, 16) if cifar_stem else (3, 32, 4, 4)
-    jumpstart = jk.replace_relu(model)
-    jumpstart(x)
-    assert jk.penalty(jumpstart).item() == pytest.approx(definition_penalty(layers).item(), rel=1e-5)
-
-
-def test_skips_pass_the_input_on():
-    torch.manual_seed(0)
-    for skips in (True, False):
-        model = build_resnet50(batch_norm=False, skips=skips, cifar_stem=True, **SMALL)
-        last = [module for module in model if type(module).__name__ == "Bottleneck"][-1]
-        nn.init.zeros_(last.residual[-1].weight)
-        assert bool(last(torch.rand(2, 16, 8, 8)).any()) is skips
-
-
-def test_definition_of_one_layer_is_that_of_the_operator_benchmark():
-    x = torch.randn(6, 4, 3, 3)
-    torch.testing.assert_close(definition_penalty([x]), composite(x)[1])
-
-
-def test_pre_activations_leave_no_hook_behind():
-    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-    pre_activations(model, torch.ones(1, 2))
-    assert not model[1]._forward_pre_hooks
-
-
-def make_settings(authors):
-    torch.manual_seed(0)
-    yield settings.make_thin_setting(CPU, authors, quick=True)
-    yield settings.make_resnet_setting(CPU, samples=4, image_size=32, quick=True)
+    yield comparisons.make_thin_comparison(CPU, authors, quick=True)
+    yield comparisons.make_resnet_comparison(CPU, samples=4, image_size=32, quick=True)
 
 
 def test_right_losses_pass_the_check(authors):
-    thin, resnet = make_settings(authors)
+    thin, resnet = make_comparisons(authors)
     assert [variant.name for variant in thin.variants] == ["plain", "Jumpstart", "BatchNorm", "authors' code"]
     assert [variant.name for variant in resnet.variants] == ["plain", "Jumpstart", "BatchNorm + skips"]
-    for setting in (thin, resnet):
-        for variant in setting.variants:
-            assert settings.find_failure(setting, variant) is None
-        plain, jumpstart = (variant.model.state_dict() for variant in setting.variants[:2])
+    for comparison in (thin, resnet):
+        for variant in comparison.variants:
+            assert comparisons.find_failure(comparison, variant) is None
+        plain, jumpstart = (variant.model.state_dict() for variant in comparison.variants[:2])
         assert all(torch.equal(plain[name], jumpstart[name]) for name in plain)
 
 
@@ -93,9 +40,9 @@ def test_right_losses_pass_the_check(authors):
     ],
 )
 def test_wrong_losses_are_found(wrong, message):
-    for setting in make_settings(None):
-        variant = settings.Variant("wrong", setting.variants[1].model, wrong)
-        assert settings.find_failure(setting, variant).startswith(message)
+    for comparison in make_comparisons(None):
+        variant = comparisons.Variant("wrong", comparison.variants[1].model, wrong)
+        assert comparisons.find_failure(comparison, variant).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +52,13 @@ def test_a_step_trains(mode, monkeypatch):
     if mode == "graphs" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # which compiles fast
-    setting = settings.make_thin_setting(torch.device("cuda") if mode == "graphs" else CPU, quick=True)
+    comparison = comparisons.make_thin_comparison(
+        torch.device("cuda") if mode == "graphs" else CPU, quick=True
+    )
     torch._dynamo.reset()
-    for variant in setting.variants[:2]:
+    for variant in comparison.variants[:2]:
         before = [parameter.clone() for parameter in variant.model.parameters()]
-        step = steps.make_step(setting, variant, mode)
+        step = steps.make_step(comparison, variant, mode)
         step()
         step()
         after = list(variant.model.parameters())
@@ -181,28 +130,3 @@ def test_graphs_need_a_gpu(capsys):
     with pytest.raises(SystemExit):
         steps.main(["--device", "cpu", "--mode", "graphs"])
     assert "argument --mode: graphs needs a CUDA device, got cpu" in capsys.readouterr().err
-
-
-def test_kernel_times_name_a_missing_folder_before_any_work(capsys):
-    with pytest.raises(SystemExit):
-        kernels.main(["--output", "nowhere/x.json"])
-    assert "argument --output: there is no folder nowhere" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_kernel_times_need_a_gpu(capsys):
-    with pytest.raises(SystemExit):
-        kernels.main([])
-    assert "needs a CUDA device" in capsys.readouterr().err
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_kernel_times(tmp_path):
-    output = tmp_path / "kernels.json"
-    assert kernels.main(["--shape", "256x4", "--output", str(output)]) == 0
-    (case,) = json.loads(output.read_text())["cases"]
-    plain, *others = case["peers"]
-    assert [kernel["launches"] for kernel in plain["kernels"]] == [1, 1]
-    for peer in others:
-        assert any("jumpstart_relu_forward" in kernel["kernel"] for kernel in peer["kernels"])

@@ -1,4 +1,4 @@
-"""Every table and figure of docs/paper.md and docs/tuning.md, from the stored results.
+"""Redraw every table and figure of docs/paper.md and docs/tuning.md from the stored results.
 
 python -m benchmarks.paper.report        (make paper)
 """
@@ -9,74 +9,73 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.figures import DPI, FIGURES, ROOT
-from benchmarks.paper import choices_report, cifar_report, grid_report, uci_report
+from benchmarks.paper.report import ablation, cifar, grid, uci
 from benchmarks.paper.sweep import Record
-from benchmarks.results import FOLDER
-from benchmarks.tables import insert
+from benchmarks.report.documents import DPI, FIGURES, ROOT, insert
+from benchmarks.result_files import FOLDER
 
 DOCUMENTS = (Path("docs/paper.md"), Path("docs/tuning.md"))
 TABLES: dict[str, Mapping[str, Callable[[Record], str]]] = {
     "paper_uci": {
-        "uci-conditions": uci_report.conditions,
-        "uci-global": uci_report.global_table,
-        "uci-one-choice": uci_report.one_choice_table,
-        "uci-pairs": uci_report.pair_table,
-        "uci-data-sets": uci_report.data_set_table,
-        "uci-choices": uci_report.choice_table,
-        "uci-notes": uci_report.note_table,
+        "uci-conditions": uci.conditions,
+        "uci-global": uci.global_table,
+        "uci-shared-hyperparameters": uci.shared_hyperparameter_table,
+        "uci-pairs": uci.pair_table,
+        "uci-data-sets": uci.data_set_table,
+        "uci-hyperparameters": uci.hyperparameter_table,
+        "uci-notes": uci.note_table,
     },
-    "paper_uci_steadied": {
-        "uci-steadied-conditions": uci_report.conditions,
-        "uci-steadied-global": uci_report.global_table,
-        "uci-steadied-one-choice": uci_report.one_choice_table,
-        "uci-steadied-pairs": uci_report.pair_table,
-        "uci-steadied-data-sets": uci_report.data_set_table,
-        "uci-steadied-choices": uci_report.choice_table,
+    "paper_uci_stabilized": {
+        "uci-stabilized-conditions": uci.conditions,
+        "uci-stabilized-global": uci.global_table,
+        "uci-stabilized-shared-hyperparameters": uci.shared_hyperparameter_table,
+        "uci-stabilized-pairs": uci.pair_table,
+        "uci-stabilized-data-sets": uci.data_set_table,
+        "uci-stabilized-hyperparameters": uci.hyperparameter_table,
     },
     "paper_moons": {
-        "moons-conditions": grid_report.conditions,
-        "moons-summary": grid_report.summary_table,
+        "moons-conditions": grid.conditions,
+        "moons-summary": grid.summary_table,
     },
     "paper_digits": {
-        "digits-conditions": grid_report.conditions,
-        "digits-summary": grid_report.summary_table,
+        "digits-conditions": grid.conditions,
+        "digits-summary": grid.summary_table,
     },
-    "paper_choices": choices_report.TABLES,
+    "paper_ablation": ablation.TABLES,
     "paper_cifar": {
-        "cifar-conditions": cifar_report.conditions,
-        "cifar-variants": cifar_report.variant_table,
+        "cifar-conditions": cifar.conditions,
+        "cifar-variants": cifar.variant_table,
     },
 }
 DRAWINGS = {
     "paper_uci": {
         "paper_uci_units": (
-            uci_report.draw_units,
+            uci.draw_units,
             "Share of the data sets with more dead, or linear, units than t",
         ),
         "paper_uci_accuracy": (
-            uci_report.draw_accuracies,
+            uci.draw_accuracies,
             "Test accuracy of each technique on each data set",
         ),
     },
-    "paper_uci_steadied": {},
+    "paper_uci_stabilized": {},
     "paper_moons": {
-        "paper_moons_grid": (grid_report.draw_grid, "Validation accuracy over depth and width, two moons"),
+        "paper_moons_grid": (grid.draw_grid, "Validation accuracy over depth and width, two moons"),
     },
     "paper_digits": {
-        "paper_digits_grid": (grid_report.draw_grid, "Validation accuracy over depth and width, digits"),
+        "paper_digits_grid": (grid.draw_grid, "Validation accuracy over depth and width, digits"),
     },
-    "paper_choices": {
-        "paper_choices": (choices_report.draw_choices, "Test accuracy by what is set"),
+    "paper_ablation": {
+        "paper_ablation": (ablation.draw_factors, "Test accuracy for every value of every hyperparameter"),
     },
     "paper_cifar": {
-        "paper_cifar_curves": (cifar_report.draw_curves, "Test accuracy over the epochs, CIFAR-10"),
+        "paper_cifar_curves": (cifar.draw_curves, "Test accuracy over the epochs, CIFAR-10"),
     },
 }
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Redraw the figures and write the tables of the results that are there."""
+    """Redraw the figures and write the tables of the results that exist."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.paper.report", description=__doc__.partition("\n")[0]
     )
@@ -85,25 +84,25 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     if not arguments.results.is_dir():
         parser.error(f"argument --results: there is no folder {arguments.results}")
-    found: dict[str, str] = {}
+    parts: dict[str, str] = {}
     for stem, makers in TABLES.items():
         path = arguments.results / f"{stem}.json"
         if not path.is_file():
-            print(f"{path.name} is not there: its tables and figures stay as they are")
+            print(f"{path.name} does not exist: its tables and figures stay as they are")
             continue
         record = json.loads(path.read_text())
-        if record.get("left"):
+        if record.get("remaining"):
             print(f"{path.name} is not complete: its tables and figures stay as they are")
             continue
-        found |= {name: make(record) for name, make in makers.items()}
+        parts |= {name: make(record) for name, make in makers.items()}
         for name, (draw, caption) in DRAWINGS[stem].items():
             picture = arguments.root / FIGURES / f"{name}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)
             draw(record).savefig(picture, dpi=DPI)
             print(picture.relative_to(arguments.root))
-            found[f"figure-{name}"] = f"![{caption}](figures/{picture.name})"
+            parts[f"figure-{name}"] = f"![{caption}](figures/{picture.name})"
     for document in DOCUMENTS:
-        for name in insert(arguments.root / document, found):
+        for name in insert(arguments.root / document, parts):
             print(f"{document}: {name}")
     return 0
 

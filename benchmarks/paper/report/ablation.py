@@ -1,14 +1,22 @@
-"""What to set, as tables and a figure: the runs of each question beside the common beginning."""
+"""The ablations as tables and a figure: for each factor, the runs that differ from the base in it."""
 
 from collections.abc import Callable
 from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.paper.ablation import BASELINES, FACTORS
 from benchmarks.paper.changes import Change, runs_with
-from benchmarks.paper.choices import BESIDE, QUESTIONS
-from benchmarks.paper.sweep import Record, seconds_of
-from benchmarks.paper.uci_report import NAMES, STYLES, count, ends_at_chance, spread
+from benchmarks.paper.report.common import (
+    NAMES,
+    STYLES,
+    count,
+    ends_at_chance,
+    percent,
+    resources,
+    spread,
+)
+from benchmarks.paper.sweep import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,45 +24,44 @@ if TYPE_CHECKING:
 
 HEADINGS = {
     "lam": "λ",
-    "lam_schedule": "schedule of λ",
+    "lam_schedule": "λ schedule",
     "reduction": "reduction",
     "terms": "terms",
-    "rate_schedule": "schedule of the rate",
+    "rate_schedule": "learning rate schedule",
     "learning_rate": "learning rate",
     "initialization": "initialization",
-    "max_norm": "gradient norm",
+    "max_norm": "gradient clipping",
     "weight_decay": "weight decay",
 }
 
 
 def conditions(record: Record) -> str:
-    settings, machine, base = record["settings"], record["machine"], record["settings"]["base"]
+    settings, base = record["settings"], record["settings"]["base"]
     titles = [summary["title"] for summary in settings["data_sets"].values()]
     return (
         f"{', '.join(titles)}; {settings['seeds']} seeds, {count(record)} of "
         f"{settings['depth']} layers of {settings['width']} units, {settings['epochs']:,} epochs, at most "
-        f"{settings['steps']:,} steps. If not said otherwise: Adam at {base['learning_rate']:g}, "
-        f"λ = {base['lam']:g}, constant; the balanced reduction; PyTorch's initialization; gradients cut to "
-        f"a norm of at most {base['max_norm']:g}. {machine['cpu']}, {machine['jobs']} processes of one "
-        f"thread: {seconds_of(record) / 60:.0f} minutes of processor time. `{machine['command']}`"
+        f"{settings['steps']:,} steps. Base: Adam with learning rate {base['learning_rate']:g}, constant "
+        f"λ = {base['lam']:g}, balanced reduction, PyTorch's initialization, gradients clipped to a norm of "
+        f"{base['max_norm']:g}. {resources(record)}"
     )
 
 
-def question_table(question: str, record: Record) -> str:
-    """The runs of each answer to a question, in Jumpstart's networks."""
-    changes = record["settings"]["questions"][question]
+def factor_table(factor: str, record: Record) -> str:
+    """The runs of each value of a factor, with Jumpstart."""
+    changes = record["settings"]["factors"][factor]
     return _table(record, [("jumpstart", change) for change in changes], named=False)
 
 
-def beside_table(record: Record) -> str:
-    """Initialization and cut gradients in networks without Jumpstart, and with."""
-    techniques = (*BESIDE, "jumpstart")
-    there = [(technique, change) for technique in techniques for change in record["settings"]["beside"]]
-    return _table(record, [pair for pair in there if runs_with(record, *pair)], named=True)
+def baseline_table(record: Record) -> str:
+    """Initialization and gradient clipping in networks without Jumpstart, and with it."""
+    techniques = (*BASELINES, "jumpstart")
+    rows = [(technique, change) for technique in techniques for change in record["settings"]["baselines"]]
+    return _table(record, [row for row in rows if runs_with(record, *row)], named=True)
 
 
 def by_seed(runs: list[Record], key: str) -> list[float]:
-    """Mean over the data sets, of each seed."""
+    """The mean over the data sets, for each seed."""
     values: dict[int, list[float]] = {}
     for run in runs:
         values.setdefault(run["seed"], []).append(run[key])
@@ -63,15 +70,15 @@ def by_seed(runs: list[Record], key: str) -> list[float]:
 
 def _table(record: Record, rows: list[tuple[str, Change]], named: bool) -> str:
     fields = list(dict.fromkeys(field for _, change in rows for field in change))
-    headings = [""] * named + [HEADINGS[field] for field in fields]
-    headings += ["accuracy, last epoch", "accuracy, least training loss", "runs that end at chance"]
-    headings += ["dead", "linear"]
+    headings = ["technique"] * named + [HEADINGS[field] for field in fields]
+    headings += ["accuracy, last epoch", "accuracy, lowest training loss", "runs at chance"]
+    headings += ["dead units", "linear units"]
     lines = [f"| {' | '.join(headings)} |", "|---" * (named + len(fields)) + "|" + "---:|" * 5]
     for technique, change in rows:
         runs = runs_with(record, technique, change)
         cells = [NAMES[technique]] * named + [_value(field, change[field]) for field in fields]
-        cells += [spread(by_seed(runs, key)) for key in ("accuracy", "kept_accuracy")]
-        cells.append(f"{fmean(map(ends_at_chance, runs)):.0%}".replace("%", " %"))
+        cells += [spread(by_seed(runs, key)) for key in ("accuracy", "lowest_loss_accuracy")]
+        cells.append(percent(fmean(map(ends_at_chance, runs))))
         cells += [f"{fmean(run[key] for run in runs):.2f}" for key in ("dead", "linear")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -79,15 +86,15 @@ def _table(record: Record, rows: list[tuple[str, Change]], named: bool) -> str:
 
 def _value(field: str, value: Any) -> str:
     if field == "max_norm":
-        return "not cut" if value is None else f"at most {value:g}"
+        return "none" if value is None else f"norm ≤ {value:g}"
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def draw_choices(record: Record) -> "Figure":
-    """Test accuracy of every answer: mean over data sets and seeds, and the range of the seeds."""
+def draw_factors(record: Record) -> "Figure":
+    """Test accuracy for every value of every factor: mean over data sets and seeds, and the seeds' range."""
     from matplotlib.figure import Figure
 
-    halves = _in_halves(record["settings"]["questions"])
+    halves = _in_halves(record["settings"]["factors"])
     heights = [0.23 * sum(map(len, half.values())) + 0.35 * len(half) + 0.6 for half in halves]
     figure = Figure(figsize=(13, max(heights)), layout="constrained")
     base = fmean(by_seed(runs_with(record, "jumpstart", {}), "accuracy"))
@@ -97,32 +104,32 @@ def draw_choices(record: Record) -> "Figure":
         axes = column.subplots(
             len(half), squeeze=False, height_ratios=[len(changes) for changes in half.values()]
         )
-        for axis, (question, changes) in zip(axes[:, 0], half.items(), strict=True):
+        for axis, (factor, changes) in zip(axes[:, 0], half.items(), strict=True):
             if shared is not None:
                 axis.sharex(shared)
             shared = shared or axis
             axis.axvline(base, color="#777777", linewidth=1, linestyle=":")
-            axis.set_title(question, loc="left", fontsize=9)
+            axis.set_title(factor, loc="left", fontsize=9)
             axis.grid(axis="x", alpha=0.3)
             axis.tick_params(labelbottom=axis is axes[-1, 0])
-            _draw_answers(axis, record, changes)
+            _draw_values(axis, record, changes)
         data_sets = len(record["settings"]["data_sets"])
-        axes[-1, 0].set_xlabel(f"test accuracy behind the last epoch, mean of {data_sets} data sets")
+        axes[-1, 0].set_xlabel(f"test accuracy after the last epoch, mean of {data_sets} data sets")
     return figure
 
 
-def _in_halves(questions: dict[str, list[Change]]) -> tuple[dict[str, list[Change]], dict[str, list[Change]]]:
-    """The questions in order, with about as many answers on the left as on the right."""
-    answers = sum(map(len, questions.values()))
+def _in_halves(factors: dict[str, list[Change]]) -> tuple[dict[str, list[Change]], dict[str, list[Change]]]:
+    """The factors in order, with about as many values on the left as on the right."""
+    total = sum(map(len, factors.values()))
     left: dict[str, list[Change]] = {}
     right: dict[str, list[Change]] = {}
-    for question, changes in questions.items():
-        fits = not right and sum(map(len, [*left.values(), changes])) <= answers / 2
-        (left if fits or not left else right)[question] = changes
+    for factor, changes in factors.items():
+        fits = not right and sum(map(len, [*left.values(), changes])) <= total / 2
+        (left if fits or not left else right)[factor] = changes
     return left, right
 
 
-def _draw_answers(axis: "Axes", record: Record, changes: list[Change]) -> None:
+def _draw_values(axis: "Axes", record: Record, changes: list[Change]) -> None:
     labels = []
     for row, change in enumerate(changes):
         values = by_seed(runs_with(record, "jumpstart", change), "accuracy")
@@ -137,10 +144,10 @@ def _draw_answers(axis: "Axes", record: Record, changes: list[Change]) -> None:
 
 
 TABLES: dict[str, Callable[[Record], str]] = {
-    "choices-conditions": conditions,
+    "ablation-conditions": conditions,
     **{
-        f"choices-{question.replace(' ', '-').replace('λ', 'lam')}": partial(question_table, question)
-        for question in QUESTIONS
+        f"ablation-{factor.replace(' ', '-').replace('λ', 'lam')}": partial(factor_table, factor)
+        for factor in FACTORS
     },
-    "choices-beside": beside_table,
+    "ablation-baselines": baseline_table,
 }

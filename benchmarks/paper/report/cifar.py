@@ -1,4 +1,4 @@
-"""The networks on CIFAR-10 as a table and learning curves."""
+"""The networks trained on CIFAR-10, as a table and learning curves."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 # Of the Okabe-Ito palette; the markers tell them apart without colour.
 STYLES: dict[str, dict[str, Any]] = {
-    "aids": {"color": "#009E73", "marker": "P", "linestyle": "-."},
+    "batch_norm_skips": {"color": "#009E73", "marker": "P", "linestyle": "-."},
     "plain": {"color": "#000000", "marker": "o", "linestyle": ":"},
     "jumpstart": {"color": "#0072B2", "marker": "s"},
     "jumpstart_1.5": {"color": "#56B4E9", "marker": "^"},
@@ -19,24 +19,24 @@ STYLES: dict[str, dict[str, Any]] = {
 
 def conditions(record: Record) -> str:
     settings, machine = record["settings"], record["machine"]
-    cut = "" if settings["max_norm"] is None else f", gradients cut to a norm of {settings['max_norm']:g}"
+    norm = settings["max_norm"]
+    clipping = "" if norm is None else f", gradients clipped to a norm of {norm:g}"
     blocks = ", ".join(map(str, settings["blocks"]))
     return (
-        f"{settings['train']:,} training and {settings['test']:,} test images, stages of {blocks} "
-        f"bottlenecks, {settings['channels']} channels in the stem at width 1; crops and mirror images; "
-        f"Adam, learning rate rising linearly to {settings['learning_rate']:g} over a tenth of the steps, "
-        f"then falling to 0 as a cosine; batches of {settings['batch_size']}, {settings['epochs']} epochs, "
-        f"λ = {settings['lam']:g}, weight decay {settings['weight_decay']:g}{cut}, seed {settings['seed']}. "
-        f"{machine['device']}. "
-        f"`{machine['command']}`"
+        f"{settings['train']:,} training and {settings['test']:,} test images with random crops and flips; "
+        f"stages of {blocks} bottlenecks, {settings['channels']} channels in the stem at width 1; Adam, "
+        f"the learning rate warmed up linearly to {settings['learning_rate']:g} over a tenth of the steps, "
+        f"then a cosine to 0; batches of {settings['batch_size']}, {settings['epochs']} epochs, "
+        f"λ = {settings['lam']:g}, weight decay {settings['weight_decay']:g}{clipping}; seed "
+        f"{settings['seed']}. {machine['device']}: `{machine['command']}`"
     )
 
 
 def variant_table(record: Record) -> str:
-    """Accuracy behind the last epoch, units over the test images, time."""
+    """Accuracy after the last epoch, unit usage over the test images, and time."""
     lines = [
-        "| network | parameters | test accuracy | dead units | linear units | points dead in a layer "
-        "| s an epoch |",
+        "| network | parameters | test accuracy | dead units | linear units | dead points "
+        "| seconds per epoch |",
         "|---|" + "---:|" * 6,
     ]
     for variant in record["variants"].values():

@@ -4,52 +4,53 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from benchmarks.paper.changes import runs_with
-from benchmarks.paper.sweep import Record, seconds_of
-from benchmarks.paper.uci_report import NAMES, count, listed
+from benchmarks.paper.report.common import NAMES, count, listed, resources
+from benchmarks.paper.sweep import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DEEP, WIDE = 30, 2  # the least depth and width of what the paper sums up
+DEEP, WIDE = 30, 2  # the least depth and width in the paper's summary
 GOOD = 0.7  # validation accuracy
 CHANCE = {"moons": 0.5, "digits": 0.1}
 PUBLISHED = {"moons": {"plain": (0.00, 0.42), "batch_norm": (0.61, 0.74), "jumpstart": (0.95, 0.87)}}
 
 
-def choices(record: Record) -> list[tuple[str, str, float]]:
-    """Heading, technique and λ."""
+def variants(record: Record) -> list[tuple[str, str, float]]:
+    """Title, technique and λ of each."""
     found = [(NAMES[technique], technique, 0.0) for technique in ("plain", "batch_norm")]
     return found + [(f"Jumpstart, λ = {lam:g}", "jumpstart", lam) for lam in record["settings"]["lams"]]
 
 
 def conditions(record: Record) -> str:
-    settings, machine = record["settings"], record["machine"]
+    settings = record["settings"]
     return (
         f"{settings['train']:,} training and {settings['validation']:,} validation points, "
-        f"{settings['seeds']} seeds, {count(record)}, Adam at "
+        f"{settings['seeds']} seeds, {count(record)}; Adam with learning rate "
         f"{settings['base']['learning_rate']:g}, batches of at most {settings['batch_size']}, "
         f"{settings['epochs']:,} epochs, {settings['evaluations']} evaluations; depths of "
-        f"{listed(settings['depths'])}, widths of {listed(settings['widths'])}. {machine['cpu']}, "
-        f"{machine['jobs']} processes of one thread: {seconds_of(record) / 60:.0f} minutes of processor "
-        f"time. `{machine['command']}`"
+        f"{listed(settings['depths'])}, widths of {listed(settings['widths'])}. {resources(record)}"
     )
 
 
 def summary_table(record: Record) -> str:
-    """Share of the deep networks with good accuracy, and their mean accuracy, beside the published ones."""
-    headings = [f"depths from {DEEP}, widths from {WIDE}", "training", "networks"]
-    headings += [f"share ≥ {GOOD}, last epoch", "mean", f"share ≥ {GOOD}, least training loss", "mean"]
-    headings += ["mean of all points, last epoch", "dead, validation", "linear, validation"]
-    headings += ["dead, training", "linear, training"]
+    """The share of deep networks with good accuracy and their mean accuracy, beside the published figures."""
+    headings = [f"depth ≥ {DEEP}, width ≥ {WIDE}", "recipe", "networks"]
+    for time in ("last epoch", "lowest training loss"):
+        headings += [f"networks ≥ {GOOD}, {time}", f"mean accuracy, {time}"]
+    headings.append("mean accuracy on all points, last epoch")
+    headings += [
+        f"{status} units, {split}" for split in ("validation", "training") for status in ("dead", "linear")
+    ]
     lines = [f"| {' | '.join(headings)} |", "|---|---|" + "---:|" * (len(headings) - 2)]
     for recipe, change in record["settings"]["recipes"].items():
-        for heading, technique, lam in choices(record):
+        for title, technique, lam in variants(record):
             runs = [
                 run
                 for run in runs_with(record, technique, {**change, "lam": lam})
                 if run["depth"] >= DEEP and run["width"] >= WIDE
             ]
-            lines.append(f"| {' | '.join([heading, recipe, *_summary(record, runs)])} |")
+            lines.append(f"| {' | '.join([title, recipe, *_summary(record, runs)])} |")
     for technique, figures in PUBLISHED.get(record["settings"]["problem"], {}).items():
         row = [f"published, {NAMES[technique]}", "", "", *(f"{figure:.2f}" for figure in figures)]
         lines.append(f"| {' | '.join(row + [''] * (len(headings) - len(row)))} |")
@@ -60,7 +61,7 @@ def _summary(record: Record, runs: list[Record]) -> list[str]:
     if not runs:
         return ["none"] + [""] * 9
     figures = []
-    for key in ("accuracy", "kept_accuracy"):
+    for key in ("accuracy", "lowest_loss_accuracy"):
         values = [run[key] for run in runs]
         figures += [fmean(value >= GOOD for value in values), fmean(values)]
     figures.append(fmean(of_all_points(record, run) for run in runs))
@@ -75,7 +76,7 @@ def of_all_points(record: Record, run: Record) -> float:
 
 
 def cells(record: Record, runs: list[Record]) -> list[list[float]]:
-    """Mean validation accuracy behind the last epoch, by depth and width."""
+    """Mean validation accuracy after the last epoch, by depth and width."""
     settings = record["settings"]
     values: dict[tuple[int, int], list[float]] = {}
     for run in runs:
@@ -84,10 +85,10 @@ def cells(record: Record, runs: list[Record]) -> list[list[float]]:
 
 
 def draw_grid(record: Record) -> "Figure":
-    """Heat maps of mean validation accuracy behind the last epoch: rows by recipe, columns by technique."""
+    """Heat maps of mean validation accuracy after the last epoch: rows by recipe, columns by technique."""
     from matplotlib.figure import Figure
 
-    settings, columns = record["settings"], choices(record)
+    settings, columns = record["settings"], variants(record)
     lowest, recipes = CHANCE[settings["problem"]], settings["recipes"]
     figure = Figure(figsize=(2.5 * len(columns) + 0.8, 3.3 * len(recipes) + 0.4), layout="constrained")
     axes = figure.subplots(len(recipes), len(columns), sharex=True, sharey=True, squeeze=False)
@@ -102,8 +103,8 @@ def draw_grid(record: Record) -> "Figure":
             axis.set_xticks(range(len(settings["widths"])), settings["widths"])
             axis.set_yticks(range(len(settings["depths"])), settings["depths"])
         row[0].set_ylabel(f"{recipe}\ndepth")
-    for axis, (heading, _, _) in zip(axes[0], columns, strict=True):
-        axis.set_title(heading)
+    for axis, (title, _, _) in zip(axes[0], columns, strict=True):
+        axis.set_title(title)
     for axis in axes[-1]:
         axis.set_xlabel("width")
     figure.colorbar(image, ax=axes, label="validation accuracy", extend="min")

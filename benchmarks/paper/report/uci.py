@@ -1,7 +1,7 @@
 """The UCI results as tables and figures."""
 
-from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from benchmarks.paper.metrics import (
     Global,
@@ -13,30 +13,26 @@ from benchmarks.paper.metrics import (
     mean_ranks,
     trainability,
 )
-from benchmarks.paper.sweep import Record, runs_of, seconds_of
+from benchmarks.paper.report.common import (
+    NAMES,
+    STYLES,
+    count,
+    ends_at_chance,
+    listed,
+    percent,
+    resources,
+    spread,
+)
+from benchmarks.paper.sweep import Record, runs_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMES = {
-    "plain": "ReLU",
-    "batch_norm": "BatchNorm",
-    "skips": "skip connections",
-    "gelu": "GELU",
-    "jumpstart": "Jumpstart",
-}
 PUBLISHED = Global(dead=0.07, linear=0.12, trainability=1.0, convergence=-0.03)
-# Of the Okabe-Ito palette; markers and lines tell them apart without colour.
-STYLES: dict[str, dict[str, Any]] = {
-    "plain": {"color": "#000000", "marker": "o", "linestyle": ":"},
-    "batch_norm": {"color": "#009E73", "marker": "P", "linestyle": "-."},
-    "skips": {"color": "#E69F00", "marker": "D", "linestyle": "--"},
-    "gelu": {"color": "#CC79A7", "marker": "X", "linestyle": (0, (1, 1))},
-    "jumpstart": {"color": "#0072B2", "marker": "s", "linestyle": "-", "linewidth": 2.4},
-}
 HEADINGS = ("Dead Units", "Linear Units", "Trainability", "Convergence")
-ROUNDING = 1e-6  # of stored accuracies; a row of the test part is more
-CHOICE_HEADINGS = ("accuracy − best of all", "runs that end at chance", "dead", "linear")
+HYPERPARAMETER_HEADINGS = (
+    "| technique | learning rate | λ | accuracy − best of all | runs at chance | dead units | linear units |"
+)
 
 
 def bests_of(record: Record, runs: list[Record] | None = None) -> list[dict[str, dict[str, Record]]]:
@@ -46,27 +42,25 @@ def bests_of(record: Record, runs: list[Record] | None = None) -> list[dict[str,
 
 
 def conditions(record: Record) -> str:
-    settings, machine = record["settings"], record["machine"]
-    minutes = seconds_of(record) / 60
+    settings = record["settings"]
     return (
         f"{len(settings['data_sets'])} data sets, {settings['seeds']} seeds, {count(record)} "
-        f"of {settings['depth']} layers of {settings['width']} units, Adam at "
+        f"of {settings['depth']} layers of {settings['width']} units; Adam with learning rates "
         f"{listed(settings['learning_rates'])}, λ of {listed(settings['lams'])}, batches of "
         f"{settings['batch_size']} rows, {settings['epochs']:,} epochs, at most {settings['steps']:,} steps. "
-        f"{machine['cpu']}, {machine['jobs']} processes of one thread: {minutes:.0f} minutes of processor "
-        f"time. `{machine['command']}`"
+        f"{resources(record)}"
     )
 
 
 def global_table(record: Record) -> str:
-    """The four metrics, mean ± standard deviation over the seeds, beside what is published of Jumpstart.
+    """The four metrics, mean ± standard deviation over the seeds, beside those published for Jumpstart.
 
-    The last two also of the seeds' mean accuracies.
+    The last two also from accuracies averaged over the seeds.
     """
     bests = bests_of(record)
     ranks = mean_ranks(mean_accuracies(bests))
-    headings = [*HEADINGS, *(f"{heading}, of the means" for heading in HEADINGS[2:]), "mean rank"]
-    lines = [f"| | {' | '.join(headings)} |", "|---|" + "---:|" * len(headings)]
+    headings = [*HEADINGS, *(f"{heading} of mean accuracies" for heading in HEADINGS[2:]), "mean rank"]
+    lines = [f"| technique | {' | '.join(headings)} |", "|---|" + "---:|" * len(headings)]
     for technique, name in NAMES.items():
         lines.append(f"| {name} | {_metrics(bests, technique)} | {ranks[technique]:.2f} |")
     published = " | ".join(f"{value:.2f}".replace("-", "−") for value in PUBLISHED)
@@ -83,11 +77,11 @@ def _metrics(bests: list[dict[str, dict[str, Record]]], technique: str) -> str:
 
 
 def pair_table(record: Record) -> str:
-    """Jumpstart against each of the others, by their best runs and by one choice for all data sets each."""
+    """Jumpstart against each of the others, by best runs and with hyperparameters shared by all data sets."""
     headings = ["Jumpstart against", "wins", "draws", "losses", "p (Wilcoxon)"]
-    lines = [f"| compared | {' | '.join(headings)} |", "|---|---|" + "---:|" * 4]
-    one_choice = [run for _, runs in one_choices(record).values() for run in runs]
-    for compared, runs in (("best runs", None), ("one choice each", one_choice)):
+    lines = [f"| compared by | {' | '.join(headings)} |", "|---|---|" + "---:|" * 4]
+    shared = [run for _, runs in shared_hyperparameters(record).values() for run in runs]
+    for compared, runs in (("best runs", None), ("shared hyperparameters", shared)):
         accuracies = mean_accuracies(bests_of(record, runs))
         for technique, name in NAMES.items():
             if technique != "jumpstart":
@@ -97,8 +91,8 @@ def pair_table(record: Record) -> str:
     return "\n".join(lines)
 
 
-def runs_by_choice(record: Record, technique: str) -> dict[tuple[float, float], list[Record]]:
-    """The runs of each learning rate and λ, in their order."""
+def runs_by_hyperparameters(record: Record, technique: str) -> dict[tuple[float, float], list[Record]]:
+    """The runs of each learning rate and λ, in ascending order."""
     found: dict[tuple[float, float], list[Record]] = {}
     for run in runs_of(record):
         if run["technique"] == technique:
@@ -106,27 +100,27 @@ def runs_by_choice(record: Record, technique: str) -> dict[tuple[float, float], 
     return dict(sorted(found.items()))
 
 
-def one_choices(record: Record) -> dict[str, tuple[tuple[float, float], list[Record]]]:
-    """Of each technique the learning rate and λ of the best mean accuracy, and its runs."""
+def shared_hyperparameters(record: Record) -> dict[str, tuple[tuple[float, float], list[Record]]]:
+    """For each technique, the learning rate and λ with the best mean accuracy, and their runs."""
     return {
         technique: max(
-            runs_by_choice(record, technique).items(),
+            runs_by_hyperparameters(record, technique).items(),
             key=lambda item: fmean(run["accuracy"] for run in item[1]),
         )
         for technique in NAMES
     }
 
 
-def one_choice_table(record: Record) -> str:
-    """Each technique with one learning rate and λ for all data sets, against the best of all runs."""
-    chosen = one_choices(record)
+def shared_hyperparameter_table(record: Record) -> str:
+    """Each technique with the same learning rate and λ on all data sets, against the best of all runs."""
+    chosen = shared_hyperparameters(record)
     ranks = mean_ranks(
         mean_accuracies(bests_of(record, [run for _, runs in chosen.values() for run in runs]))
     )
-    lines = [f"| | learning rate | λ | {' | '.join(CHOICE_HEADINGS)} | mean rank |", "|---|" + "---:|" * 7]
+    lines = [f"{HYPERPARAMETER_HEADINGS} mean rank |", "|---|" + "---:|" * 7]
     best = best_accuracies(record)
-    for technique, (choice, runs) in chosen.items():
-        lines.append(f"| {_choice_row(technique, choice, runs, best)} | {ranks[technique]:.2f} |")
+    for technique, (pair, runs) in chosen.items():
+        lines.append(f"| {_hyperparameter_row(technique, pair, runs, best)} | {ranks[technique]:.2f} |")
     return "\n".join(lines)
 
 
@@ -135,7 +129,9 @@ def data_set_table(record: Record) -> str:
     bests, summaries = bests_of(record), record["settings"]["data_sets"]
     accuracies = mean_accuracies(bests)
     lines = [
-        "| data set | rows | classes | most frequent | " + " | ".join(NAMES.values()) + " | dead | linear |",
+        "| data set | rows | classes | majority class | "
+        + " | ".join(NAMES.values())
+        + " | dead units | linear units |",
         "|---|" + "---:|" * (5 + len(NAMES)),
     ]
     for name, summary in summaries.items():
@@ -146,7 +142,7 @@ def data_set_table(record: Record) -> str:
             text = spread([best[name][technique]["accuracy"] for best in bests])
             cells.append(f"**{text}**" if mean == top else text)
         shares = [fmean(best[name]["jumpstart"][key] for best in bests) for key in ("dead", "linear")]
-        rows = summary["rows"] - summary["repeats"]
+        rows = summary["rows"] - summary["duplicates"]
         lines.append(
             f"| {summary['title']} | {rows:,} | {summary['classes']} | {summary['majority']:.2f} | "
             + " | ".join(cells)
@@ -156,13 +152,13 @@ def data_set_table(record: Record) -> str:
     return "\n".join(lines)
 
 
-def choice_table(record: Record) -> str:
-    """What each learning rate and λ come to over all data sets and seeds."""
-    lines = [f"| | learning rate | λ | {' | '.join(CHOICE_HEADINGS)} |", "|---|" + "---:|" * 6]
+def hyperparameter_table(record: Record) -> str:
+    """The results of each learning rate and λ over all data sets and seeds."""
+    lines = [HYPERPARAMETER_HEADINGS, "|---|" + "---:|" * 6]
     best = best_accuracies(record)
     for technique in NAMES:
-        for choice, runs in runs_by_choice(record, technique).items():
-            lines.append(f"| {_choice_row(technique, choice, runs, best)} |")
+        for pair, runs in runs_by_hyperparameters(record, technique).items():
+            lines.append(f"| {_hyperparameter_row(technique, pair, runs, best)} |")
     return "\n".join(lines)
 
 
@@ -175,24 +171,23 @@ def best_accuracies(record: Record) -> dict[tuple[str, int], float]:
     return best
 
 
-def _choice_row(
-    technique: str, choice: tuple[float, float], runs: list[Record], best: dict[tuple[str, int], float]
+def _hyperparameter_row(
+    technique: str, pair: tuple[float, float], runs: list[Record], best: dict[tuple[str, int], float]
 ) -> str:
-    rate, lam = choice
+    rate, lam = pair
     behind = fmean(run["accuracy"] - best[run["data_set"], run["seed"]] for run in runs)
-    at_chance = fmean(ends_at_chance(run) for run in runs)
     cells = [NAMES[technique], f"{rate:g}", f"{lam:g}" if lam else "", f"{behind:.2f}".replace("-", "−")]
-    cells += [f"{at_chance:.0%}".replace("%", " %")]
+    cells.append(percent(fmean(map(ends_at_chance, runs))))
     cells += [f"{fmean(run[key] for run in runs):.2f}" for key in ("dead", "linear")]
     return " | ".join(cells)
 
 
 def note_table(record: Record) -> str:
-    """What was left open by the files, and how many rows were removed since they repeat others."""
-    lines = ["| data set | repeats removed | features | choices |", "|---|---:|---:|---|"]
+    """How many duplicate rows were removed, and the preprocessing that the files leave open."""
+    lines = ["| data set | duplicates removed | features | preprocessing |", "|---|---:|---:|---|"]
     for summary in record["settings"]["data_sets"].values():
         note = summary["note"] or ""
-        lines.append(f"| {summary['title']} | {summary['repeats']:,} | {summary['features']} | {note} |")
+        lines.append(f"| {summary['title']} | {summary['duplicates']:,} | {summary['features']} | {note} |")
     return "\n".join(lines)
 
 
@@ -241,26 +236,3 @@ def draw_accuracies(record: Record) -> "Figure":
     axis.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper center", ncols=6, frameon=False)
     return figure
-
-
-def spread(values: list[float]) -> str:
-    """Mean ± standard deviation."""
-    text = f"{fmean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
-    return text.replace("-", "−")
-
-
-def ends_at_chance(run: Record) -> bool:
-    """Whether it answers no better on the test part than the training part's most frequent class would."""
-    return run["accuracy"] <= run["chance"] + ROUNDING
-
-
-def count(record: Record) -> str:
-    """Of networks, and of those that diverged."""
-    runs = runs_of(record)
-    diverged = sum(run["diverged"] > 0 for run in runs)
-    return f"{len(runs):,} networks ({diverged or 'none'} diverged)"
-
-
-def listed(values: list[float]) -> str:
-    *first, last = (f"{value:g}" for value in values)
-    return f"{', '.join(first)} and {last}" if first else last

@@ -5,8 +5,8 @@ import pytest
 pytest.importorskip("PIL", reason="train_imagenet.py needs pillow")
 pytest.importorskip("rich", reason="train_imagenet.py needs rich")
 
+from imagenet_trainings import TRAIN, VAL
 from ranks import Ranks
-from trainings import TRAIN, VAL
 
 from benchmarks.imagenet.processes import start_processes
 from benchmarks.imagenet.smoke import make_image_folder

@@ -1,4 +1,4 @@
-"""``train_imagenet.py`` as it is started: killed at random moments, told to end, given wrong options."""
+"""``train_imagenet.py`` as a command: killed at random moments, terminated, given invalid options."""
 
 import contextlib
 import json
@@ -17,15 +17,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainings import STEPS, WORDS, make_options, run
+from imagenet_trainings import STEPS, WORDS, make_options, run
 
 from benchmarks import train_imagenet
 from benchmarks.imagenet import options as options_of
 from benchmarks.imagenet.files import PARTIAL, read_checkpoint
 from benchmarks.imagenet.options import check_installed, make_parser, parse_arguments
 from benchmarks.imagenet.smoke import differences
-from benchmarks.imagenet.training import Training, train
-from jumpstart_kernels.cli_inputs import CommandError
+from benchmarks.imagenet.trainer import Trainer, train
+from jumpstart_kernels.cli.errors import CommandError
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "benchmarks" / "train_imagenet.py"
@@ -34,7 +34,7 @@ SERVER.set_forkserver_preload(["benchmarks.imagenet.smoke", "torch._dynamo", "to
 
 
 def start(count, printed, *words):
-    """So many processes, as torchrun starts them; what they print goes to files of a folder."""
+    """Start processes as torchrun does; what they print goes to files in a folder."""
     printed.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -140,7 +140,7 @@ def test_smoke_by_torchrun():
 @pytest.mark.parametrize(
     "message,words",
     (
-        ("--data and --output must be given, or --smoke", ""),
+        ("--data and --output are required, or --smoke", ""),
         ("--batch-size must be a multiple of --accumulate, 3, got 256", "--data=x --output=y --accumulate=3"),
         ("--warmup-epochs must be less than --epochs, 5, got 5.0", "--data=x --output=y --epochs=5"),
         (
@@ -243,7 +243,7 @@ def test_tensorboard_shows_every_value_once_wherever_it_was_killed(process, data
     class Killed(Exception):
         pass
 
-    class Dying(Training):
+    class Dying(Trainer):
         """Ends without a word after so many steps or validations, with no checkpoint of the last of them."""
 
         moments = Counter()

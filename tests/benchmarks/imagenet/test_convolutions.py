@@ -1,14 +1,14 @@
-"""Convolutions whose gradient oneDNN gets wrong in bfloat16: told before a training, and no fault of ours."""
+"""Convolutions whose gradient oneDNN gets wrong in bfloat16, with or without Jumpstart, are refused."""
 
 import pytest
 import torch
+from imagenet_trainings import make_options
 from torch import nn
-from trainings import make_options
 
 from benchmarks.imagenet.convolutions import check_convolutions
-from benchmarks.imagenet.training import Training
+from benchmarks.imagenet.trainer import Trainer
 from benchmarks.models import build_resnet50
-from jumpstart_kernels.cli_inputs import CommandError
+from jumpstart_kernels.cli.errors import CommandError
 
 CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ def make_network():
 
 
 def test_images_that_are_too_small_are_told():
-    message = "--image-size must be larger than 16 .* stride 2 gets images 1 wide, .* take --precision fp32"
+    message = "--image-size must be larger than 16 .* stride 2 gets images 1 wide, .* use --precision fp32"
     with pytest.raises(CommandError, match=message):
         check_convolutions(make_network(), 16, "bf16", CPU)
     check_convolutions(make_network(), 17, "bf16", CPU)
@@ -28,7 +28,7 @@ def test_images_that_are_too_small_are_told():
 
 def test_a_training_says_it_at_its_start(process, data, tmp_path):
     with pytest.raises(CommandError, match="--image-size must be larger than 16"):
-        Training(make_options(data, tmp_path, "--precision=bf16"), process)
+        Trainer(make_options(data, tmp_path, "--precision=bf16"), process)
 
 
 @pytest.mark.parametrize("freed", (torch.nan, 1.0))

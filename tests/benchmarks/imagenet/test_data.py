@@ -1,4 +1,4 @@
-"""Which images there are, their order and what is cut out of them: of the seed and the place alone."""
+"""Which images exist, their order and their crops, which depend only on the seed and the place."""
 
 import math
 import random
@@ -15,14 +15,14 @@ from benchmarks.imagenet.data import (
     Images,
     TrainingOrder,
     ValidationOrder,
+    center_crop,
     find_data,
     find_images,
     make_loader,
-    middle_crop,
     normalize,
     random_crop,
 )
-from jumpstart_kernels.cli_inputs import CommandError
+from jumpstart_kernels.cli.errors import CommandError
 
 
 def touch(path):
@@ -53,7 +53,7 @@ def test_folders_that_cannot_be_trained_on(tmp_path):
         find_data(tmp_path)
     for name in ("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/c/1.png"):
         touch(tmp_path / name)
-    with pytest.raises(CommandError, match="same classes; in one alone: b, c$"):
+    with pytest.raises(CommandError, match="same classes; only in one of them: b, c$"):
         find_data(tmp_path)
 
 
@@ -104,11 +104,11 @@ def test_random_crops_keep_to_their_limits(size):
         assert {(right - left, lower - upper) for left, upper, right, lower in boxes} <= {(27, 20), (20, 27)}
 
 
-def test_validation_sees_the_middle(tmp_path):
+def test_validation_uses_center_crops(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (256, 300, 3), dtype=np.uint8)
     (tmp_path / "a").mkdir()
     Image.fromarray(pixels).save(tmp_path / "a" / "0.png")
-    assert middle_crop(300, 256) == (38, 16, 262, 240)
+    assert center_crop(300, 256) == (38, 16, 262, 240)
     seen, _ = Images(find_images(tmp_path), 224)[0, 0]
     assert torch.equal(seen, torch.from_numpy(pixels[16:240, 38:262]))
 

@@ -1,4 +1,4 @@
-"""A checkpoint is whole whenever the process that writes it is killed."""
+"""A checkpoint is complete whenever the process that writes it is killed."""
 
 import multiprocessing
 import os
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.imagenet.files import PARTIAL, read_checkpoint, write_atomically, write_checkpoint
-from jumpstart_kernels.cli_inputs import CommandError
+from jumpstart_kernels.cli.errors import CommandError
 
 
 class Deadly:
@@ -77,7 +77,7 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path):
     with pytest.raises(CommandError, match="cannot read the checkpoint"):
         read_checkpoint(path)
     torch.save({"model": {}}, path)
-    with pytest.raises(CommandError, match="is no checkpoint of this version"):
+    with pytest.raises(CommandError, match="is not a checkpoint of this version"):
         read_checkpoint(path)
 
 

@@ -1,9 +1,9 @@
 """What the options make of λ and of the learning rate."""
 
 import pytest
-from trainings import make_options
+from imagenet_trainings import make_options
 
-from benchmarks.imagenet.training import make_penalty_schedule, warmup_cosine
+from benchmarks.imagenet.trainer import make_penalty_schedule, warmup_cosine
 
 
 def weights(words: str, steps: int) -> list[float]:

@@ -5,18 +5,18 @@ import shutil
 
 import pytest
 import torch
+from imagenet_trainings import CLASSES, STEPS, VAL, full, gradients, make_options, run, unsynchronized
 from torch import nn
 from torch.nn import functional as F
-from trainings import CLASSES, STEPS, VAL, full, gradients, make_options, run, unsynchronized
 
 import jumpstart_kernels as jk
 from benchmarks.imagenet.data import Images, find_images, normalize
 from benchmarks.imagenet.files import read_checkpoint, write_checkpoint
 from benchmarks.imagenet.processes import Termination
 from benchmarks.imagenet.smoke import differences
-from benchmarks.imagenet.training import Training, train
+from benchmarks.imagenet.trainer import Trainer, train
 from benchmarks.models import build_resnet50
-from jumpstart_kernels.cli_inputs import CommandError
+from jumpstart_kernels.cli.errors import CommandError
 
 WHOLE = {"finished": True, "began": 0, "ended": 2 * STEPS}
 MODES = {"ddp": "", "fsdp": "--parallel=fsdp --checkpointing --memory-format=contiguous"}
@@ -67,7 +67,7 @@ def test_interrupted_and_resumed_it_ends_as_if_it_had_not_been(three, data, whol
 
 
 def test_something_is_trained(whole, process, data, tmp_path):
-    fresh = Training(make_options(data, tmp_path), process).network.state_dict()
+    fresh = Trainer(make_options(data, tmp_path), process).network.state_dict()
     stored = read_checkpoint(whole(""))
     assert all(not torch.equal(stored["model"][name], weight) for name, weight in fresh.items())
     assert (stored["epoch"], stored["step"]) == (2, 0)
@@ -120,14 +120,14 @@ def test_a_restored_network_is_the_stored_one(three, process, data, tmp_path):
     three(run, data, tmp_path, "", STEPS + 1)
     stored = read_checkpoint(tmp_path / "checkpoint.pt")
     for words in ("", "--parallel=fsdp", "--memory-format=contiguous"):
-        training = Training(make_options(data, tmp_path, words), process)
-        weights = training.network.state_dict()
+        trainer = Trainer(make_options(data, tmp_path, words), process)
+        weights = trainer.network.state_dict()
         assert (
             differences({name: full(weight) for name, weight in weights.items()}, dict(stored["model"])) == []
         )
-        parameters = dict(training.network.named_parameters())
+        parameters = dict(trainer.network.named_parameters())
         for name, state in stored["optimizer"]["state"].items():
-            momentum = training.optimizer.state[parameters[name]]["momentum_buffer"]
+            momentum = trainer.optimizer.state[parameters[name]]["momentum_buffer"]
             assert momentum.stride() == parameters[name].stride()
             assert torch.equal(full(momentum), state["momentum_buffer"])
         plain = build_resnet50(batch_norm=False, skips=False, classes=CLASSES, width=4, blocks=(1, 1, 1, 1))
@@ -154,7 +154,7 @@ def test_validation_counts_every_image(three, process, data, whole):
 
 
 def test_sigterm_in_the_validation_has_it_begin_anew(process, data, tmp_path, monkeypatch):
-    class Late(Training):
+    class Late(Trainer):
         def _validate(self, termination, log):
             termination._receive(15, None)
             return super()._validate(termination, log)
@@ -209,8 +209,8 @@ def test_compiled_and_checkpointed_blocks_train_alike(process, data, tmp_path):
 
 
 def test_without_a_penalty_the_network_is_plain(process, data, tmp_path):
-    training = Training(make_options(data, tmp_path, "--penalty-weight=0"), process)
-    kinds = {type(module) for module in training.network.modules()}
+    trainer = Trainer(make_options(data, tmp_path, "--penalty-weight=0"), process)
+    kinds = {type(module) for module in trainer.network.modules()}
     assert nn.ReLU in kinds and jk.JumpstartReLU not in kinds
     assert run(data, tmp_path, "--penalty-weight=0") == WHOLE
     history = read_checkpoint(tmp_path / "checkpoint.pt")["history"]
@@ -249,16 +249,16 @@ def test_a_loss_that_is_no_number_ends_it_and_keeps_the_checkpoint(three, data, 
 
 def test_a_checkpoint_of_other_settings_is_left_alone(process, data, tmp_path):
     run(data, tmp_path, interrupted=1)
-    with pytest.raises(CommandError, match="momentum was 0.9, is 0.8; seed was 0, is 1. Its settings"):
-        Training(make_options(data, tmp_path, "--seed=1 --momentum=0.8"), process)
+    with pytest.raises(CommandError, match="momentum was 0.9, is 0.8; seed was 0, is 1. Resume it"):
+        Trainer(make_options(data, tmp_path, "--seed=1 --momentum=0.8"), process)
     other = tmp_path / "other"
     shutil.copytree(data, other)
     next((other / "train" / "red").iterdir()).unlink()
     with pytest.raises(CommandError, match="images was 28, is 27"):
-        Training(make_options(other, tmp_path), process)
+        Trainer(make_options(other, tmp_path), process)
     shutil.copy(next((other / "train" / "blue").iterdir()), other / "train" / "red" / "new.png")
-    with pytest.raises(CommandError, match="training: checksum of their names was"):
-        Training(make_options(other, tmp_path), process)
+    with pytest.raises(CommandError, match="settings: checksum of image names was"):
+        Trainer(make_options(other, tmp_path), process)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,10 @@ def test_a_checkpoint_of_other_settings_is_left_alone(process, data, tmp_path):
             "--batch-size must be a multiple of 5, --accumulate × 1 processes",
             "--batch-size=12 --accumulate=5",
         ),
-        ("--batch-size must be at most 28, the images of train, got 29", "--batch-size=29 --accumulate=1"),
+        (
+            "--batch-size must be at most 28, the number of training images, got 29",
+            "--batch-size=29 --accumulate=1",
+        ),
     ),
 )
 def test_batches_that_cannot_be(process, data, tmp_path, message, words):
@@ -277,4 +280,4 @@ def test_batches_that_cannot_be(process, data, tmp_path, message, words):
         name, _, number = word.removeprefix("--").replace("-", "_").partition("=")
         setattr(options, name, int(number))
     with pytest.raises(CommandError, match=message):
-        Training(options, process)
+        Trainer(options, process)

@@ -1,4 +1,4 @@
-"""The matrix of versions: what it asks for, what it finds, what it makes of pytest's report."""
+"""The matrix of versions: requirements, interpreters and toolkits, and the counts of pytest's report."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.matrix import environment
-from benchmarks.matrix.__main__ import OLDEST_CONSTRAINTS, make_parser, table
+from benchmarks.matrix.__main__ import OLDEST_CONSTRAINTS, make_parser, make_table
 from benchmarks.matrix.environment import (
     ROOT,
     TESTS,
@@ -87,7 +87,7 @@ def test_the_table_has_a_line_for_each_row():
         "failed": 0,
     }
     plain = {**row, "triton": None, "extension": {**row["extension"], "cuda": None}}
-    lines = table({"oldest": row, "newest": plain}).splitlines()
+    lines = make_table({"oldest": row, "newest": plain}).splitlines()
     assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
     assert "| built for 13.0, 2 operators | avx2 | 2,400 | 10 | 0 | 7.7 MB |" in lines[2]
     assert "| none | not built |" in lines[3]

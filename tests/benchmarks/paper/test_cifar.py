@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from benchmarks.paper import cifar, cifar_report
-from benchmarks.paper.images import Images
+from benchmarks.paper import cifar
+from benchmarks.paper.cifar_images import Images
+from benchmarks.paper.report import cifar as cifar_report
 
 WORDS = [
     "--small",
@@ -27,7 +28,7 @@ WORDS = [
 
 @pytest.fixture(autouse=True)
 def images(monkeypatch):
-    """Dark and bright ones, in the place of a file's."""
+    """Dark and bright images, instead of a file's."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(80) % 2
     x = torch.randint(100, (80, 3, 32, 32), generator=generator) + 150 * labels.view(-1, 1, 1, 1)
@@ -59,7 +60,7 @@ def test_variants_are_trained_once(tmp_path, capsys):
     assert table.count("\n") == 6 and "| Jumpstart, width × 2 |" in table
     assert "60 training and 20 test images" in cifar_report.conditions(record)
     assert cifar.main([*WORDS, "--lam", "0.2", "--output", str(path)]) == 2
-    assert "results of other settings" in capsys.readouterr().err
+    assert "results for other settings" in capsys.readouterr().err
 
 
 def test_a_network_learns_to_tell_the_kinds_apart(images):
@@ -71,8 +72,8 @@ def test_a_network_learns_to_tell_the_kinds_apart(images):
 
 def test_the_rate_rises_and_falls(images):
     settings = cifar.Settings(10, 6, 1e-3, 0.1, 0.0, None, 16, (1, 1, 1, 1), 60, 20, 0)
-    training = cifar.Training(cifar.VARIANTS["plain"], settings, images, torch.device("cpu"))
-    factors = [training.rate_factor(step) for step in range(101)]
+    trainer = cifar.Trainer(cifar.VARIANTS["plain"], settings, images, torch.device("cpu"))
+    factors = [trainer.rate_factor(step) for step in range(101)]
     assert factors[0] == 0.1 and factors[9] == factors[10] == 1 and factors[55] == pytest.approx(0.5)
     assert factors[100] == 0 and factors[10:] == sorted(factors[10:], reverse=True)
 
@@ -95,7 +96,7 @@ def test_a_network_that_diverged_is_told_of(images, tmp_path):
 def test_batches_larger_than_the_data_are_refused(tmp_path, capsys):
     words = [*WORDS, "--batch-size", "61", "--output", str(tmp_path / "x.json")]
     assert cifar.main(words) == 2
-    assert "--batch-size 61 is more than the 60 images" in capsys.readouterr().err
+    assert "--batch-size 61 is more than the 60 training images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--learning-rate", "--lam", "--weight-decay", "--max-norm"])

@@ -1,4 +1,4 @@
-"""``benchmarks/paper/images.py``: decoding, standardization, augmentation."""
+"""``benchmarks/paper/cifar_images.py``: decoding, standardization, augmentation."""
 
 import io
 
@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.paper.images import PADDING, augment, load_images, standardize
+from benchmarks.paper.cifar_images import PADDING, augment, load_images, standardize
 
 
 def encode(images):
-    """JPEG files of uint8 ``[N, H, W, 3]``, one behind the other, and where each begins."""
+    """JPEG files of uint8 ``[N, H, W, 3]``, concatenated, and the offset of each."""
     files = []
     for image in images:
         file = io.BytesIO()
@@ -49,7 +49,7 @@ def test_images_are_decoded(archive):
 
 def test_what_a_file_lacks_is_named(archive, tmp_path):
     path, arrays, _ = archive
-    with pytest.raises(ValueError, match="has 6 train images, fewer than the 7 asked for"):
+    with pytest.raises(ValueError, match="has 6 train images, fewer than the 7 requested"):
         load_images(path, train=7)
     del arrays["test_labels"]
     np.savez(tmp_path / "less.npz", **arrays)
@@ -69,7 +69,7 @@ def test_standardized_channels_have_mean_0_and_variance_1():
 
 
 def test_crops_are_shifted_and_mirrored_images():
-    """Each is one of the crops of its own image, mirrored or not; both occur, at many places."""
+    """Each is one of the crops of its own image, flipped or not; both occur, at many offsets."""
     x = torch.arange(1, 201).view(1, 2, 10, 10).repeat(64, 1, 1, 1) + 1000 * torch.arange(64).view(
         -1, 1, 1, 1
     )

@@ -1,4 +1,4 @@
-"""The sweeps and the report as commands, on trainings of a few steps."""
+"""The sweeps and the report as commands, on runs of a few steps."""
 
 import json
 import shutil
@@ -6,10 +6,12 @@ from dataclasses import asdict
 
 import pytest
 
-from benchmarks.paper import choices, grid, grid_report, report, uci
+from benchmarks.paper import ablation, grid, uci
 from benchmarks.paper.networks import TECHNIQUES
+from benchmarks.paper.report import __main__ as report
+from benchmarks.paper.report import grid as grid_report
 from benchmarks.paper.sweep import runs_of
-from benchmarks.tables import insert
+from benchmarks.report.documents import insert
 
 UCI = ["--only", "iris", "--only", "wine", "--depth", "3", "--steps", "20", "--seeds", "2", "--jobs", "1"]
 GRID = ["--epochs", "20", "--seeds", "2", "--jobs", "1"]
@@ -21,9 +23,9 @@ DIGITS = ["digits", *["--depth", "31", "--width", "2"], *GRID, "--epochs", "1"]
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     assert uci.main([*UCI, "--output", str(folder / "paper_uci.json")]) == 0
-    steadied = ["--recipe", "steadied", "--output", str(folder / "paper_uci_steadied.json")]
-    assert uci.main([*UCI, *steadied]) == 0
-    assert choices.main([*UCI, "--output", str(folder / "paper_choices.json")]) == 0
+    stabilized = ["--recipe", "stabilized", "--output", str(folder / "paper_uci_stabilized.json")]
+    assert uci.main([*UCI, *stabilized]) == 0
+    assert ablation.main([*UCI, "--output", str(folder / "paper_ablation.json")]) == 0
     assert grid.main([*MOONS, "--output", str(folder / "paper_moons.json")]) == 0
     assert grid.main([*DIGITS, "--output", str(folder / "paper_digits.json")]) == 0
     return folder
@@ -39,22 +41,22 @@ def test_a_sweep_has_every_run_once(results):
     networks = 2 * 2 * (len(TECHNIQUES) - 1) + 2 * 2 * 4  # of a data set: seeds, rates, λ
     assert len(runs) == len(set(runs)) == 2 * networks
     assert all(r["accuracy"] == pytest.approx(r["curve"][-1], abs=1e-4) for r in runs_of(record))
-    assert record["settings"]["data_sets"]["iris"]["repeats"] == 1
+    assert record["settings"]["data_sets"]["iris"]["duplicates"] == 1
     assert record["machine"]["command"].endswith("paper_uci.json")
 
-    record = read(results / "paper_uci_steadied.json")
-    assert len(runs_of(record)) == 2 * networks and list(record["settings"]["recipe"]) == ["steadied"]
+    record = read(results / "paper_uci_stabilized.json")
+    assert len(runs_of(record)) == 2 * networks and list(record["settings"]["recipe"]) == ["stabilized"]
     assert all(run["weight_decay"] > 0 and run["initialization"] == "he" for run in runs_of(record))
 
-    record = read(results / "paper_choices.json")
-    runs = [tuple(run[key] for key in ("data_set", *asdict(choices.BASE))) for run in runs_of(record)]
-    answers = sum(map(len, choices.QUESTIONS.values()))
-    answers -= len(choices.QUESTIONS) - 1 + 3  # the base is asked for by each, three more by two
-    networks = answers + len(choices.BESIDE) * len(choices.BESIDE_CHANGES)
+    record = read(results / "paper_ablation.json")
+    runs = [tuple(run[key] for key in ("data_set", *asdict(ablation.BASE))) for run in runs_of(record)]
+    changes = sum(map(len, ablation.FACTORS.values()))
+    changes -= len(ablation.FACTORS) - 1 + 3  # the base is in every factor, three other runs in two
+    networks = changes + len(ablation.BASELINES) * len(ablation.BASELINE_CHANGES)
     assert len(runs) == len(set(runs)) == 2 * 2 * networks
 
     record = read(results / "paper_moons.json")
-    keys = ("depth", "width", *asdict(choices.BASE))
+    keys = ("depth", "width", *asdict(ablation.BASE))
     runs = [tuple(run[key] for key in keys) for run in runs_of(record)]
     assert (
         len(runs) == len(set(runs)) == 2 * 2 * 2 * len(grid.PROBLEMS["moons"].recipes) * (2 + 2)
@@ -69,8 +71,8 @@ def test_a_sweep_that_was_stopped_goes_on(results, tmp_path, capsys):
         (tmp_path / document).touch()
     whole = read(results / "paper_moons.json")
     part = json.loads(json.dumps(whole))
-    assert whole["left"] == 0
-    part["left"] = 1
+    assert whole["remaining"] == 0
+    part["remaining"] = 1
     del part["tasks"]["plain/1/2"]
     part["tasks"]["plain/1/3"]["runs"][0]["accuracy"] = -1.0  # to see that it is not done again
     path.write_text(json.dumps(part))
@@ -78,17 +80,17 @@ def test_a_sweep_that_was_stopped_goes_on(results, tmp_path, capsys):
     assert "paper_moons.json is not complete" in capsys.readouterr().out
     assert grid.main([*MOONS, "--output", str(path)]) == 0
     again = read(path)
-    assert again["left"] == 0
+    assert again["remaining"] == 0
     assert again["tasks"]["plain/1/2"]["runs"] == whole["tasks"]["plain/1/2"]["runs"]
     assert again["tasks"]["plain/1/3"]["runs"][0]["accuracy"] == -1.0
 
 
-def test_a_question_that_was_added_is_not_taken_for_answered(results, tmp_path, capsys, monkeypatch):
-    path = tmp_path / "paper_choices.json"
-    shutil.copy(results / "paper_choices.json", path)
-    monkeypatch.setitem(choices.QUESTIONS, "λ", choices.combine(lam=(0.5,)))
-    assert choices.main([*UCI, "--output", str(path)]) == 2
-    assert "has results of other settings" in capsys.readouterr().err
+def test_a_factor_that_was_changed_is_not_taken_from_old_results(results, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "paper_ablation.json"
+    shutil.copy(results / "paper_ablation.json", path)
+    monkeypatch.setitem(ablation.FACTORS, "λ", ablation.combine(lam=(0.5,)))
+    assert ablation.main([*UCI, "--output", str(path)]) == 2
+    assert "has results for other settings" in capsys.readouterr().err
 
 
 def test_shallow_grids_have_no_deep_networks_to_sum_up(tmp_path):
@@ -100,7 +102,7 @@ def test_shallow_grids_have_no_deep_networks_to_sum_up(tmp_path):
     assert "depths of 2, widths of 2" in grid_report.conditions(read(path))
     axes = grid_report.draw_grid(read(path)).axes[: 2 * (2 + 2)]
     assert [axis.get_title() for axis in axes[:4]] == [
-        heading for heading, *_ in grid_report.choices(read(path))
+        title for title, *_ in grid_report.variants(read(path))
     ]
     assert {axis.get_xlabel() for axis in axes[4:]} == {"width"}
 
@@ -109,7 +111,7 @@ def test_results_of_other_settings_are_kept(results, tmp_path, capsys):
     path = tmp_path / "paper_moons.json"
     shutil.copy(results / "paper_moons.json", path)
     assert grid.main([*MOONS, "--epochs", "10", "--output", str(path)]) == 2
-    assert "has results of other settings" in capsys.readouterr().err
+    assert "has results for other settings" in capsys.readouterr().err
     assert read(path) == read(results / "paper_moons.json")
 
 
@@ -119,18 +121,18 @@ def test_the_report_writes_tables_and_pictures(results, tmp_path, capsys):
     names += [f"figure-{name}" for drawings in report.DRAWINGS.values() for name in drawings]
     page, other = (tmp_path / document for document in report.DOCUMENTS)
     page.write_text("".join(f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in names))
-    other.write_text("<!-- begin choices-lam -->\n<!-- end choices-lam -->\n")
+    other.write_text("<!-- begin ablation-lam -->\n<!-- end ablation-lam -->\n")
     assert report.main(["--results", str(results), "--root", str(tmp_path)]) == 0
     text = page.read_text()
     assert "| Jumpstart | " in text and "| published, Jumpstart | 0.07 | 0.12 | 1.00 | −0.03 | | | |" in text
     assert (
-        "| one choice each | BatchNorm | " in text
+        "| shared hyperparameters | BatchNorm | " in text
         and "| published, ReLU | | | 0.00 | 0.42 | |" in text.replace("  ", " ")
     )
-    assert "| Iris | 149 | 3 | 0.34 |" in text and "| Jumpstart, λ = 0.3 | steadied | 4 |" in text
+    assert "| Iris | 149 | 3 | 0.34 |" in text and "| Jumpstart, λ = 0.3 | stabilized | 4 |" in text
     assert "| 0.1 | " in other.read_text()
-    assert "| norm | 0.01 | " in text and "| BatchNorm | he | not cut | " in text
-    for stem in ("paper_uci", "paper_moons", "paper_digits", "paper_choices"):
+    assert "| norm | 0.01 | " in text and "| BatchNorm | he | none | " in text
+    for stem in ("paper_uci", "paper_moons", "paper_digits", "paper_ablation"):
         for name in report.DRAWINGS[stem]:
             picture = tmp_path / "docs" / "figures" / f"{name}.png"
             assert picture.read_bytes().startswith(b"\x89PNG") and f"figures/{name}.png" in text
@@ -141,13 +143,13 @@ def test_the_report_writes_tables_and_pictures(results, tmp_path, capsys):
         assert report.main(["--results", str(results), "--root", str(tmp_path)]) == 0
     finally:
         (tmp_path / "elsewhere.json").rename(results / "paper_moons.json")
-    assert "paper_moons.json is not there" in capsys.readouterr().out and page.read_text() == text
+    assert "paper_moons.json does not exist" in capsys.readouterr().out and page.read_text() == text
 
 
 @pytest.mark.parametrize(
     ("main", "words", "text"),
     [
-        (uci.main, ["--only", "letters"], "--only letters: must be of wine, iris, breast_cancer, moons"),
+        (uci.main, ["--only", "letters"], "--only letters: must be one of wine, iris, breast_cancer, moons"),
         (uci.main, ["--data", "nowhere"], "nowhere"),
     ],
 )
@@ -157,7 +159,7 @@ def test_mistakes_are_named(main, words, text, tmp_path, capsys):
     assert not (tmp_path / "results.json").exists()
 
 
-@pytest.mark.parametrize(("main", "words"), [(uci.main, []), (choices.main, []), (grid.main, ["moons"])])
+@pytest.mark.parametrize(("main", "words"), [(uci.main, []), (ablation.main, []), (grid.main, ["moons"])])
 def test_numbers_are_positive(main, words, capsys):
     with pytest.raises(SystemExit):
         main([*words, "--seeds", "0", "--output", "x.json"])

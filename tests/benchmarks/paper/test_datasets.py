@@ -1,4 +1,4 @@
-"""The paper's data sets: repeats go first, and nothing of the test part is in what is trained on."""
+"""The paper's data sets: duplicates go first, and nothing of the test split is in what is trained on."""
 
 import statistics
 import subprocess
@@ -15,11 +15,11 @@ from sklearn.model_selection import train_test_split
 
 from benchmarks.paper import datasets
 from benchmarks.paper.datasets import SCIKIT_LEARN, TITLES, describe, load_split, load_table, names
-from benchmarks.paper.descriptions import UCI, Description
+from benchmarks.paper.uci_descriptions import UCI, Description
 from jumpstart_kernels.demo.data import Data
 
 ROOT = Path(datasets.__file__).parents[2]
-SHAPES = {  # rows, repeats, features, classes
+SHAPES = {  # rows, duplicates, features, classes
     "wine": (178, 0, 13, 3),
     "iris": (150, 1, 4, 3),
     "breast_cancer": (569, 0, 30, 2),
@@ -61,8 +61,8 @@ def as_set(x, y):
 @pytest.mark.parametrize("name", SHAPES)
 def test_splits_of_scikit_learn(name, seed):
     data = load_split(name, seed)
-    rows, repeats, features, classes = SHAPES[name]
-    distinct = rows - repeats
+    rows, duplicates, features, classes = SHAPES[name]
+    distinct = rows - duplicates
     assert isinstance(data, Data) and data.title == TITLES[name]
     assert (data.features, data.classes) == (features, classes)
     assert len(data.x_test) == len(data.y_test) == -(-distinct // 3)
@@ -75,7 +75,7 @@ def test_splits_of_scikit_learn(name, seed):
     torch.testing.assert_close(*shares, atol=0.02, rtol=0)
     torch.testing.assert_close(data.x_train.mean(0), torch.zeros(features), atol=1e-5, rtol=0)
     torch.testing.assert_close(data.x_train.std(0, correction=0), torch.ones(features), atol=1e-4, rtol=0)
-    assert data.x_test.mean(0).abs().max() > 0.01  # the test part was not looked at
+    assert data.x_test.mean(0).abs().max() > 0.01  # the test split was not looked at
 
 
 def test_seed_decides_the_split_but_not_the_moons():
@@ -88,7 +88,7 @@ def test_seed_decides_the_split_but_not_the_moons():
 @pytest.mark.parametrize("name", SHAPES)
 def test_describe_scikit_learn(name):
     summary = describe(name)
-    shape = summary.rows, summary.repeats, summary.features, summary.classes
+    shape = summary.rows, summary.duplicates, summary.features, summary.classes
     assert shape == SHAPES[name]
     assert summary.title == TITLES[name] and summary.missing == 0
 
@@ -118,7 +118,7 @@ def test_encoding_value_by_value(made_up, seed):
 
 
 def test_nothing_of_a_test_row_leaks(made_up):
-    """A row that turns strange in every cell changes the training part only if it is in there."""
+    """A row that turns strange in every cell changes the training split only if it is in there."""
     rows = make_rows()
     before = load_split("made_up", 0, made_up(rows))
     unseen = 0
@@ -129,7 +129,7 @@ def test_nothing_of_a_test_row_leaks(made_up):
         if torch.equal(after.x_train, before.x_train):
             unseen += 1
             changed = (after.x_test != before.x_test).any(1)
-            assert changed.sum() == 1  # the other rows of the test part are what they were
+            assert changed.sum() == 1  # the other rows of the test split are what they were
             zeros = before.x_train[:, 3:].min(0).values  # what 0 is in columns of zeros and ones
             assert torch.equal(after.x_test[changed, 3:][0], zeros)
             assert after.x_test[changed, 2] == 0  # constant where it is trained on
@@ -143,13 +143,13 @@ def test_a_column_without_any_number_is_zero(made_up):
     assert not data.x_train[:, 1:].any() and not data.x_test[:, 1:].any()
 
 
-def test_repeats_are_removed_before_the_split(made_up):
+def test_duplicates_are_removed_before_the_split(made_up):
     rows = make_rows()
     assert rows[3] == [3, "RED", 9, 0.1, "no"] and rows[4] == ["?", "green", 16, 0.1, "yes"]
-    repeats = [*rows[::2], ["3.0", "red", "9.00", ".1", "no"], ["?", "GREEN", 16, 0.1, "maybe"]]
-    folder = made_up([*rows, *repeats, [3, "red", 9, 0.1, "yes"]])  # the last one contradicts, and stays
+    duplicates = [*rows[::2], ["3.0", "red", "9.00", ".1", "no"], ["?", "GREEN", 16, 0.1, "maybe"]]
+    folder = made_up([*rows, *duplicates, [3, "red", 9, 0.1, "yes"]])  # the last one contradicts, and stays
     table = load_table("made_up", folder)
-    assert table.repeats == len(repeats)
+    assert table.duplicates == len(duplicates)
     assert len(table.rows) == len(table.labels) == len(rows) + 1
     for seed in range(5):
         data = load_split("made_up", seed, folder)
@@ -162,7 +162,7 @@ def test_rows_repeat_if_only_identifiers_differ(write):
     lines = [f"{i},{i % 4 + 1},1,2,3,{i % 4 % 3 + 1}" for i in range(40)]
     more = [f"{i},1,{i % 4 + 1},4,{i % 3},{i % 3 + 1}" for i in range(40, 52)]
     table = load_table("hayes-roth", write("hayes-roth.data", lines + more))
-    assert table.repeats == 36 and len(table.rows) == 4 + 12
+    assert table.duplicates == 36 and len(table.rows) == 4 + 12
     assert sorted(table.rows[:4].tolist()) == [[str(i), "1", "2", "3"] for i in range(1, 5)]
 
 
@@ -173,7 +173,7 @@ def test_describe_made_up(made_up):
     assert summary == datasets.Summary(
         title="Made up",
         rows=32,
-        repeats=2,
+        duplicates=2,
         features=3 + 3,
         classes=2,
         majority=20 / 30,
@@ -193,7 +193,7 @@ def test_descriptions_of_uci_reach_the_encoding(write):
     ]
     summary = describe("bands", write("bands.data", lines))
     nominal = 16 + 2 + 1  # three presses, two units, one value of each other
-    assert (summary.rows, summary.repeats, summary.features) == (12, 0, 19 + nominal)
+    assert (summary.rows, summary.duplicates, summary.features) == (12, 0, 19 + nominal)
     assert summary.missing == 3
 
 

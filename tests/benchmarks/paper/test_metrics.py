@@ -12,7 +12,7 @@ from benchmarks.paper.metrics import (
     mean_ranks,
     trainability,
 )
-from benchmarks.paper.uci_report import ends_at_chance
+from benchmarks.paper.report.common import ends_at_chance
 
 
 def run(data_set, technique, accuracy, dead=0.0, linear=0.0, seed=0, lam=0.0):

@@ -10,9 +10,9 @@ import jumpstart_kernels as jk
 from benchmarks.paper.networks import TECHNIQUES, Rectangle, Shape
 from benchmarks.paper.optimizer import StackedAdam
 from benchmarks.paper.stack import Stack, convolve
-from benchmarks.paper.training import take_step, unit_shares
-from jumpstart_kernels.penalty import REDUCTIONS, TERMS
-from jumpstart_kernels.usage import unit_usage
+from benchmarks.paper.stack_training import take_step, unit_shares
+from jumpstart_kernels.penalties.reduction import REDUCTIONS, TERMS
+from jumpstart_kernels.usage.metric import unit_usage
 
 RATES, LAMS, MAX_NORMS, DECAYS = (0.01, 0.001, 0.01), (0.0, 0.1, 1.0), (None, 0.05, 0.5), (0.1, 0.0, 0.01)
 STEPS, SAMPLES, DEPTH = 10, 17, 5
@@ -90,12 +90,12 @@ def test_rates_gradients_and_penalties_are_those_of_one_network(image, technique
         torch.testing.assert_close(stack.weights[depth].view_as(alone), alone, rtol=1e-9, atol=1e-11)
 
 
-def test_gradients_whose_squares_overflow_are_cut():
+def test_gradients_whose_squares_overflow_are_clipped():
     networks, _, _, _ = make(False, "plain")
     stack = Stack([network.float() for network in networks])
     optimizer = StackedAdam(stack, RATES, [1.0] * 3)
     optimizer.gradient.fill_(1e30)
-    optimizer.cut_gradients(optimizer.limits)
+    optimizer.clip_gradients(optimizer.limits)
     norms = [optimizer.gradient[optimizer.owner == k].norm() for k in range(3)]
     torch.testing.assert_close(torch.stack(norms), torch.ones(3))
 
@@ -159,7 +159,7 @@ def test_networks_that_share_a_group_convolve_as_alone(count, width):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="initialization must be of 'pytorch', .* got 'zero'"):
+    with pytest.raises(ValueError, match="initialization must be one of 'pytorch', .* got 'zero'"):
         Rectangle(Shape(2, 4, 2, 3), "plain", "zero")
-    with pytest.raises(ValueError, match="technique must be of 'plain', .* got 'dropout'"):
+    with pytest.raises(ValueError, match="technique must be one of 'plain', .* got 'dropout'"):
         Rectangle(Shape(2, 4, 2, 3), "dropout")

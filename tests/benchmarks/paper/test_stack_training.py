@@ -1,4 +1,4 @@
-"""``benchmarks/paper/training.py``: batches, seeds, what is reported of a run."""
+"""``benchmarks/paper/stack_training.py``: batches, seeds, what is reported of a run."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.paper.networks import INITIALIZATIONS, Shape
-from benchmarks.paper.training import (
+from benchmarks.paper.stack_training import (
     EVALUATIONS,
     LAM_SCHEDULES,
     RATE_SCHEDULES,
@@ -88,8 +88,8 @@ def test_what_is_kept_is_what_has_the_least_training_loss():
     runs = [Run("jumpstart", seed, 0.3, 0.1) for seed in range(4)]
     outcomes = train(runs, [make_data(seed) for seed in range(4)], 10, 8, schedule)
     assert all(len(outcome.curve) == 60 for outcome in outcomes)
-    assert all(outcome.kept_accuracy in outcome.curve for outcome in outcomes)
-    assert any(outcome.kept_accuracy > outcome.accuracy for outcome in outcomes)
+    assert all(outcome.lowest_loss_accuracy in outcome.curve for outcome in outcomes)
+    assert any(outcome.lowest_loss_accuracy > outcome.accuracy for outcome in outcomes)
 
 
 def test_a_run_does_not_depend_on_those_beside_it():
@@ -100,7 +100,7 @@ def test_a_run_does_not_depend_on_those_beside_it():
     for run, part, outcome in zip(runs, data, together, strict=True):
         (alone,) = train([run], [part], 5, 4, schedule)
         numbers, others = (dataclasses.astuple(one)[:-1] for one in (alone, outcome))
-        assert numbers == pytest.approx(others, abs=0.051)  # a row of the test part
+        assert numbers == pytest.approx(others, abs=0.051)  # a row of the test split
 
 
 def test_images_are_trained_by_convolutions():
@@ -124,7 +124,7 @@ def test_outcomes_say_what_a_run_came_to():
     fast, slow = outcomes
     assert len(fast.curve) == EVALUATIONS and fast.accuracy == fast.curve[-1]
     assert max(fast.curve) >= 0.9 and fast.train_accuracy >= 0.95
-    assert fast.kept_accuracy in fast.curve
+    assert fast.lowest_loss_accuracy in fast.curve
     assert slow.train_accuracy <= fast.train_accuracy
     assert 0 <= fast.dead + fast.linear <= 1 and fast.train_dead <= fast.dead
 
@@ -136,7 +136,7 @@ def test_a_network_that_diverged_is_told_of_and_leaves_the_others_alone():
     assert (healthy.diverged, diverged.diverged) == (0, 1)
     assert (diverged.accuracy, diverged.dead, diverged.linear) == (0, 1, 0)
     (alone,) = train(runs[:1], [make_data()], 3, 4, schedule)
-    assert alone.curve == pytest.approx(healthy.curve, abs=0.051)  # a row of the test part
+    assert alone.curve == pytest.approx(healthy.curve, abs=0.051)  # a row of the test split
 
 
 def test_a_convolution_that_diverged_leaves_those_of_its_group_alone():
@@ -149,7 +149,7 @@ def test_a_convolution_that_diverged_leaves_those_of_its_group_alone():
     healthy, diverged = train(runs, [data] * 2, 3, 4, schedule)
     assert (healthy.diverged, diverged.diverged) == (0, 1)
     (alone,) = train(runs[:1], [data], 3, 4, schedule)
-    assert alone.curve == pytest.approx(healthy.curve, abs=0.051)  # a row of the test part
+    assert alone.curve == pytest.approx(healthy.curve, abs=0.051)  # a row of the test split
     assert healthy.accuracy > 0.7
 
 

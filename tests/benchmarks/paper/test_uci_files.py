@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.paper.descriptions import UCI
-from benchmarks.paper.files import read
+from benchmarks.paper.uci_descriptions import UCI
+from benchmarks.paper.uci_files import read
 
 HCV_HEADER = '"","Category","Age","Sex","ALB","ALP","ALT","AST","BIL","CHE","CHOL","CREA","GGT","PROT"'
 DIABETES_HEADER = (
@@ -182,8 +182,8 @@ def test_arff_without_data(write):
 def test_missing_folder_and_file(tmp_path, write):
     with pytest.raises(FileNotFoundError, match="folder must be the folder of UCI's files, got .*nowhere"):
         read(UCI["haberman"], tmp_path / "nowhere")
-    folder = write("pendigits.tra", ["1,2"])  # wrong, but what is not there comes first
-    with pytest.raises(FileNotFoundError, match="pendigits.tes, which is not there"):
+    folder = write("pendigits.tra", ["1,2"])  # wrong, but missing files are reported first
+    with pytest.raises(FileNotFoundError, match="pendigits.tes, which does not exist"):
         read(UCI["pendigits"], folder)
 
 

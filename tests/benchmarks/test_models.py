@@ -1,0 +1,60 @@
+"""``benchmarks/models.py``: ResNet-50 with and without BatchNorm and skips; the definition of the penalty."""
+
+import pytest
+import torch
+from torch import nn
+
+import jumpstart_kernels as jk
+from benchmarks.models import build_resnet50, definition_penalty, pre_activations
+from jumpstart_kernels.bench import peers
+
+SMALL = {"width": 4, "blocks": (1, 1), "classes": 5}
+
+
+def count(model: nn.Module, kind: type) -> int:
+    return sum(isinstance(module, kind) for module in model.modules())
+
+
+def test_resnet50_is_that_of_the_paper():
+    with torch.device("meta"):  # sizes alone
+        model = build_resnet50(batch_norm=True, skips=True)
+        plain = build_resnet50(batch_norm=False, skips=False)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 25_557_032
+    assert (count(model, nn.Conv2d), count(model, nn.BatchNorm2d), count(model, nn.ReLU)) == (53, 53, 49)
+    assert (count(plain, nn.Conv2d), count(plain, nn.BatchNorm2d), count(plain, nn.ReLU)) == (49, 0, 49)
+
+
+@pytest.mark.parametrize("batch_norm", (True, False))
+@pytest.mark.parametrize("skips", (True, False))
+@pytest.mark.parametrize("cifar_stem", (True, False))
+def test_small_resnets_run(batch_norm, skips, cifar_stem):
+    torch.manual_seed(0)
+    model = build_resnet50(batch_norm=batch_norm, skips=skips, cifar_stem=cifar_stem, **SMALL)
+    x = torch.randn(3, 3, 32, 32)
+    output, layers = pre_activations(model, x)
+    assert output.shape == (3, 5) and len(layers) == 7
+    assert layers[0].shape[2] == (32 if cifar_stem else 16)
+    assert layers[-1].shape == (3, 32, 16, 16) if cifar_stem else (3, 32, 4, 4)
+    jumpstart = jk.replace_relu(model)
+    jumpstart(x)
+    assert jk.penalty(jumpstart).item() == pytest.approx(definition_penalty(layers).item(), rel=1e-5)
+
+
+def test_skips_pass_the_input_on():
+    torch.manual_seed(0)
+    for skips in (True, False):
+        model = build_resnet50(batch_norm=False, skips=skips, cifar_stem=True, **SMALL)
+        last = [module for module in model if type(module).__name__ == "Bottleneck"][-1]
+        nn.init.zeros_(last.residual[-1].weight)
+        assert bool(last(torch.rand(2, 16, 8, 8)).any()) is skips
+
+
+def test_definition_of_one_layer_is_that_of_the_operator_benchmark():
+    x = torch.randn(6, 4, 3, 3)
+    torch.testing.assert_close(definition_penalty([x]), peers.composite("relu")(x)[1])
+
+
+def test_pre_activations_leave_no_hook_behind():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    pre_activations(model, torch.ones(1, 2))
+    assert not model[1]._forward_pre_hooks
