@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import jumpstart_kernels as jk
-from benchmarks.models import build_resnet50, definition_penalty, pre_activations
+from benchmarks.models import build_resnet50, pre_activations
+from jumpstart_kernels.bench import definition
 from jumpstart_kernels.bench.authors import attach, load_regularization
 from jumpstart_kernels.demo.training import build_network
 
@@ -112,7 +113,7 @@ def find_failure(comparison: Comparison, variant: Variant) -> str | None:
     penalty = variant.regularize(model)
     loss = criterion(model(x), y) + LAM * penalty()
     output, layers = pre_activations(plain, x)
-    expected = criterion(output, y) + LAM * definition_penalty(layers)
+    expected = criterion(output, y) + LAM * definition.penalty(layers)
     message = _difference("loss", loss, expected)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     expected_gradients = torch.autograd.grad(expected, list(plain.parameters()))

@@ -3,7 +3,6 @@
 The thin network of 50 layers of 4 units is the demo's: ``jumpstart_kernels.demo.training.build_network``.
 """
 
-import torch
 from torch import Tensor, nn
 
 BLOCKS = (3, 4, 6, 3)  # of ResNet-50, by stage
@@ -94,16 +93,3 @@ def pre_activations(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def definition_penalty(layers: list[Tensor]) -> Tensor:
-    """The balanced penalty of pre-activations ``[N, C, *]`` of all layers, in plain PyTorch."""
-    means = []
-    for kept in (1, 0):  # units, points
-        slacks = []
-        for x in layers:
-            rows = x.movedim(kept, 0).flatten(1)
-            maxima, minima = rows.max(1).values, rows.min(1).values
-            slacks.append((torch.relu(1 - maxima) + torch.relu(1 + minima)) / 2)
-        means.append(torch.cat(slacks).mean())
-    return means[0] + means[1]

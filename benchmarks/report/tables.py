@@ -130,12 +130,14 @@ def step_table(results: Results) -> str:
 
 
 # Part of a kernel's name: its name in the table. The first match counts.
-KERNEL_PARTS = {
+KERNEL_PARTS = {  # jumpstart_relu in result files from before the operator took an activation
     "statistics": "merge",
     "penalty_backward": "penalty's backward",
     "penalty": "penalty",
     "jumpstart_activation_backward": "backward",
     "jumpstart_activation_forward": "forward",
+    "jumpstart_relu_backward": "backward",
+    "jumpstart_relu_forward": "forward",
 }
 
 
@@ -168,7 +170,9 @@ def kernel_table(results: Results) -> str:
 
 
 def goal_table(folder: Path) -> str:
-    return _markdown(["device", "ratio to `nn.ReLU`, or as stated", "goal", "measured", "result"], goals.rows(folder))
+    return _markdown(
+        ["device", "ratio to `nn.ReLU`, or as stated", "goal", "measured", "result"], goals.rows(folder)
+    )
 
 
 def _markdown(header: list[str], rows: Iterable[Iterable[str]]) -> str:
