@@ -18,8 +18,8 @@ CSRC = Path("csrc")
 FLAGS = ["-O3", "-g0", "-fno-math-errno", "-Wall"]
 # Off: what the compiler says of its own AVX-512 header, and of vectors wider than the target's.
 KERNEL_WARNINGS = ["-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-psabi"]
-# The CPU kernels, one file for each instruction set. They share no inline function, so none of them can
-# end up where the processor lacks its instructions.
+# The CPU kernels, one file per instruction set. Functions that they share are always inlined, so that none
+# compiled for a newer processor is linked into the kernels for an older one.
 INSTRUCTION_SETS = {"default": [], "avx2": [], "avx512": []}
 if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]

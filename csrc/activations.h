@@ -1,14 +1,15 @@
-// The activations: a file each, and here the list of them. Free of PyTorch.
+// The activations: one file each, listed here. Free of PyTorch.
 //
-// An activation is written once, for the vectors of the CPU and the packs of a GPU (V): it has
-//   name               as ops/activations has it,
-//   a constructor      from its parameter, a number,
-//   value<V>           of raw values and the mask of the positive ones,
-//   gradient<V>        of x, from that of the output and the same mask.
-// V offers the types Raw (values of the scalar), Sign (a mask of them) and stat_t, what its products are made
-// in: float, or double for double. It computes keep(x, mask), zero where the mask is not set;
-// choose(mask, a, b), a where it is set and else b; scale(x, factor) with a factor of stat_t, rounded as
-// PyTorch rounds a product with a number.
+// An activation is written once, for CPU vectors and GPU packs alike (V below). It has
+//   name           the operator's `activation` argument, as in ops/activations/;
+//   a constructor  from the operator's `parameter`;
+//   value<V>       the output, from raw inputs and the mask of the positive ones;
+//   gradient<V>    the gradient of x, from that of the output and the same mask.
+//
+// V has the types Raw (values as stored), Sign (a mask of them) and stat_t (float, or double for double) and
+//   keep(x, mask)       x where the mask is set, else 0;
+//   choose(mask, a, b)  a where the mask is set, else b;
+//   scale(x, factor)    x times a stat_t, rounded as PyTorch rounds the product of a tensor and a number.
 
 #pragma once
 
@@ -18,12 +19,12 @@
 #include "activations/relu.h"
 #include "layout.h"
 
-// For each activation, of a macro of its type.
+// Applies a macro to the type of each activation.
 #define JUMPSTART_FOR_ACTIVATIONS(apply) apply(ReLU)
 
 namespace jumpstart {
 
-// In place of an activation where there is no output, and no mask.
+// Stands in for an activation where only statistics are computed: no output, no mask.
 struct StatisticsAlone {
   static constexpr const char* name = "none";
 
@@ -46,9 +47,9 @@ constexpr std::string_view kActivationNames[] = {JUMPSTART_FOR_ACTIVATIONS(JUMPS
                                                      StatisticsAlone::name};
 #undef JUMPSTART_NAME
 
-// Calls `run` with the activation; not at all for statistics alone.
+// Calls `run` with the activation; does nothing for kStatisticsAlone.
 template <typename Run>
-JUMPSTART_INLINE void with_activation(ActivationKind kind, double parameter, const Run& run) {
+void with_activation(ActivationKind kind, double parameter, const Run& run) {
   switch (kind) {
 #define JUMPSTART_CASE(Activation) \
   case k##Activation: return run(Activation(parameter));

@@ -1,12 +1,11 @@
-// The operators' ways through the dispatcher, and the autograd node in C++: the twin of what
-// ops/jumpstart_activation.py registers for the other backends.
+// The operator's autograd in C++: the counterpart of what ops/jumpstart_activation.py registers for the other
+// backends.
 
 #include "autograd.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <string>
+#include "dispatcher.h"
 
 namespace jumpstart {
 namespace {
@@ -14,12 +13,6 @@ namespace {
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-// The typed operator of a function's signature.
-template <typename Schema>
-auto find(const char* name, Schema*) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "native").typed<Schema>();
-}
 
 std::optional<Tensor> optional(const Tensor& tensor) {
   return tensor.defined() ? std::optional<Tensor>(tensor) : std::nullopt;
@@ -86,14 +79,14 @@ ForwardResult forward_autograd(const Tensor& x, const Options& options) {
 }
 
 ForwardResult call_forward(const Tensor& x, const Options& o) {
-  static const auto op = find("jumpstart_kernels::jumpstart_activation", flat_forward<forward_cpu>);
+  static const auto op = native_overload("jumpstart_activation", flat_forward<forward_cpu>);
   auto [output, mask, slack_sums, extrema, indices] = op.call(
       x, kActivationNames[o.activation], o.parameter, o.unit_dim, o.position_points, o.margin, o.all_indices);
   return {std::move(output), std::move(mask), std::move(slack_sums), std::move(extrema), std::move(indices)};
 }
 
 ForwardResult call_inplace(const Tensor& x, const Options& o) {
-  static const auto op = find("jumpstart_kernels::jumpstart_activation_", flat_inplace<forward_inplace_cpu>);
+  static const auto op = native_overload("jumpstart_activation_", flat_inplace<forward_inplace_cpu>);
   auto [mask, slack_sums, extrema, indices] = op.call(x, kActivationNames[o.activation], o.parameter,
                                                       o.unit_dim, o.position_points, o.margin, o.all_indices);
   return {x, std::move(mask), std::move(slack_sums), std::move(extrema), std::move(indices)};
@@ -110,8 +103,7 @@ Saved save_for_backward(const Tensor& x, const ForwardResult& result, const Opti
 }
 
 Tensor run_backward(const Gradients& gradients, const Saved& saved, const Options& o) {
-  static const auto op =
-      find("jumpstart_kernels::jumpstart_activation_backward", flat_backward<backward_cpu>);
+  static const auto op = native_overload("jumpstart_activation_backward", flat_backward<backward_cpu>);
   const auto run = [&] {
     return op.call(optional(gradients.output), optional(gradients.slack_sums), optional(gradients.extrema),
                    saved.mask, saved.extrema, saved.indices, saved.size, saved.channels_last, saved.dtype,

@@ -1,4 +1,5 @@
-// What Python and the dispatcher see of the extension. The schemas are defined by jumpstart_kernels/ops.
+// Registers the kernels with the dispatcher, under the schemas of jumpstart_kernels/ops, and defines the
+// module.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -27,6 +28,9 @@ PYBIND11_MODULE(_native, m) {
   m.doc() = "Compiled kernels of jumpstart_kernels; importing registers them with PyTorch.";
   m.def("jumpstart_activation", &jumpstart::jumpstart_activation_eager);
   m.def("penalty", &jumpstart::penalty_eager);
+  pybind11::list activations;  // in the order of ActivationKind
+  for (const auto name : jumpstart::kActivationNames) activations.append(name);
+  m.attr("activations") = activations;
   m.def("instruction_sets", &jumpstart::instruction_sets);
   m.def("instruction_set", &jumpstart::instruction_set);
   m.def("use_instruction_set", &jumpstart::use_instruction_set);

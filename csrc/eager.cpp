@@ -23,9 +23,10 @@ using at::Tensor;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
-using NodePointer = decltype(torch::autograd::Edge::function);  // intrusive in newer versions of PyTorch
+using NodePointer =
+    decltype(torch::autograd::Edge::function);  // an intrusive_ptr in newer versions of PyTorch
 
-// Pointer is a template parameter for if constexpr to leave out the version of the other PyTorch.
+// Pointer is a template parameter so that if constexpr discards the branch for the other version of PyTorch.
 template <typename T, typename Pointer = NodePointer>
 Pointer own(T* node) {
   if constexpr (std::is_same_v<Pointer, std::shared_ptr<torch::autograd::Node>>) {
@@ -35,8 +36,8 @@ Pointer own(T* node) {
   }
 }
 
-// What autograd.cpp's node does, for output, slack sums and extrema. The last are an output, though nobody
-// takes their gradient: the second derivative goes through them.
+// The node of autograd.cpp, for output, slack sums and extrema. The extrema are an output because the second
+// derivative goes through them.
 struct JumpstartActivationBackward : torch::autograd::Node {
   SavedAs<SavedVariable> saved;
   Options options;
@@ -59,7 +60,7 @@ struct JumpstartActivationBackward : torch::autograd::Node {
   std::string name() const override { return "JumpstartActivationBackward"; }
 };
 
-// Likewise what penalty.cpp's node does.
+// The node of penalty.cpp.
 struct PenaltyBackward : torch::autograd::Node {
   std::optional<SavedVariable> value;  // if it is a square root
   std::vector<double> weights;
@@ -107,7 +108,7 @@ ForwardResult forward(const Tensor& x, const Options& options, bool inplace) {
   return result;
 }
 
-// Whether autograd is all that stands between a call and the kernel: no mode, tracing, transform or subclass.
+// Whether only autograd comes between the call and the kernel: no mode, tracer, transform or subclass.
 bool is_plain(const Tensor& x) {
   const auto local = c10::impl::tls_local_dispatch_key_set();
   const auto keys = (x.key_set() | local.included_) - local.excluded_ - c10::autocast_dispatch_keyset;
@@ -116,7 +117,7 @@ bool is_plain(const Tensor& x) {
          !x._fw_grad(0).defined();
 }
 
-// A tensor of one dimension has no units: a module passes it on as it is.
+// Tensors of fewer than two dimensions have no units: the module handles them.
 bool is_supported(const Tensor& x, int64_t unit_dim, bool position_points) {
   const auto dtype = x.scalar_type();
   return x.layout() == at::kStrided && x.dim() > 1 &&
@@ -124,8 +125,7 @@ bool is_supported(const Tensor& x, int64_t unit_dim, bool position_points) {
          unit_dim < x.dim() && (unit_dim > 0 || (unit_dim == 0 && position_points));
 }
 
-// Neither a view nor a leaf, which autograd wants handled with more care than here, nor values whose sign is
-// still to be turned.
+// Excludes views and leaves, which need more care with autograd, and lazily negated values.
 bool can_overwrite(const Tensor& x, int64_t unit_dim) {
   return is_dense(x, unit_dim) && !x.is_view() && !x.is_inference() && !x.is_neg() &&
          !(x.is_leaf() && x.requires_grad());

@@ -1,5 +1,5 @@
-// The operators without the dispatcher's detours, for eager code: what a thin network spends most on is
-// calls.
+// The operators for eager code, without the dispatcher's Python layers: thin networks spend most of their
+// time on call overhead.
 
 #pragma once
 
@@ -10,9 +10,9 @@
 
 namespace jumpstart {
 
-// (output, slack_sums, extrema, units, points, which are 0 of an empty x) of an `x` that autograd and the
-// kernel can take as it is; None where somebody else has a say, or x is nothing that the operator takes, or
-// overwrites.
+// (output, slack_sums, extrema, units, points), the last 0 if x is empty. None if the operator has to be
+// called instead: a mode, transform or subclass must see the call, or x or the options are not supported
+// here.
 pybind11::object jumpstart_activation_eager(pybind11::handle x, std::string_view activation, double parameter,
                                             int64_t unit_dim, bool position_points, double margin,
                                             bool inplace);

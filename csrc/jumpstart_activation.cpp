@@ -1,4 +1,4 @@
-// What the operator does alike on every device.
+// The steps of the operator that all devices share.
 
 #include "jumpstart_activation.h"
 
@@ -21,7 +21,7 @@ ActivationKind activation_of(std::string_view name) {
   TORCH_CHECK_VALUE(false, "activation must be one of ", allowed, ", got '", name, "'");
 }
 
-// A result without its output. Of an empty x all is filled in.
+// All but the output; filled in if x is empty.
 ForwardResult allocate_result(const at::Tensor& x, const Layout& layout, bool position_points,
                               bool with_mask) {
   const int64_t points = layout.samples * (position_points ? layout.rows * layout.inner : 1);

@@ -1,5 +1,6 @@
-// The operator on the host: what goes in and comes out by name, what every device does alike, and the border
-// to the dispatcher, which passes all of it one by one. Meaning and shapes in ops/arguments.py.
+// The operator on the host: its arguments and results as named structs, the steps that all devices share, and
+// adapters to the dispatcher, which passes everything one by one. See ops/arguments.py for meaning and
+// shapes.
 
 #pragma once
 
@@ -16,12 +17,12 @@
 
 namespace jumpstart {
 
-// What a forward gives.
+// Results of the forward.
 struct ForwardResult {
   at::Tensor output, mask, slack_sums, extrema, indices;
 };
 
-// Of a forward's differentiable results; undefined for those that are not in the loss.
+// Gradients of the forward's differentiable results; undefined if not needed for the loss.
 struct Gradients {
   at::Tensor output, slack_sums, extrema;
 
@@ -29,59 +30,59 @@ struct Gradients {
 };
 
 ForwardResult forward_cpu(const at::Tensor& x, const Options& options);
-// Overwrites a dense x, which is the output. No autograd.
+// Overwrites x, which must be dense, with the output. No autograd.
 ForwardResult forward_inplace_cpu(const at::Tensor& x, const Options& options);
 at::Tensor backward_cpu(const Gradients& gradients, const Saved& saved, const Options& options);
 
-// Raises for an activation that is not known.
+// Throws if there is no such activation.
 Options make_options(std::string_view activation, double parameter, int64_t unit_dim, bool position_points,
                      double margin, bool all_indices);
 
-// A forward of any device, up to its kernels.
+// What all devices do before a forward's kernels run.
 struct PreparedForward {
   Layout layout;
-  at::Tensor x;       // dense, in the order of `layout`
-  at::Tensor target;  // likewise: where the kernels write the output; undefined if there is none
+  at::Tensor x;       // dense, in the memory order of `layout`
+  at::Tensor target;  // the same order: where the kernels write the output; undefined if there is none
   ForwardResult result;
 
-  // Of an empty x all is filled in.
+  // If x is empty, there is nothing to run: `result` is filled in.
   bool is_done() const { return x.numel() == 0; }
-  // The result, once the kernels have run.
+  // Call once the kernels have run.
   ForwardResult finish();
 };
 
-// Where the kernels do not know the order of F.relu's strides, they run a dense copy of x; and write over it,
-// if they can.
+// If the kernels do not support the memory order of x, they run on a dense copy of it; `overwrites_copy`:
+// they can write their output there too.
 PreparedForward prepare_forward(const at::Tensor& x, const Options& options, bool overwrites_copy);
-// For a dense x, which is the target.
+// x must be dense; it is the target.
 PreparedForward prepare_inplace(const at::Tensor& x, const Options& options);
 
-// A backward of any device, up to its kernels.
+// What all devices do before a backward's kernels run.
 struct PreparedBackward {
   Layout layout;
-  Gradients gradients;  // dense, that of the output in the order of `layout`
-  at::Tensor grad_x;    // likewise, to be written
+  Gradients gradients;  // dense, that of the output in the memory order of `layout`
+  at::Tensor grad_x;    // the same order, uninitialized
 
   bool is_done() const { return grad_x.numel() == 0; }
 };
 
 PreparedBackward prepare_backward(const Gradients& gradients, const Saved& saved, const Options& options);
 
-// Raises for a dtype that the operator does not take.
+// Throws if the operator does not support the dtype.
 Scalar scalar_of(at::ScalarType dtype);
 
-// The twins of ops/layout.py.
+// Counterparts of the functions in ops/layout.py.
 bool is_dense(const at::Tensor& x, int64_t unit_dim);
 bool runs_channels_last(const at::Tensor& x, int64_t unit_dim);
 at::Tensor empty_output(const at::Tensor& x);
 Layout make_layout(at::IntArrayRef size, int64_t unit_dim, bool channels_last);
 at::MemoryFormat memory_format(size_t dim, bool channels_last);
 
-// The results of the schemas: ForwardResult, and in place the same less the output.
+// What the schemas return: ForwardResult, in place without the output.
 using Outputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 using InplaceOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
-// The functions above as the dispatcher calls them.
+// Adapt the functions of a device to the signatures of the schemas.
 template <ForwardResult (*forward)(const at::Tensor&, const Options&)>
 Outputs flat_forward(const at::Tensor& x, std::string_view activation, double parameter, int64_t unit_dim,
                      bool position_points, double margin, bool all_indices) {

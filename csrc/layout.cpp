@@ -19,7 +19,7 @@ bool is_dense(const at::Tensor& x, int64_t unit_dim) {
 bool runs_channels_last(const at::Tensor& x, int64_t unit_dim) {
   if (x.is_contiguous()) return false;
   if (is_channels_last(x, unit_dim)) return true;
-  // Not dense: empty_like has the dense strides that F.relu would give, in the order of x's.
+  // Not dense: empty_like gives the dense strides that F.relu would give, in the order of those of x.
   return is_channels_last(at::empty_like(x, x.options().device(at::kMeta)), unit_dim);
 }
 

@@ -1,12 +1,12 @@
-// What an activation is to the kernels: its scalar type, and how it lies in memory (ops/layout.py). Free
-// of PyTorch.
+// What the kernels know of an activation: its scalar type, and its layout in memory (ops/layout.py). Free of
+// PyTorch.
 
 #pragma once
 
 #include <cstdint>
 
-// Never a function of its own: one compiled for a newer processor must not end up in the code for an older
-// one.
+// Always inlined: the linker keeps one copy of an inline function, which might be the one compiled for a
+// newer processor.
 #ifdef __CUDACC__
 #define JUMPSTART_INLINE __host__ __device__ inline __attribute__((always_inline))
 #else
@@ -25,7 +25,7 @@ struct Layout {
   JUMPSTART_INLINE int64_t matrix_columns() const { return inner == 1 ? units : inner; }
   JUMPSTART_INLINE int64_t mask_columns() const { return (matrix_columns() + 7) / 8; }
   JUMPSTART_INLINE int64_t rows_per_sample() const { return rows * (inner == 1 ? 1 : units); }
-  // Position points of planes lie across the planes of a row of units.
+  // Whether each point lies across the planes of a row of units.
   JUMPSTART_INLINE bool points_across(bool position_points) const { return position_points && inner > 1; }
   JUMPSTART_INLINE int64_t rows_per_point(bool position_points) const {
     return position_points ? 1 : rows_per_sample();

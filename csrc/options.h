@@ -1,4 +1,5 @@
-// What the operator does, beside its tensors: the twin of Options in ops/arguments.py. Free of PyTorch.
+// The operator's options, besides its tensors; the counterpart of Options in ops/arguments.py. Free of
+// PyTorch.
 
 #pragma once
 
@@ -10,7 +11,7 @@ namespace jumpstart {
 
 struct Options {
   ActivationKind activation;
-  double parameter;  // the activation's own
+  double parameter;  // of the activation
   int64_t unit_dim;
   bool position_points;
   double margin;

@@ -1,12 +1,12 @@
 #include "penalty.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
 #include <type_traits>
 #include <vector>
 
+#include "dispatcher.h"
 #include "slack.h"
 
 namespace jumpstart {
@@ -33,7 +33,7 @@ struct Penalty : torch::autograd::Function<Penalty> {
     const auto value = saved.empty() ? std::nullopt : std::optional<Tensor>(saved[0]);
     auto result = run_penalty_backward(grads[0], value, ctx->saved_data["weights"].toDoubleVector(),
                                        static_cast<size_t>(ctx->saved_data["layers"].toInt()));
-    result.resize(result.size() + 2);  // of weights and square_root
+    result.resize(result.size() + 2);  // none for weights and square_root
     return result;
   }
 };
@@ -44,7 +44,7 @@ double weigh(const Tensor& slack_sums, at::ArrayRef<double> weights) {
   const auto* sums = dense.const_data_ptr<stat_t>();
   double value = 0;
   for (int64_t i = 0; i < kLayerSums; ++i) {
-    // A sum without weight stays out, even if it is not finite.
+    // A sum of weight 0 does not count, even if it is not finite.
     if (weights[static_cast<size_t>(i)] != 0) value += weights[static_cast<size_t>(i)] * sums[i];
   }
   return value;
@@ -53,17 +53,13 @@ double weigh(const Tensor& slack_sums, at::ArrayRef<double> weights) {
 }  // namespace
 
 Tensor call_penalty(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("jumpstart_kernels::penalty", "native")
-                             .typed<decltype(penalty_cpu)>();
+  static const auto op = native_overload("penalty", penalty_cpu);
   return op.call(slack_sums, weights, square_root);
 }
 
 variable_list run_penalty_backward(const Tensor& grad, const std::optional<Tensor>& value,
                                    at::ArrayRef<double> weights, size_t layers) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("jumpstart_kernels::penalty_backward", "native")
-                             .typed<decltype(penalty_backward_cpu)>();
+  static const auto op = native_overload("penalty_backward", penalty_backward_cpu);
   const auto run = [&] {
     if (at::GradMode::is_enabled()) return op.call(grad, value, weights);
     at::AutoDispatchBelowADInplaceOrView below;

@@ -1,4 +1,4 @@
-// The penalty over all layers as one operator: meaning in jumpstart_kernels/ops/reference.py.
+// The penalty over all layers as one operator; defined in ops/reference.py.
 
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace jumpstart {
 
-// Raises for arguments that the operator does not take.
+// Throws if the arguments are invalid.
 void check_penalty(at::TensorList slack_sums, at::ArrayRef<double> weights);
 
 at::Tensor penalty_cpu(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root);
@@ -19,13 +19,13 @@ at::Tensor penalty_cpu(at::TensorList slack_sums, at::ArrayRef<double> weights, 
 at::Tensor penalty_backward_cpu(const at::Tensor& grad, const std::optional<at::Tensor>& value,
                                 at::ArrayRef<double> weights);
 
-// The penalty with an autograd node, for whatever the dispatcher's tensors are.
+// The penalty with an autograd node, for any kind of tensor that the dispatcher passes.
 at::Tensor penalty_autograd(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root);
 
-// Through the dispatcher, whatever it has for the sums.
+// The operator, through the dispatcher.
 at::Tensor call_penalty(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root);
 
-// The gradients of so many layers' sums, differentiable if a graph of them is asked for.
+// Gradients of the slack sums of each layer, through the dispatcher; differentiable in grad mode.
 torch::autograd::variable_list run_penalty_backward(const at::Tensor& grad,
                                                     const std::optional<at::Tensor>& value,
                                                     at::ArrayRef<double> weights, size_t layers);

@@ -1,4 +1,4 @@
-// What a forward keeps for its backward, beside Options: the twin of Saved in ops/arguments.py.
+// What the forward saves for its backward, besides Options; the counterpart of Saved in ops/arguments.py.
 
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace jumpstart {
 
-// Kept is a tensor, or what an autograd node keeps instead of one.
+// Kept is at::Tensor, or what an autograd node holds in place of one.
 template <typename Kept>
 struct SavedAs {
   Kept mask, extrema, indices;

@@ -1,4 +1,4 @@
-// The mathematics of slack, for host and device: the twin of ops/slack.py. Free of PyTorch.
+// Slack and its gradient, for host and device; the counterpart of ops/slack.py. Free of PyTorch.
 
 #pragma once
 
@@ -6,17 +6,17 @@
 
 namespace jumpstart {
 
-// The sums of an axis, the units or the points.
+// The sums over one axis: the units, or the points.
 enum SlackSum { kPositive, kNegative, kPositiveSquared, kNegativeSquared, kProduct, kSlackSums };
 
-constexpr int kLayerSums = 2 * kSlackSums;  // of a layer: [2, kSlackSums], units and points
+constexpr int kLayerSums = 2 * kSlackSums;  // of a layer, [2, kSlackSums]: of the units, of the points
 
 template <typename stat_t>
 struct Slack {
   stat_t positive, negative;
 };
 
-// relu(distance), in which NaN stays.
+// relu(distance), propagating NaN.
 template <typename stat_t>
 JUMPSTART_INLINE stat_t hinge(stat_t distance) {
   return distance <= 0 ? stat_t{0} : distance;
@@ -34,17 +34,17 @@ JUMPSTART_INLINE void add_slack(const Slack<stat_t>& slack, sum_t* sums) {
   sums[kNegative] += negative;
   sums[kPositiveSquared] += positive * positive;
   sums[kNegativeSquared] += negative * negative;
-  // Where one slack is zero the product is zero, also beside an infinite one.
+  // 0 times infinity is 0.
   sums[kProduct] += positive == 0 || negative == 0 ? sum_t{0} : positive * negative;
 }
 
-// A sum that is not in the loss stays out of it beside an infinite slack too.
+// 0 times infinity is 0: a sum with no gradient contributes none.
 template <typename stat_t>
 JUMPSTART_INLINE stat_t times_slack(stat_t grad, stat_t slack) {
   return grad == 0 && slack - slack != 0 && slack == slack ? stat_t{0} : grad * slack;
 }
 
-// Gradient of the maximum, or of the minimum, from that of the sums its slack is in; zero at a hinge's kink.
+// Gradient of the maximum (or the minimum) from that of its slack sums; 0 at the kink of the hinge.
 template <typename stat_t>
 JUMPSTART_INLINE stat_t slack_gradient(const Slack<stat_t>& slack, bool of_minimum, const stat_t* grad_sums) {
   const stat_t own = of_minimum ? slack.negative : slack.positive;

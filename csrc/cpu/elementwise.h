@@ -1,4 +1,4 @@
-// What works element by element: the gradient through the mask, and the activation in place.
+// The element-wise kernels: gradient of the activation, and the activation in place.
 
 #pragma once
 
@@ -12,7 +12,7 @@
 namespace jumpstart {
 namespace JUMPSTART_ISA {
 
-// Matrix rows [begin, end), or all of them as one row where no bits pad the mask between them.
+// Matrix rows [begin, end); as a single row if the mask has no padding between rows.
 struct Span {
   Span(const Layout& layout, int64_t begin_, int64_t end_)
       : columns(layout.matrix_columns()), mask_columns(layout.mask_columns()), begin(begin_), end(end_) {
@@ -32,7 +32,7 @@ void backward(const Backward& b, int64_t begin, int64_t end) {
   const Span span(b.layout, begin, end);
   const auto* all = static_cast<const scalar_t*>(b.grad_output) + span.first;
   auto* grad_x = static_cast<scalar_t*>(b.grad_x) + span.first;
-  const int64_t limit = span.end * span.columns - V::lanes;  // the last place that a whole vector fits at
+  const int64_t limit = span.end * span.columns - V::lanes;  // the last offset at which a whole vector fits
   for (int64_t row = span.begin; row < span.end; ++row) {
     const auto* from = all + row * span.columns;
     auto* to = grad_x + row * span.columns;
@@ -46,7 +46,7 @@ void backward(const Backward& b, int64_t begin, int64_t end) {
     if (column == span.columns) continue;
     const int width = static_cast<int>(span.columns - column);
     const auto positive = V::lanes_of(load_bits(mask + column / 8, width));
-    if (row * span.columns + column <= limit) {  // reaches into the next row, which is still to be written
+    if (row * span.columns + column <= limit) {  // overlaps the next row, which is written later
       V::store(to + column, activation.template gradient<V>(V::load(from + column), positive));
     } else {
       const auto grad = V::load_first(from + column, width);
@@ -61,12 +61,12 @@ void inplace(const Forward& f, int64_t begin, int64_t end) {
   using V = VectorOf<scalar_t>;
   const Activation activation(f.parameter);
   const int64_t columns = f.layout.matrix_columns(), mask_columns = f.layout.mask_columns();
-  const int64_t whole = columns - columns % V::lanes;  // columns that fill vectors
+  const int64_t whole = columns - columns % V::lanes;  // columns in whole vectors
   const int rest = static_cast<int>(columns - whole);
   for (int64_t row = begin; row < end; ++row) {
     auto* x = static_cast<scalar_t*>(f.output) + row * columns;
     uint8_t* mask = f.mask + row * mask_columns;
-    // A NaN, which vectors lose, shows in the sum. The row is in cache when it is read again.
+    // Vector maxima lose NaN, the sum keeps it. The row is still in cache when it is read again.
     auto sum = V::broadcast(0);
     for (int64_t column = 0; column < whole; column += V::lanes) {
       sum = V::add(sum, V::values(V::load(x + column)));

@@ -1,4 +1,4 @@
-// One value after the other, as far as vectors may differ: where there is a NaN.
+// The scalar path, for rows with a NaN: the vectors' comparisons may differ there.
 
 #pragma once
 
@@ -9,7 +9,7 @@
 namespace jumpstart {
 namespace JUMPSTART_ISA {
 
-// What an activation takes for a vector.
+// As a vector, to an activation.
 template <typename scalar_t>
 struct OneLane {
   using stat_t = decltype(to_float(scalar_t{}));
@@ -22,7 +22,7 @@ struct OneLane {
   static Raw scale(Raw raw, stat_t factor) { return from_float<scalar_t>(to_float(raw) * factor); }
 };
 
-// Output, which may be x, and mask of a matrix row.
+// Output and mask of a matrix row; the output may be x.
 template <typename scalar_t, typename Activation>
 void exact_row(const Activation& activation, const scalar_t* x, scalar_t* output, uint8_t* mask,
                int64_t columns) {

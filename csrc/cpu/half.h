@@ -1,4 +1,4 @@
-// The 16-bit floats as storage, without PyTorch's headers.
+// The 16-bit floats and their conversions, free of PyTorch.
 
 #pragma once
 
@@ -44,7 +44,7 @@ JUMPSTART_INLINE float to_float(Half x) {
   return sign ? -subnormal : subnormal;
 }
 
-// Rounded to the nearest, to even between two.
+// Rounds to nearest, ties to even.
 template <typename scalar_t>
 JUMPSTART_INLINE scalar_t from_float(decltype(to_float(scalar_t{})) x) {
   return x;
@@ -62,9 +62,9 @@ JUMPSTART_INLINE Half from_float<Half>(float x) {
   if (x != x) return {0x7e00};
   if (magnitude >= 0x47800000u) {  // 2^16
     magnitude = 0x7c00u;
-  } else if (magnitude >= 0x38800000u) {  // 2^-14; what rounds to 2^16 carries to infinity
+  } else if (magnitude >= 0x38800000u) {  // 2^-14; rounding up to 2^16 carries into infinity
     magnitude = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1)) >> 13;
-  } else {  // subnormal: the last bit of 0.5 is worth 2^-24 too, so the sum is rounded where the result is
+  } else {  // subnormal: the last bit of 0.5f is 2^-24, as that of the result, so the sum rounds correctly
     magnitude = to_bits(from_bits(magnitude) + 0.5f) - to_bits(0.5f);
   }
   return {static_cast<uint16_t>(sign | magnitude)};

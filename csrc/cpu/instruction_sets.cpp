@@ -37,8 +37,7 @@ Choice& choice() {
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> available;
 #if defined(__x86_64__)
-  // Those that setup.py compiles for; every processor with AVX2 has F16C, which not every compiler can ask
-  // for.
+  // The features that setup.py compiles for; F16C, which not every compiler can query, comes with AVX2.
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {

@@ -1,4 +1,4 @@
-// Which of the kernels, compiled once for each instruction set, run.
+// Selects the kernels of an instruction set.
 
 #pragma once
 
@@ -9,12 +9,12 @@
 
 namespace jumpstart {
 
-// Those that this processor has, the best first: "avx512", "avx2", "default".
+// Those that this processor supports, the best first: "avx512", "avx2", "default".
 std::vector<std::string> instruction_sets();
 
-// The one in use: what PyTorch takes itself (ATEN_CPU_CAPABILITY can lower that), until another is chosen.
+// The one in use; by default the one that PyTorch uses (see ATEN_CPU_CAPABILITY).
 std::string instruction_set();
-// Of instruction_sets(). Not to be called while kernels run.
+// One of instruction_sets(). Must not be called while kernels run.
 void use_instruction_set(const std::string& name);
 
 const Kernels& kernels();

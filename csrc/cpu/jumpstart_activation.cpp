@@ -1,4 +1,4 @@
-// Forward and backward on the CPU: memory, threads, and the kernels of the processor at hand.
+// Forward and backward on the CPU: threads, and the kernels of the instruction set in use.
 
 #include "jumpstart_activation.h"
 
@@ -18,10 +18,10 @@
 namespace jumpstart {
 namespace {
 
-constexpr int64_t kGrain = 32768;  // elements that are worth a thread
+constexpr int64_t kGrain = 32768;  // elements per thread, at least
 
-// Whether a tensor is too large for the caches to keep, and every vector of it lies where it can be stored
-// past them: that saves reading what is overwritten.
+// Whether a tensor is too large for the caches and aligned for stores that bypass them, which saves reading
+// the memory that is overwritten.
 bool streams(const void* output, const Layout& layout, size_t element_size) {
   constexpr int64_t kBytes = int64_t{32} << 20, kAlignment = 64;
   const int64_t row = layout.matrix_columns() * static_cast<int64_t>(element_size);
@@ -34,7 +34,8 @@ size_t index_of(at::ScalarType dtype) { return static_cast<size_t>(scalar_of(dty
 template <typename scalar_t>
 using stat_of = std::conditional_t<std::is_same<scalar_t, double>::value, double, float>;
 
-// The slack of an axis, units or points: in chunks whose sums are added in order, whoever did them.
+// Slack sums and indices of the units or the points: in chunks whose sums are added in order, so that the
+// result does not depend on the threads.
 template <typename stat_t, typename Find>
 void finish_axis(int64_t begin, int64_t end, bool parallel, stat_t margin, bool all_indices, const Find& find,
                  const Statistics<stat_t>& statistics, stat_t* to) {
@@ -109,7 +110,7 @@ void run_forward(const Forward& f, ActivationKind activation, const PreparedForw
                                   [&] { forward_dense<scalar_t>(f, activation, prepared.result, options); });
 }
 
-// Runs over ranges of matrix rows.
+// Calls run(begin, end) on ranges of matrix rows, in parallel.
 template <typename Run>
 void for_rows(const Layout& layout, const Run& run) {
   const int64_t grain = std::max<int64_t>(1, kGrain / layout.matrix_columns());
@@ -130,7 +131,7 @@ void add_extrema(const PreparedBackward& b, const Saved& saved, const Options& o
   const auto *sums = data(b.gradients.slack_sums), *direct = data(b.gradients.extrema);
   const auto* point_sums = sums ? sums + kSlackSums : nullptr;
   auto* grad = b.grad_x.mutable_data_ptr<scalar_t>();
-  std::vector<std::pair<int64_t, stat_t>> late;  // for 16-bit gradients, which are rounded once
+  std::vector<std::pair<int64_t, stat_t>> late;  // for 16-bit gradients: added before rounding
   const auto add_side = [&](int64_t begin, int64_t end, int side, const stat_t* axis_sums) {
     for (int64_t k = begin; k < end; ++k) {
       int64_t place = places[side * count + k];
@@ -175,7 +176,7 @@ ForwardResult forward_inplace_cpu(const at::Tensor& x, const Options& options) {
   PreparedForward prepared = prepare_inplace(x, options);
   if (prepared.is_done()) return prepared.finish();
   const Forward f = forward_of(prepared, options);
-  // Twice over x, since what holds an extremum is found by its value, which must still be there.
+  // Two passes, since the element of an extremum is found by its value, which must not be overwritten yet.
   run_forward(f, kStatisticsAlone, prepared, options);
   const auto run = kernels().of[options.activation].inplace[index_of(x.scalar_type())];
   for_rows(f.layout, [&](int64_t begin, int64_t end) { run(f, begin, end); });

@@ -1,8 +1,8 @@
-// The CPU kernels, free of PyTorch: compiled once for each instruction set, chosen at run time.
+// The CPU kernels, free of PyTorch: compiled for each instruction set, selected at run time.
 //
 // An activation is a matrix in memory (Layout of ops/layout.py): with inner == 1 its rows are positions
 // and its columns units ("rows"); with inner > 1 its rows are planes of one unit ("planes"). A task takes a
-// range of matrix rows, writes output and mask, and leaves in a Partial what it found of the extrema.
+// range of matrix rows, writes output and mask, and stores the extrema it found in a Partial.
 
 #pragma once
 
@@ -19,7 +19,7 @@ struct Forward {
   uint8_t* mask;  // [matrix_rows, mask_columns]
   Layout layout;
   bool position_points;
-  bool stream;       // store the output past the caches; it is aligned, and so is every vector of it
+  bool stream;       // store the output past the caches; all its vectors are aligned
   double parameter;  // of the activation
 };
 
@@ -28,15 +28,15 @@ template <typename stat_t>
 struct Partial {
   int64_t begin, end;
   stat_t *unit_max, *unit_min;    // [units], padded to whole vectors
-  stat_t *chunk_max, *chunk_min;  // [units] likewise, for a kernel's own use
-  // [units], where to look for it, counted from begin: the matrix row from which on; with inner > 1 the group
-  // of planes, one of each unit. -1: nowhere.
+  stat_t *chunk_max, *chunk_min;  // [units] the same, scratch memory of a kernel
+  // [units], where to search for it, relative to begin: the first matrix row; with inner > 1 the group of
+  // planes, one of each unit. -1: the task has no plane of the unit.
   int32_t *unit_max_at, *unit_min_at;
-  stat_t *point_max, *point_min;  // of all points: a task writes those whose first row it has
-  bool continues;                 // its first row belongs to a point that an earlier task began
+  stat_t *point_max, *point_min;  // of all points: a task writes those that begin in it
+  bool continues;                 // its first row belongs to a point that begins in an earlier task
   stat_t head_max, head_min;      // of that point
 
-  // Where the extrema go of the point that a row of this task belongs to.
+  // Where to store the extrema of the point that a row of this task belongs to.
   JUMPSTART_INLINE stat_t* max_of(int64_t point, int64_t row) {
     return continues && row == begin ? &head_max : point_max + point;
   }
@@ -54,15 +54,15 @@ struct Backward {
   double parameter;  // of the activation
 };
 
-// The kernels of an activation, in the order of Scalar.
+// The kernels of an activation, indexed by Scalar.
 struct ActivationKernels {
   void (*forward[4])(const Forward&, void* partial);
   void (*backward[4])(const Backward&, int64_t begin, int64_t end);
-  // Output and mask of matrix rows [begin, end), without statistics; x is the output.
+  // Output and mask of matrix rows [begin, end), no statistics; the output is x.
   void (*inplace[4])(const Forward&, int64_t begin, int64_t end);
 };
 
-// In the order of ActivationKind; statistics alone have a forward, and no output in it.
+// Indexed by ActivationKind; kStatisticsAlone has only a forward, which writes no output and no mask.
 struct Kernels {
   ActivationKernels of[kActivations + 1];
 };
@@ -71,7 +71,7 @@ const Kernels& kernels_default();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
 
-// Whether a value takes the place of an extremum found before it: NaN wins and stays, equals do not.
+// Whether a value replaces an extremum found before it: NaN does, ties do not.
 template <typename stat_t>
 JUMPSTART_INLINE bool above(stat_t value, stat_t best) {
   return value > best || (value != value && best == best);

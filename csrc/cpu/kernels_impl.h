@@ -1,4 +1,4 @@
-// The kernels of one instruction set, included once by its file.
+// The table of the kernels of one instruction set, included once by its source file.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// Bits of the mask: those of a vector, and of the first `width` of its lanes.
+// Mask bits of a vector, or of its first `width` lanes.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// Rows of fewer units than a vector has lanes, each a point of its own: one row to a lane.
+// Rows with fewer units than a vector has lanes, each row a point: one row per lane.
 
 #pragma once
 
@@ -19,7 +19,7 @@ class NarrowRows {
   using Values = typename V::Values;
   using Mask = typename V::Mask;
   static constexpr bool store = has_output<Activation>;
-  static constexpr int kBits = 64;  // those of a block's mask fit into a word
+  static constexpr int kBits = 64;  // the mask of a block fits into a word
 
  public:
   static bool fits(const Forward& f, const Partial<stat_t>& partial) {
@@ -45,7 +45,7 @@ class NarrowRows {
     Mask nan = V::none();
     int64_t row = p_.begin;
     for (; row + V::lanes <= p_.end; row += V::lanes) block(row, nan);
-    if (row < p_.end) block(p_.end - V::lanes, nan);  // some rows again, which changes nothing
+    if (row < p_.end) block(p_.end - V::lanes, nan);  // repeats some rows, which changes nothing
     if (V::bits(nan)) {
       Rows<scalar_t, Activation>(forward_, p_).exact();
       return;

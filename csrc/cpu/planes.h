@@ -72,7 +72,7 @@ class Planes {
 
  private:
   JUMPSTART_INLINE void scan(int64_t plane, stat_t& largest, stat_t& smallest) {
-    // In registers: the compiler takes a store of mask bits for one that could change any member.
+    // Local copies: a store to the mask may alias any member, so members would be reloaded.
     const scalar_t* x = x_ + plane * inner_;
     scalar_t* output = output_ + plane * inner_;
     uint8_t* mask = mask_ + plane * mask_columns_;
@@ -136,7 +136,7 @@ class Planes {
     return sign;
   }
 
-  // What whole vectors leave of a plane: a vector that ends with it, or less than one.
+  // The rest of a plane after its whole vectors: a vector that ends with the plane, or less than a vector.
   JUMPSTART_INLINE void rest(const Activation& activation, const scalar_t* x, scalar_t* output, uint8_t* mask,
                              int64_t column, Values& max, Values& min, Values& sum) {
     const int width = static_cast<int>(inner_ - column);
@@ -153,7 +153,7 @@ class Planes {
     }
   }
 
-  // A plane that holds a NaN, which vectors lose, or infinities of both signs.
+  // A plane with a NaN, which vectors lose, or with infinities of both signs.
   void exact(int64_t plane, stat_t& largest, stat_t& smallest) {
     const scalar_t* x = x_ + plane * inner_;
     if constexpr (store) {
@@ -167,7 +167,7 @@ class Planes {
     }
   }
 
-  // Extrema of position points, across the planes of a row of units: the plane is still in cache.
+  // Extrema of position points, across the planes of a row of units; the plane is still in cache.
   void positions(int64_t plane, bool first) {
     const scalar_t* values = x_ + plane * inner_;
     stat_t* max = p_.point_max + plane / units_ * inner_;

@@ -21,12 +21,12 @@ class Rows {
   using Mask = typename V::Mask;
   using Sign = typename V::Sign;
 
-  // Where a vector lies in its row: a row that ends within a vector is finished by one that ends with it.
+  // Position of a vector in its row: a partial vector at the end is replaced by one that ends with the row.
   enum Reach { whole, streamed, last, short_row };
 
   static constexpr bool store = has_output<Activation>;
 
-  // Rows whose unit extrema are kept together, for which a search has to look.
+  // Rows per chunk: unit extrema are located to a chunk, which is then searched.
   static constexpr int64_t kChunk = 32;
 
   template <int count>
@@ -36,7 +36,7 @@ class Rows {
     uint8_t* mask;
     stat_t *unit_max, *unit_min;
     int64_t columns, mask_columns;
-    int rest;  // columns behind the last whole vector
+    int rest;  // columns after the last whole vector
     Activation activation;
   };
 
@@ -55,7 +55,7 @@ class Rows {
   void run() {
     clear(p_.unit_max, p_.unit_min);
     for (int64_t c = 0; c < columns_; ++c) p_.unit_max_at[c] = p_.unit_min_at[c] = 0;
-    Mask nan = V::none();  // where there was one, or infinities of both signs
+    Mask nan = V::none();  // lanes with a NaN, or with infinities of both signs
     for (int64_t row = p_.begin; row < p_.end;) {
       const int64_t begin = row, end = row + kChunk < p_.end ? row + kChunk : p_.end;
       clear(p_.chunk_max, p_.chunk_min);
@@ -68,7 +68,7 @@ class Rows {
     if (V::bits(nan)) exact();
   }
 
-  // The same one value after the other, for a range that holds a NaN, which vectors lose.
+  // The same value by value, for a range with a NaN, which vectors lose.
   void exact() {
     clear(p_.unit_max, p_.unit_min);
     for (int64_t c = 0; c < columns_; ++c) p_.unit_max_at[c] = p_.unit_min_at[c] = 0;
@@ -100,7 +100,7 @@ class Rows {
     }
   }
 
-  // Rows that are points, up to the end. Returns where their sum is NaN.
+  // Rows that are points, up to the end. Returns the lanes in which their sum is NaN.
   Mask points(int64_t& next, int64_t end) {
     Values sum = V::broadcast(0);
     Values max[4], min[4];
@@ -145,7 +145,7 @@ class Rows {
     return V::unordered(sum, sum);
   }
 
-  // Extrema of a chunk of rows into those of the task.
+  // Merges the extrema of a chunk of rows into those of the task.
   void merge_chunk(int64_t row) {
     const int32_t at = static_cast<int32_t>(row - p_.begin);
     for (int64_t column = 0; column < columns_; column += V::lanes) {  // padded to whole vectors
@@ -169,10 +169,10 @@ class Rows {
     }
   }
 
-  // A block of matrix rows, read once: outputs, mask bits, extrema of its rows and of its columns.
+  // Reads a block of matrix rows once: outputs, mask bits, extrema of its rows and of its columns.
   template <int count>
   JUMPSTART_INLINE void block(int64_t row, Values* max, Values* min, Values& sum) {
-    // In registers: the compiler takes a store of mask bits for one that could change any member.
+    // Local copies: a store to the mask may alias any member, so members would be reloaded.
     const Block<count> b{x_ + row * columns_,
                          output_ + row * columns_,
                          mask_ + row * mask_columns_,
@@ -204,7 +204,7 @@ class Rows {
     }
   }
 
-  // So many vectors side by side in each row.
+  // `width` adjacent vectors of each row.
   template <int count, int width, Reach reach>
   JUMPSTART_INLINE void vectors(const Block<count>& b, int64_t column, Values* max, Values* min,
                                 Values& sum) {

@@ -1,4 +1,4 @@
-// From what each task found to the operator's extrema, indices and slack sums.
+// From the results of the tasks to the operator's extrema, indices and slack sums.
 
 #pragma once
 
@@ -15,7 +15,7 @@
 
 namespace jumpstart {
 
-// Where the operator's statistics go: maxima, then minima, of the units and behind them the points.
+// Memory for the operator's statistics: maxima, then minima, of the units and then the points.
 template <typename stat_t>
 struct Statistics {
   int64_t units, count;  // count: units + points
@@ -24,11 +24,11 @@ struct Statistics {
   stat_t* sums;          // [2, kSlackSums]
 };
 
-// The tasks a forward is split into, with the memory for what they find.
+// The tasks of a forward, with memory for their results.
 template <typename stat_t>
 class Tasks {
  public:
-  // One for each thread, or more where the places within a task would not fit into 32 bits.
+  // One per thread, or more if the offsets within a task would not fit into 32 bits.
   Tasks(const Layout& layout, bool position_points, int64_t threads, const Statistics<stat_t>& statistics) {
     constexpr int64_t kRows = 16, kPadding = 16,
                       kAlignment = 64;  // whole blocks of rows, vectors, cache lines
@@ -65,7 +65,7 @@ class Tasks {
   std::unique_ptr<int32_t[]> unit_at_;
 };
 
-// Merges what the tasks found, without a branch in what there is much of.
+// Merges the results of the tasks, without branches in the loop over units.
 template <typename stat_t>
 void merge(const std::vector<Partial<stat_t>>& partials, const Forward& f,
            const Statistics<stat_t>& statistics) {
@@ -90,8 +90,8 @@ void merge(const std::vector<Partial<stat_t>>& partials, const Forward& f,
   }
 }
 
-// Finds the element of an extremum by its value: in the tensor, not on the way through it, since only those
-// with slack are asked for.
+// Finds the element of an extremum by its value. This is done after the pass over the tensor since usually
+// only the few with slack are needed.
 template <typename scalar_t, typename stat_t>
 class Finder {
  public:
@@ -114,7 +114,7 @@ class Finder {
       while (!same(at_place(row * columns + unit), value)) ++row;
       return logical(row, unit);
     }
-    return -1;  // never: one of the tasks has it
+    return -1;  // unreachable: one of the tasks has it
   }
 
   int64_t of_point(int64_t point, stat_t value) const {
@@ -129,7 +129,7 @@ class Finder {
       const int64_t place = first(row * columns, rows * columns, value);
       return layout_.channels_last ? logical(row, place) : row * columns + place;
     }
-    int64_t unit = columns, best_row = row;  // units come before positions
+    int64_t unit = columns, best_row = row;  // in logical order units come before positions
     for (int64_t r = row; r < row + rows && unit > 0; ++r) {
       const int64_t column = first(r * columns, unit, value);
       if (column < unit) unit = column, best_row = r;
@@ -145,7 +145,7 @@ class Finder {
     constexpr int64_t kStep = 32;
     int64_t i = 0;
     for (; i + kStep <= length; i += kStep) {
-      int found = 0;  // without a way out, so that it runs in vectors
+      int found = 0;  // no early exit, so that the loop vectorizes
       for (int64_t k = 0; k < kStep; ++k) found |= same(at_place(begin + i + k), value);
       if (found) break;
     }
@@ -153,7 +153,7 @@ class Finder {
     return i;
   }
 
-  // Place in the flattened tensor of a matrix element.
+  // Index in the flattened tensor of a matrix element.
   int64_t logical(int64_t row, int64_t column) const {
     if (!layout_.channels_last) return row * layout_.matrix_columns() + column;
     return (row / layout_.rows * layout_.units + column) * layout_.rows + row % layout_.rows;
@@ -167,7 +167,7 @@ class Finder {
 
 using Sums = std::array<double, kSlackSums>;
 
-// Slack of the extrema [begin, end) of units or points, and the indices of those that have some.
+// Slack sums of the extrema [begin, end) of units or points, and the indices of those with slack.
 template <typename stat_t, typename Find>
 Sums finish(int64_t begin, int64_t end, stat_t margin, bool all_indices, const Find& find,
             const Statistics<stat_t>& statistics) {

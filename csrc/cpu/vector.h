@@ -1,33 +1,31 @@
-// Vectors of the instruction set that is compiled for; JUMPSTART_ISA is its namespace.
+// Vectors of the instruction set that is compiled for, in the namespace JUMPSTART_ISA.
 //
-// VectorOf<scalar_t> has so many `lanes`, and these types:
-//   scalar_t          float, double, Half or BFloat16
-//   stat_t, Values    what statistics are made of: float, or double for double; a vector of it
-//   Mask              true or false for each of the Values
-//   Raw               a vector of the scalars, as they lie in memory
-//   Sign              true or false for each of the Raw ones
+// VectorOf<scalar_t> has a number of `lanes` and the types
+//   scalar_t        float, double, Half or BFloat16
+//   stat_t, Values  the type of statistics, float or double (for double), and a vector of it
+//   Mask            a flag per lane of Values
+//   Raw             a vector of scalars, as stored
+//   Sign            a flag per lane of Raw
 //
-// Raw, what activations see:
-//   load, store, stream          a whole vector; stream past the caches, aligned, with a fence() at the end
-//   load_first, store_first      of the first `count` lanes alone; those beyond repeat the first, which
-//   changes no
-//                                extremum
-//   positive(raw)                unless it is <= 0; of a NaN, whatever is fastest
-//   keep(raw, sign)              zero where the sign is false
-//   choose(sign, a, b)           a where it is true, b elsewhere
-//   scale(raw, factor)           the product with a stat_t, rounded to the scalar, to even between two
-//   sign_bits, lanes_of          of a Sign (or four, one behind the other) the bits, the lowest lane first;
-//   and back values(raw)                  as Values, exact
+// Raw vectors, for the activations (see activations.h):
+//   load, store, stream      a whole vector; stream bypasses the caches, is aligned, and ends with fence()
+//   load_first, store_first  the first `count` lanes; the others repeat the first, which changes no extremum
+//   positive(raw)            the lanes that are not <= 0; anything for NaN
+//   keep(raw, sign)          0 where the flag is not set
+//   choose(sign, a, b)       a where the flag is set, else b
+//   scale(raw, factor)       the product with a stat_t, rounded to nearest even
+//   sign_bits, lanes_of      from a Sign (or four) to mask bits, lowest lane first, and back
+//   values(raw)              as Values, exactly
 //
-// Values, what extrema are found with:
+// Values, for the extrema:
 //   broadcast, load_values, store_values, gather(from, stride)
-//   max, min, add                lane by lane; max and min may lose a NaN
-//   less, unordered              Masks; unordered where one of the two is NaN
-//   none, either, bits           of Masks
-//   largest, smallest            of a vector; of four, to four neighbours
-//   store_where(to, mask, value) an int32_t
+//   max, min, add                 by lane; max and min may lose NaN
+//   less, unordered               to a Mask; unordered: one of the two is NaN
+//   none, either, bits            of Masks
+//   largest, smallest             across the lanes of one vector, or of four at once
+//   store_where(to, mask, value)  an int32_t
 //
-// kRowBlock is how many rows fit into the registers at once.
+// kRowBlock is the number of rows that the registers have room for.
 
 #pragma once
 
@@ -39,5 +37,5 @@
 #include "cpu/vector_generic.h"
 #endif
 
-// What is kept for each row of a block stays in registers only if these loops are gone.
+// Arrays over the rows of a block stay in registers only if the loops over them are unrolled.
 #define JUMPSTART_UNROLL _Pragma("GCC unroll 16")

@@ -1,5 +1,4 @@
-// Vectors of AVX2: eight values, in two registers for double, their raw bits beside them where the scalar is
-// 16 bits wide. A Mask holds a lane of ones, or of zeros, for each value; a Sign for each raw one.
+// AVX2 vectors of eight values: two registers for double. A Mask or Sign has all bits of a lane set, or none.
 
 #pragma once
 
@@ -12,7 +11,7 @@ namespace JUMPSTART_ISA {
 
 constexpr int kRowBlock = 2;
 
-struct FloatLanes {  // what the vectors with 8 float values share
+struct FloatLanes {  // shared by the vectors with float values
   using stat_t = float;
   using Values = __m256;
   using Mask = __m256;
@@ -40,7 +39,6 @@ struct FloatLanes {  // what the vectors with 8 float values share
   static float smallest(Values v) {
     return reduce(v, [](__m128 a, __m128 b) { return _mm_min_ps(a, b); });
   }
-  // Of four vectors at once.
   static void largest(const Values* v, float* to) {
     const auto max = [](__m256 a, __m256 b) { return _mm256_max_ps(a, b); };
     const __m256 both = reduce(v, max);
@@ -79,13 +77,12 @@ struct VectorFloat : FloatLanes {
   using Sign = __m256i;
 
   static Raw load(const float* from) { return _mm256_loadu_ps(from); }
-  // Lanes beyond the count repeat the first, which changes no extremum.
   static Raw load_first(const float* from, int count) {
     const __m256i mask = lanes_of((1u << count) - 1);
     return _mm256_blendv_ps(_mm256_set1_ps(*from), _mm256_maskload_ps(from, mask), _mm256_castsi256_ps(mask));
   }
   static Values values(Raw raw) { return raw; }
-  // As integers, which have units of their own in the processor; not so for a NaN with a sign.
+  // As integers, which use otherwise idle execution units; wrong for a NaN with a sign.
   static Sign positive(Raw raw) {
     return _mm256_cmpgt_epi32(_mm256_castps_si256(raw), _mm256_setzero_si256());
   }
@@ -169,7 +166,7 @@ inline __m128i Vector16Bit<Half>::rounded(__m256 v) {
   return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-struct Doubles {  // the first four, and the last
+struct Doubles {  // the first four values, the last four
   __m256d low, high;
 };
 

@@ -1,4 +1,4 @@
-// Vectors of AVX-512: one register of values, their raw bits beside it where the scalar is 16 bits wide.
+// AVX-512 vectors: one register of values.
 
 #pragma once
 
@@ -13,7 +13,7 @@ constexpr int kRowBlock = 4;
 
 inline uint32_t first_bits(int count) { return (1u << count) - 1; }
 
-struct Float16Lanes {  // what the vectors with 16 float values share
+struct FloatLanes {  // shared by the vectors with float values
   using stat_t = float;
   using Values = __m512;
   using Mask = __mmask16;
@@ -40,7 +40,6 @@ struct Float16Lanes {  // what the vectors with 16 float values share
   static Sign lanes_of(uint32_t bits) { return static_cast<Mask>(bits); }
   static float largest(Values v) { return _mm512_reduce_max_ps(v); }
   static float smallest(Values v) { return _mm512_reduce_min_ps(v); }
-  // Of four vectors at once.
   static void largest(const Values* v, float* to) {
     const auto max = [](__m256 a, __m256 b) { return _mm256_max_ps(a, b); };
     const __m256 both = reduce(v, max);
@@ -73,12 +72,11 @@ struct Float16Lanes {  // what the vectors with 16 float values share
   }
 };
 
-struct VectorFloat : Float16Lanes {
+struct VectorFloat : FloatLanes {
   using scalar_t = float;
   using Raw = __m512;
 
   static Raw load(const float* from) { return _mm512_loadu_ps(from); }
-  // Lanes beyond the count repeat the first, which changes no extremum.
   static Raw load_first(const float* from, int count) {
     return _mm512_mask_loadu_ps(_mm512_set1_ps(*from), static_cast<__mmask16>(first_bits(count)), from);
   }
@@ -95,7 +93,7 @@ struct VectorFloat : Float16Lanes {
 };
 
 template <typename scalar>
-struct Vector16Bit : Float16Lanes {
+struct Vector16Bit : FloatLanes {
   using scalar_t = scalar;
   using Raw = __m256i;
 
@@ -106,7 +104,7 @@ struct Vector16Bit : Float16Lanes {
   }
   static Values values(Raw raw);
   static Raw rounded(Values v);
-  // As integers; not so for a NaN with a sign.
+  // As integers; wrong for a NaN with a sign.
   static Sign positive(Raw raw) { return _mm256_cmpgt_epi16_mask(raw, _mm256_setzero_si256()); }
   static Raw keep(Raw raw, Sign s) { return _mm256_maskz_mov_epi16(s, raw); }
   static Raw choose(Sign s, Raw a, Raw b) { return _mm256_mask_mov_epi16(b, s, a); }

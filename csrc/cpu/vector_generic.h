@@ -1,5 +1,5 @@
-// Vectors of eight in the compiler's vector extension, for whatever the target has (SSE2, NEON). A Mask holds
-// a lane of ones, or of zeros, for each value. The namespace tells builds apart.
+// Portable vectors of eight values, in the compiler's vector extension. A Mask or Sign has all bits of a lane
+// set, or none.
 
 #pragma once
 
@@ -23,7 +23,6 @@ inline V load_as(const T* from) {
   std::memcpy(&v, from, sizeof v);
   return v;
 }
-// Lanes beyond the count repeat the first, which changes no extremum.
 template <typename V, typename T>
 inline V load_first_as(const T* from, int count) {
   T padded[8];
@@ -92,7 +91,7 @@ struct Lanes {
   }
 };
 
-// What the loads and stores of a scalar are, given the raw register that holds eight of it.
+// Raw vectors of a scalar.
 template <typename scalar, typename raw, typename raw_mask, typename base>
 struct Storage : base {
   using scalar_t = scalar;

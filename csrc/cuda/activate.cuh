@@ -1,4 +1,4 @@
-// An activation's output, and the mask that its gradient asks for.
+// Applies an activation to vectors, and packs the mask that its gradient needs.
 
 #pragma once
 
@@ -10,7 +10,7 @@
 namespace jumpstart {
 namespace cuda {
 
-// Of one vector: `packs` are overwritten, and its bits of the mask returned.
+// Overwrites `packs` with the activation's output; returns the vector's mask bits.
 template <typename V, typename Activation>
 JUMPSTART_DEVICE uint32_t activate(const Activation& activation, typename V::Value (&packs)[V::kPacks]) {
   using P = typename V::P;
@@ -23,7 +23,7 @@ JUMPSTART_DEVICE uint32_t activate(const Activation& activation, typename V::Val
   return P::template to_bits<V::kPacks>(masks);
 }
 
-// Bytes of the mask, of kDepth rows at once, from the bits that neighbouring lanes of a row hold.
+// Joins the bits that neighboring lanes of a row hold into bytes of the mask, for kDepth rows at once.
 template <typename V>
 JUMPSTART_DEVICE uint32_t join_bits(uint32_t bits, int lane_in_row, int lanes) {
   if constexpr (V::kElements < 8) {

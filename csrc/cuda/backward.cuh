@@ -1,4 +1,4 @@
-// The backward: the gradient through the activation, and in the same pass that of the extrema.
+// The backward: the gradient through the activation and that of the extrema, in one pass.
 
 #pragma once
 
@@ -13,7 +13,7 @@
 namespace jumpstart {
 namespace cuda {
 
-// What is read and written element by element.
+// Elementwise inputs and output.
 template <typename scalar_t>
 struct ElementwiseBackward {
   const scalar_t* grad_output;  // null: zero
@@ -21,11 +21,11 @@ struct ElementwiseBackward {
   scalar_t* grad_x;
 };
 
-// What is known of units and points.
+// Statistics of units and points, and their gradients.
 template <typename stat_t>
 struct StatisticsBackward {
-  const stat_t* grad_slack_sums;  // [2, kSlackSums], null: not in the loss
-  const stat_t* grad_extrema;     // [2, units + points], likewise
+  const stat_t* grad_slack_sums;  // [2, kSlackSums]; null: not in the loss
+  const stat_t* grad_extrema;     // [2, units + points]; null: not in the loss
   const stat_t* extrema;          // [2, units + points]
   const int64_t* indices;         // [2, units + points]
   int64_t points;
@@ -41,7 +41,7 @@ struct Backward {
   Layout layout;
 };
 
-// Adds the gradients of the extrema whose elements lie in a tile, once the tile is written.
+// Adds the gradients of the extrema that lie in a tile, after the tile has been written.
 template <typename scalar_t, typename Activation>
 class ExtremaGradients {
   using stat_t = stat_of<scalar_t>;
@@ -67,7 +67,7 @@ class ExtremaGradients {
     const Tile tile{begin, end, first_column, last_column};
     if (l_.inner == 1) {
       add_range(tile, 0, first_column, last_column, l_.units);
-    } else {  // each row is of one unit
+    } else {  // each row belongs to one unit
       const int64_t units = end - begin < l_.units ? end - begin : l_.units;
       add_range(tile, 0, begin % l_.units, begin % l_.units + units, l_.units);
     }
@@ -87,7 +87,7 @@ class ExtremaGradients {
     int64_t begin, end, first_column, last_column;
   };
 
-  // The extrema `first` to `last` of an axis that starts at `offset`, modulo its size.
+  // Extrema `first` to `last`, modulo `size`, of the axis that starts at `offset`.
   JUMPSTART_DEVICE void add_range(const Tile& tile, int64_t offset, int64_t first, int64_t last,
                                   int64_t size) const {
     const int64_t length = last - first;
@@ -100,8 +100,8 @@ class ExtremaGradients {
     }
   }
 
-  // The whole gradient of an element anew: it may hold several extrema. Threads that meet in an element then
-  // write the same bits, and a 16-bit gradient is rounded once.
+  // Recomputes the whole gradient of an element, which may hold several extrema: threads that share an
+  // element then write the same bits, and a 16-bit sum is rounded once.
   JUMPSTART_DEVICE void add_to_element(const Tile& tile, int64_t index) const {
     int64_t row = index / columns_, column = index - row * columns_;
     if (l_.channels_last) {
@@ -119,7 +119,7 @@ class ExtremaGradients {
       const uint32_t bit = e_.mask[row * l_.mask_columns() + column / 8] >> (column & 7);
       const auto by_output =
           activation_.template gradient<P>(P::from_element(e_.grad_output[offset]), P::from_bits(bit, 0));
-      grad = to_stat(P::to_element(by_output));  // rounded to scalar_t, as that of every element is
+      grad = to_stat(P::to_element(by_output));  // rounded to scalar_t, as in every other element
     }
     const int64_t unit = l_.inner == 1 ? column : row % l_.units;
     const int64_t point = l_.points_across(s_.position_points) ? row / l_.units * l_.inner + column
@@ -130,7 +130,7 @@ class ExtremaGradients {
     e_.grad_x[offset] = from_stat<scalar_t>(grad);
   }
 
-  // Gradients of the maximum and the minimum of a unit or point, if the element is theirs.
+  // Adds the gradients of a unit's or point's maximum and minimum, if this element holds them.
   JUMPSTART_DEVICE stat_t add_item(stat_t grad, int64_t index, int64_t k, const stat_t* sums) const {
     if (s_.indices[k] == index) grad += extremum(k, k, false, sums);
     if (s_.indices[count_ + k] == index) grad += extremum(k, count_ + k, true, sums);
@@ -173,7 +173,7 @@ class Gradient {
     column_ = tile * t_.tile_columns + lane_ * elements;
     const ExtremaGradients<scalar_t, Activation> gradients(b_, activation_);
     bool any = false;
-    if constexpr (extrema) any = gradients.any();  // now: its loads take their time
+    if constexpr (extrema) any = gradients.any();  // early, to hide the latency of its loads
     const int64_t left = t_.rows - begin_;
     rows_ = static_cast<int32_t>(left < t_.region_rows ? left : t_.region_rows);
     if (column_ < t_.columns) {
@@ -183,7 +183,7 @@ class Gradient {
     }
     if constexpr (extrema) {
       if (!any) return;
-      __syncthreads();  // whoever adds to an element writes after the one that masked it
+      __syncthreads();  // an element is streamed before extrema are added to it
       const int64_t first = tile * t_.tile_columns, last = first + t_.tile_columns;
       gradients.add(begin_, begin_ + rows_, first, last < t_.columns ? last : t_.columns);
     }

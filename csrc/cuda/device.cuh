@@ -1,4 +1,4 @@
-// The language of the kernels: CUDA's, or where no CUDA compiler runs, an emulator's of the same names.
+// CUDA's language, or, without a CUDA compiler, an emulator of it (tests/cuda_emulator).
 
 #pragma once
 

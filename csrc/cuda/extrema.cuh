@@ -1,8 +1,8 @@
-// Extrema while they are found: in a thread, in a group of its warp, between warps.
+// Finding extrema: within a thread, a group of lanes, a warp.
 //
-// They are compared as integer keys that order like floats, the key of a minimum being that of the negated
-// value: so both are the largest key. -0.0 has the key of 0.0, and all NaN have the largest. Of equal keys
-// the one of the lowest place stays.
+// Extrema are compared as integer keys that order like floats. The key of a minimum is that of the negated
+// value, so that both extrema are the largest key. -0.0 has the key of 0.0, every NaN the largest key. Among
+// equal keys the lowest place wins.
 
 #pragma once
 
@@ -26,7 +26,7 @@ JUMPSTART_DEVICE key_of<stat_t> largest_key() {
   return static_cast<key_of<stat_t>>(~0ull >> (65 - 8 * sizeof(stat_t)));
 }
 template <typename stat_t>
-JUMPSTART_DEVICE key_of<stat_t> no_key() {  // below those of all values
+JUMPSTART_DEVICE key_of<stat_t> no_key() {  // below that of any value
   return -largest_key<stat_t>() - 1;
 }
 
@@ -48,14 +48,14 @@ JUMPSTART_DEVICE stat_t key_value(key_of<stat_t> key) {
   return bit_cast<stat_t>(key ^ (key >> (8 * sizeof(key_t) - 1) & largest_key<stat_t>()));
 }
 
-// The extrema of a column, a row or a segment; places are counted from where the owner says.
+// Extrema of a column, row or segment; what their places count from is up to the user.
 template <typename stat_t>
 struct Extrema {
   key_of<stat_t> max, min;
   int32_t max_at, min_at;
 };
 
-// Partial extrema as they are stored, in 16 bytes; of 16-bit floats in 8.
+// Partial extrema as stored: 16 bytes, or 8 for 16-bit floats.
 template <typename scalar_t>
 struct alignas(sizeof(scalar_t) == 8 ? 8 : 16) LargePartial {
   using stat_t = stat_of<scalar_t>;
@@ -66,7 +66,7 @@ struct alignas(sizeof(scalar_t) == 8 ? 8 : 16) LargePartial {
 };
 template <typename scalar_t>
 struct SmallPartial {
-  uint64_t bits;  // from the lowest: the maximum, the negated minimum, their places
+  uint64_t bits;  // from the lowest: maximum, negated minimum, their places
 
   JUMPSTART_DEVICE static SmallPartial close(const Extrema<float>& extrema) {
     const uint32_t max = from_stat<scalar_t>(key_value<float>(extrema.max)).bits;
@@ -80,10 +80,10 @@ struct SmallPartial {
     return {order_key(to_stat(scalar_t{part(0)})), order_key(to_stat(scalar_t{part(1)})), part(2), part(3)};
   }
 };
-// A bfloat16's key is told by its upper half.
+// The upper half of a bfloat16's key determines the key.
 template <>
 struct SmallPartial<BFloat16> {
-  uint64_t bits;  // from the lowest: the maximum's and the minimum's key, their places
+  uint64_t bits;  // from the lowest: keys of the maximum and the minimum, their places
 
   JUMPSTART_DEVICE static SmallPartial close(const Extrema<float>& extrema) {
     const uint32_t keys =
@@ -98,7 +98,7 @@ struct SmallPartial<BFloat16> {
   }
 
  private:
-  // Behind the half that was kept, zeros; of a negative value and of NaN, ones.
+  // The lower half is all zeros, or all ones for a negative value and NaN.
   JUMPSTART_DEVICE static int32_t open_key(uint16_t half) {
     const uint32_t behind = half >= 0x7fff ? 0xffffu : 0u;
     return static_cast<int32_t>(static_cast<uint32_t>(half) << 16 | behind);
@@ -107,7 +107,7 @@ struct SmallPartial<BFloat16> {
 template <typename scalar_t>
 using Partial = std::conditional_t<sizeof(scalar_t) == 2, SmallPartial<scalar_t>, LargePartial<scalar_t>>;
 
-// Lanes [0, lanes), [lanes, 2 lanes), ... of a warp are groups.
+// The largest key in a group: lanes [0, lanes), [lanes, 2 lanes), ... of a warp.
 template <typename key_t>
 JUMPSTART_DEVICE key_t group_max(key_t key, int lanes) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
@@ -131,8 +131,8 @@ JUMPSTART_DEVICE void take_first_largest(key_t& key, place_t& place, key_t other
   }
 }
 
-// The extrema of a thread's columns over rows that it is told in order, depth rows of one vector at a time.
-// A place is a row of the thread's.
+// Extrema of a thread's columns, over rows added in order, `depth` rows at a time. A place is a row number of
+// the thread.
 template <typename V, int depth>
 struct Columns {
   using P = typename V::P;
@@ -172,7 +172,7 @@ struct Columns {
       }
       max_at[p] = P::choose(P::greater(high, max[p]), high_at, max_at[p]);
       min_at[p] = P::choose(P::greater(min[p], low), low_at, min_at[p]);
-      // NaN compares false: seldom, and done by itself. Both extrema have it at once.
+      // NaN compares false, so it is handled apart; it is rare. It is both extrema at once.
       if (P::any(P::nan(high))) {
 #pragma unroll
         for (int d = depth - 1; d >= 0; --d) high_at = P::choose(P::nan(x[d][p]), at[d], high_at);
@@ -186,7 +186,7 @@ struct Columns {
   }
 };
 
-// The largest of one vector and the smallest of another, over the lanes of a group that are active.
+// The largest value of one vector and the smallest of another, over the active lanes of a group.
 template <typename V>
 JUMPSTART_DEVICE Extrema<typename V::stat_t> reduce_values(const typename V::Value (&max)[V::kPacks],
                                                            const typename V::Value (&min)[V::kPacks],
@@ -208,7 +208,7 @@ JUMPSTART_DEVICE Extrema<typename V::stat_t> reduce_values(const typename V::Val
           group_max(active ? order_key(-smallest) : no_key<stat_t>(), lanes), 0, 0};
 }
 
-// The lowest place in a group of a value that its lanes may hold, where `place(pack, i)` is that of theirs.
+// The lowest place in a group that holds `value`; place(pack, i) is the place of a lane's element.
 template <typename V, typename Place>
 JUMPSTART_DEVICE int32_t first_place(const typename V::Value (&x)[V::kPacks], typename V::stat_t value,
                                      bool active, int lanes, const Place& place) {

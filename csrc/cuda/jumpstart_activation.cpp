@@ -1,4 +1,4 @@
-// Forward and backward on a GPU: memory from PyTorch's allocator, the tensors' device, its current stream.
+// Forward and backward on a GPU: PyTorch's allocator, the tensors' device, its current stream.
 
 #include "jumpstart_activation.h"
 
@@ -20,7 +20,7 @@ int multiprocessors_of(const at::Tensor& tensor) {
   return count;
 }
 
-// On the current device, which must be that of x.
+// The current device must be that of x.
 ForwardResult run_forward(PreparedForward prepared, const Options& options) {
   if (prepared.is_done()) return prepared.finish();
   const auto& [layout, x, target, result] = prepared;

@@ -1,4 +1,4 @@
-// Which kernels run a call, and with what memory.
+// Chooses the kernels of a call, lays out their workspace and launches them.
 
 #include "cuda/kernels.h"
 
@@ -21,7 +21,7 @@ namespace jumpstart {
 namespace cuda {
 namespace {
 
-// Calls `run` with the scalar type.
+// Calls `run` with a value of the scalar type.
 template <typename Run>
 void for_scalar(Scalar scalar, const Run& run) {
   switch (scalar) {
@@ -34,14 +34,15 @@ void for_scalar(Scalar scalar, const Run& run) {
 
 bool is_aligned(const void* memory) { return reinterpret_cast<uintptr_t>(memory) % 16 == 0; }
 
-// Elements in 16 bytes, or 1 where rows are not aligned to that.
+// Elements in 16 bytes, or 1 if rows are not aligned to 16 bytes.
 template <typename scalar_t>
 int vector_of(const Layout& layout, const void* a, const void* b) {
   constexpr int wide = 16 / sizeof(scalar_t);
   return is_aligned(a) && is_aligned(b) && layout.matrix_columns() % wide == 0 ? wide : 1;
 }
 
-// With the activation too. Statistics alone have none: without an output any does.
+// Calls `run` with the activation and a value of the scalar type. Statistics alone run any activation's
+// kernels, without an output.
 template <typename Run>
 void for_activation_and_scalar(const Options& options, Scalar scalar, const Run& run) {
   const ActivationKind kind = options.activation == kStatisticsAlone ? kReLU : options.activation;
@@ -54,7 +55,7 @@ int64_t points_of(const Layout& layout, const Options& options) {
   return layout.samples * (options.position_points ? layout.rows * layout.inner : 1);
 }
 
-// What the plan of a forward asks for, one behind the other; for a small one nothing.
+// Lays out what the plan needs, one after the other. The small kernel needs nothing.
 template <typename scalar_t>
 Workspace<scalar_t> place_workspace(const ForwardPlan& plan, void* memory) {
   Workspace<scalar_t> w{};

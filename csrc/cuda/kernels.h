@@ -1,4 +1,4 @@
-// What the host calls of the CUDA kernels: raw memory in, launches on a stream out. Free of PyTorch.
+// The host's interface to the CUDA kernels: raw pointers in, launches on a stream. Free of PyTorch.
 
 #pragma once
 
@@ -19,17 +19,17 @@ struct ForwardCall {
   const void* x;
   void* output;                // null: statistics alone. May be x
   uint8_t* mask;               // [matrix_rows, mask_columns]
-  void *slack_sums, *extrema;  // float32, for float64 float64
+  void *slack_sums, *extrema;  // float32, or float64 for float64
   int64_t* indices;
   Layout layout;
   Options options;
   int multiprocessors;  // of the device
 };
 
-// Bytes of workspace that a forward needs; aligned to 16, and read by no one after it. A small one needs
-// none.
+// Bytes of workspace that a forward needs, aligned to 16 bytes, free again once it has run; 0 for a small
+// activation.
 int64_t forward_workspace(const ForwardCall& call);
-// One launch where the activation is small, else two.
+// One launch if the activation is small, else two.
 void forward(const ForwardCall& call, void* workspace, Stream stream);
 
 struct BackwardCall {
@@ -48,20 +48,20 @@ struct BackwardCall {
 // One launch.
 void backward(const BackwardCall& call, Stream stream);
 
-constexpr int kPenaltyLayers = 448;  // of a launch: their addresses are its arguments
+constexpr int kPenaltyLayers = 448;  // per launch: their addresses are its arguments
 
 struct PenaltyCall {
   bool float64;
-  const void* const* slack_sums;  // of each layer [2, kSlackSums], dense
+  const void* const* slack_sums;  // [2, kSlackSums] per layer, dense
   int64_t layers;
   const double* weights;  // [kLayerSums]
   bool square_root;
   void* value;    // []
-  double* total;  // scratch, for more than kPenaltyLayers layers
+  double* total;  // scratch, if there are more than kPenaltyLayers layers
 };
 
 void penalty(const PenaltyCall& call, Stream stream);
-// Gradient [2, kSlackSums] of every layer's slack sums; `value` is null if the penalty is no square root.
+// Gradient [2, kSlackSums], the same for every layer; `value` is null unless the penalty is a square root.
 void penalty_backward(bool float64, const void* grad, const void* value, const double* weights, void* by_sum,
                       Stream stream);
 

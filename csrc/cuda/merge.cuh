@@ -1,4 +1,4 @@
-// What follows the streaming part of a forward: partial extrema to extrema, indices and slack sums.
+// The second launch of a forward: merges partial extrema into extrema, indices and slack sums.
 
 #pragma once
 
@@ -18,12 +18,12 @@ class Merge {
  public:
   JUMPSTART_DEVICE Merge(const Forward<scalar_t>& f, unsigned char* shared) : f_(f), shared_(shared) {}
 
-  // The items of one block of the merge, whose slack goes to its block sums.
+  // Merges the items of one block and sums their slack.
   JUMPSTART_DEVICE void run(int64_t block) {
     const bool units = block < f_.plan.merge.units.blocks();
     const Axis& axis = units ? f_.plan.merge.units : f_.plan.merge.points;
-    const int items = axis.items_per_block, threads = kThreads / items;  // of an item
-    // Neighbouring threads read neighbouring partials.
+    const int items = axis.items_per_block, threads = kThreads / items;  // per item
+    // Neighboring threads read neighboring partials.
     const bool across = axis.source == Source::columns || threads == 1;
     const auto thread = static_cast<int>(threadIdx.x);
     const int item_in_block = across ? thread % items : thread / threads;
@@ -61,7 +61,7 @@ class Merge {
     if (thread < kSlackSums) f_.workspace.block_sums[block * kSlackSums + thread] = sum;
   }
 
-  // The sums of all blocks, once all of them have run.
+  // Adds up the sums of all blocks, once all of them have run.
   JUMPSTART_DEVICE void sum_blocks() {
     stat_t sums[kLayerSums] = {};
 #pragma unroll
@@ -105,7 +105,7 @@ class Merge {
       const int64_t region_in_item = i / t.tiles, tile = i - region_in_item * t.tiles;
       const int64_t region = item * t.regions + region_in_item;
       found = f_.workspace.segment_partials[region * t.tiles + tile].open();
-      // The columns that hold the extrema know the rows.
+      // The rows are stored with the columns that hold the extrema.
       const int64_t first_column = tile * t.tile_columns, begin = region_in_item * t.region_rows;
       const int64_t max_column = first_column + found.max_at, min_column = first_column + found.min_at;
       const auto* of_columns = f_.workspace.column_partials + region * t.columns;
@@ -118,13 +118,13 @@ class Merge {
     min.take({found.min, min_place});
   }
 
-  // Of a place of the matrix, the number that orders it in its item.
+  // A number that orders an element within its item.
   JUMPSTART_DEVICE int64_t place(const Axis& axis, int64_t row, int64_t row_in_item, int64_t column) const {
     return axis.columns_first ? column * f_.layout.rows + row_in_item
                               : row * f_.layout.matrix_columns() + column;
   }
 
-  // And from that number the place in the flattened tensor.
+  // From that number, the index in the flattened tensor.
   JUMPSTART_DEVICE int64_t index(const Axis& axis, int64_t item, int64_t place) const {
     const Layout& l = f_.layout;
     const int64_t columns = l.matrix_columns();
@@ -135,12 +135,12 @@ class Merge {
     if (axis.columns_first) return item * l.rows * columns + place;
     return l.channels_last ? flat(place / columns, place % columns) : place;
   }
-  JUMPSTART_DEVICE int64_t flat(int64_t row, int64_t column) const {  // of channels_last
+  JUMPSTART_DEVICE int64_t flat(int64_t row, int64_t column) const {  // in channels_last
     const Layout& l = f_.layout;
     return (row / l.rows * l.units + column) * l.rows + row % l.rows;
   }
 
-  // Of the matrix, the first row of a region.
+  // The first matrix row of a region.
   JUMPSTART_DEVICE int64_t first_row(int64_t region) const {
     const Tiling& t = f_.plan.tiling;
     const int64_t segment = t.segments == 1 ? 0 : region / t.regions;
@@ -151,7 +151,7 @@ class Merge {
   unsigned char* shared_;
 };
 
-// A streaming kernel makes way for the launch of the merge.
+// Ends a streaming kernel: resets the counter for the merge.
 template <typename scalar_t>
 JUMPSTART_DEVICE void end_of_forward(const Forward<scalar_t>& f) {
   if (blockIdx.x == 0 && threadIdx.x == 0) *f.workspace.counter = 0;
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ bool last;
   Merge<scalar_t> merge(f, shared);
   merge.run(blockIdx.x);
-  // The block that comes last adds up: all others have stored their sums before they counted.
+  // The last block to finish adds up: the others have stored their sums before counting.
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();

@@ -1,4 +1,4 @@
-// Packs: what one instruction compares, a value or two 16-bit ones. Masks have all bits of a value set or
+// Packs: what one instruction compares, one value or two 16-bit ones. A mask has all bits of a value set or
 // none.
 
 #pragma once
@@ -12,7 +12,7 @@
 namespace jumpstart {
 namespace cuda {
 
-// The 16-bit floats as storage.
+// Storage of 16-bit floats.
 struct Half {
   uint16_t bits;
 };
@@ -49,7 +49,7 @@ JUMPSTART_DEVICE Half from_stat<Half>(float x) {
   return {bit_cast<uint16_t>(__float2half_rn(x))};
 }
 
-// One value; its mask is a bool. A place is a number. Raw and Sign: as activations.h calls values and masks.
+// One value; its mask is a bool, its place an integer. Raw and Sign are the names that activations.h uses.
 template <typename scalar_t>
 struct Pack {
   using stat_t = stat_of<scalar_t>;
@@ -67,7 +67,7 @@ struct Pack {
   JUMPSTART_DEVICE static int32_t get_place(Place place, int) { return place; }
   JUMPSTART_DEVICE static Place fill_place(int32_t place) { return place; }
 
-  // NaN if one of the two is.
+  // NaN if either is.
   JUMPSTART_DEVICE static float max(float a, float b) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     float result;
@@ -103,9 +103,9 @@ struct Pack {
   }
   JUMPSTART_DEVICE static Value keep(Value a, Mask mask) { return mask ? a : Value{0}; }
   JUMPSTART_DEVICE static Value scale(Value a, stat_t factor) { return a * factor; }
-  // The bits of values `pack`, kValues each, from the lowest.
+  // The mask of a pack from the bits of a vector.
   JUMPSTART_DEVICE static Mask from_bits(uint32_t bits, int pack) { return bits >> pack & 1; }
-  // Of all packs of a vector, the bit of each value.
+  // The bits of a vector from the masks of its packs.
   template <int packs>
   JUMPSTART_DEVICE static uint32_t to_bits(const Mask (&masks)[packs]) {
     uint32_t bits = 0;
@@ -129,7 +129,7 @@ struct PairPack {
   JUMPSTART_DEVICE static Pair open(Value pack) { return bit_cast<Pair>(pack); }
   JUMPSTART_DEVICE static Value close(Pair pack) { return bit_cast<Value>(pack); }
 
-  // An element is the first of a pair.
+  // A single element is the first of its pair.
   JUMPSTART_DEVICE static Value from_element(scalar_t x) { return x.bits; }
   JUMPSTART_DEVICE static scalar_t to_element(Value pack) { return {static_cast<uint16_t>(pack)}; }
   JUMPSTART_DEVICE static Value fill(float x) { return from_stat<scalar_t>(x).bits * 0x10001u; }
@@ -166,7 +166,7 @@ struct PairPack {
   }
   template <int packs>
   JUMPSTART_DEVICE static uint32_t to_bits(const Mask (&masks)[packs]) {
-    uint32_t bits = 0;  // those of the first values in the low half, of the second in the high half
+    uint32_t bits = 0;  // low half: those of the first values; high half: of the second
 #pragma unroll
     for (int p = 0; p < packs; ++p) bits |= masks[p] & (0x00020001u << 2 * p);
     return (bits | bits >> 16) & 0xffffu;
@@ -177,8 +177,8 @@ struct Pack<Half> : PairPack<Half, __half2> {};
 template <>
 struct Pack<BFloat16> : PairPack<BFloat16, __nv_bfloat162> {};
 
-// kElements neighbours of a matrix row, as a thread loads them: 16 bytes, or where rows are not aligned to
-// that, one element, a 16-bit one then as the float that it stands for.
+// kElements neighbors in a matrix row, as a thread loads them: 16 bytes, or one element if rows are not
+// aligned to 16 bytes. A single 16-bit element is converted to float.
 template <typename scalar_t, int elements>
 struct Vector {
   using stat_t = stat_of<scalar_t>;

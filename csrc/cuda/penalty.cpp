@@ -1,4 +1,4 @@
-// The penalty on a GPU: nothing of it is read on the host.
+// The penalty on a GPU, without reading anything on the host.
 
 #include "penalty.h"
 

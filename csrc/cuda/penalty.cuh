@@ -1,4 +1,4 @@
-// The penalty over all layers' slack sums, and its gradient: the twin of ops/reference.py.
+// The penalty over all layers' slack sums, and its gradient; see ops/reference.py.
 
 #pragma once
 
@@ -22,12 +22,12 @@ struct Penalty {
   const stat_t* slack_sums[kPenaltyLayers];
   Weights weights;
   stat_t* value;
-  double* total;  // of the layers so far, null where one launch has them all
+  double* total;  // of the layers so far; null if one launch takes them all
   int32_t layers;
   bool first, last, square_root;
 };
 
-// One block. Sums in double and in a fixed order, as the CPU's.
+// One block. Sums in double, in a fixed order.
 template <typename stat_t>
 __global__ void __launch_bounds__(kThreads) penalty_kernel(const __grid_constant__ Penalty<stat_t> p) {
   __shared__ double sums[kThreads];
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads) penalty_kernel(const __grid_constant
     const stat_t* of_layer = p.slack_sums[layer];
 #pragma unroll
     for (int i = 0; i < kLayerSums; ++i) {
-      // A sum without weight stays out, even if it is not finite.
+      // A sum with weight 0 is left out, even if it is not finite.
       if (p.weights.of[i] != 0) sum += p.weights.of[i] * of_layer[i];
     }
   }
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads) penalty_kernel(const __grid_constant
 template <typename stat_t>
 struct PenaltyBackward {
   const stat_t* grad;   // []
-  const stat_t* value;  // [], the penalty if it is a square root, else null
+  const stat_t* value;  // [], the penalty; null unless it is a square root
   stat_t* by_sum;       // [2, kSlackSums]
   Weights weights;
 };

@@ -7,21 +7,22 @@ namespace jumpstart {
 namespace cuda {
 namespace {
 
-constexpr int64_t kBlocks = 3;    // of a multiprocessor, which has so many at once
-constexpr int64_t kWaves = 16;    // of them that a forward's regions make at most
-constexpr int64_t kSteps = 16;    // tiles of full depth of a region: beyond, blocks drift apart in memory
-constexpr int64_t kEndSteps = 2;  // that take as long as the end of a forward's region
-constexpr int64_t kBackwardSteps = 2;  // of a block of the backward: it has no partial extrema to save
+constexpr int64_t kBlocks = 3;    // resident on a multiprocessor
+constexpr int64_t kWaves = 16;    // of blocks: the most that the regions of a forward make
+constexpr int64_t kSteps = 16;    // tiles of full depth in a region: with more, blocks drift apart in memory
+constexpr int64_t kEndSteps = 2;  // that take as long as the end of a region in the forward
+constexpr int64_t kBackwardSteps = 2;  // of a block in the backward, which has no partial extrema to save
 constexpr int64_t kPartials =
     8;  // of an item, that a thread of the merge takes: some loads under way at once
-constexpr int64_t kShortSegment = 256;  // rows. A sample with fewer shares a region, so that partial extrema
-                                        // of units stay few; those of points are then of rows
-constexpr int64_t kChunkPieces = 2;     // of a plane, that a warp takes one behind the other
-constexpr int64_t kMostBlocks = 0x7fffffff;  // of a launch; where there is more work, a block takes several
+constexpr int64_t kShortSegment = 256;  // rows. Shorter samples share a region, which keeps partial extrema
+                                        // of units few; those of points are then per row
+constexpr int64_t kChunkPieces = 2;     // of a plane that a warp takes one after the other
+constexpr int64_t kMostBlocks =
+    0x7fffffff;  // of a launch; if there is more work, a block takes several items
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int64_t power_of_two(int64_t number) {  // the least that is not below
+int64_t power_of_two(int64_t number) {  // the smallest that is not below
   int64_t power = 1;
   while (power < number) power *= 2;
   return power;
@@ -31,8 +32,8 @@ int32_t lanes_of(int64_t columns, int vector) {
   return static_cast<int32_t>(std::min<int64_t>(kWarpSize, power_of_two(divide_up(columns, vector))));
 }
 
-// Steps, tiles of full depth, for each region of a forward: as few waves of blocks as lose little time at
-// their end, when part of the device has no block left.
+// Steps (tiles of full depth) per region of a forward: few waves of blocks, chosen to lose little time in the
+// last one, when part of the device is idle.
 int64_t forward_steps(int64_t columns_of_tiles, int64_t steps, int multiprocessors) {
   int64_t best = 0, best_time = 0;
   for (int64_t waves = 1; waves <= kWaves; ++waves) {
@@ -50,7 +51,7 @@ int64_t forward_steps(int64_t columns_of_tiles, int64_t steps, int multiprocesso
   return best;
 }
 
-// Without segments, that of a backward.
+// The tiling of a forward, or, without segments, of a backward.
 Tiling tile(const Layout& layout, int64_t segments, int vector, int multiprocessors) {
   Tiling t{};
   t.rows = layout.matrix_rows();
@@ -79,7 +80,7 @@ Axis make_axis(Source source, int64_t items, int64_t partials) {
   axis.source = source;
   axis.items = items;
   axis.partials = partials;
-  // Threads share an item where its partials are many. Of columns, some neighbours are read at once.
+  // Threads share an item that has many partials. Of columns, a few neighbors are read at once.
   const int64_t most = source == Source::columns ? kThreads / 4 : kThreads;
   const int64_t threads = std::min(most, power_of_two(divide_up(partials, kPartials)));
   axis.items_per_block = static_cast<int32_t>(kThreads / threads);
@@ -91,7 +92,7 @@ Axis make_axis(Source source, int64_t items, int64_t partials) {
 ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector, int key_bytes,
                          int multiprocessors) {
   ForwardPlan plan{};
-  const int64_t groups = layout.samples * layout.rows;  // rows of planes, one of each unit
+  const int64_t groups = layout.samples * layout.rows;  // rows of planes, one plane per unit
   plan.wide = vector > 1;
   if (layout.inner > 1 && !position_points) {
     plan.kernel = ForwardKernel::planes;
@@ -114,7 +115,7 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
     plan.blocks = std::min(divide_up(c.work(), groups_per_block), kMostBlocks);
   } else {
     const int64_t rows_per_point = position_points ? 1 : layout.rows;
-    const bool planes = layout.inner > 1;  // whose points are positions
+    const bool planes = layout.inner > 1;  // of units, with positions as points
     const bool small = !planes && rows_per_point == 1 &&
                        layout.matrix_rows() * (layout.matrix_columns() + 1) * key_bytes <= kSmallBytes;
     plan.by_row = planes || rows_per_point < kShortSegment;

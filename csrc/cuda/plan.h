@@ -1,8 +1,7 @@
-// How an activation is cut into work for blocks, and how the partial extrema that these leave belong
-// together.
+// How an activation is divided among blocks, and how the partial extrema they leave are merged.
 //
-// Chosen by rule from sizes alone, so that a launch can be captured in a graph. No plan changes a result,
-// but for the order in which slack is added up.
+// A plan depends on sizes alone, so that launches can be captured in a graph. It affects no result, except
+// for the order in which slack is added up.
 
 #pragma once
 
@@ -17,22 +16,22 @@ constexpr int kThreads = 256;
 constexpr int kWarpSize = 32;
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kSmallThreads = 512;
-constexpr int kSmallBytes = 32768;  // of a small matrix, in shared memory
-constexpr int kDepth = 4;           // vectors of a thread in flight, in as many rows or pieces of a row
+constexpr int kSmallBytes = 32768;  // of shared memory for a small matrix
+constexpr int kDepth = 4;           // vectors that a thread loads at once, of as many rows or pieces of a row
 
-// A tile is a piece of the matrix, some rows of as many columns as `lanes` threads load at once. A block
-// takes a region, tiles one below the other in one segment: rows that share points, or all rows.
+// A tile is some rows by as many columns as `lanes` threads load at once. A block takes a region: tiles one
+// below the other, within a segment. A segment is rows that share points, or all rows.
 struct Tiling {
   int64_t rows, columns, mask_columns;  // of the matrix
   int64_t segments, segment_rows;
   int64_t regions, region_rows;  // of a segment
-  int64_t tiles;                 // of the columns
+  int64_t tiles;                 // across the columns
   int32_t lanes, tile_columns;
 
   JUMPSTART_INLINE int64_t work() const { return segments * regions * tiles; }
 };
 
-// A long row (a plane) is cut into chunks, each for `lanes` threads of a warp.
+// A row that is a plane is cut into chunks, each for `lanes` threads of a warp.
 struct Chunks {
   int64_t rows, columns, mask_columns;
   int64_t chunks, chunk_columns;
@@ -41,44 +40,45 @@ struct Chunks {
   JUMPSTART_INLINE int64_t work() const { return rows * chunks; }
 };
 
-// Where the partial extrema of units or points are. A unit or point is an item.
+// What the partial extrema of units or points are extrema of.
 enum class Source : int32_t {
-  columns,   // [regions of all segments, columns], of a column
-  rows,      // [rows, tiles], of a row
-  segments,  // [regions of all segments, tiles], of the columns
+  columns,   // columns of regions, [regions of all segments, columns]
+  rows,      // rows of tiles or chunks, [rows, tiles or chunks]
+  segments,  // tiles of regions, [regions of all segments, tiles]
 };
+// Units or points; one of them is an item.
 struct Axis {
   Source source;
   int32_t items_per_block;       // a power of two
-  int64_t items, partials;       // of an item
-  int64_t row_stride, row_step;  // rows: those of an item are row_stride * item + row_step * i
-  int64_t first_blocks;          // of the merge, before those of this axis
-  bool columns_first;            // places of an item count columns before rows: points in channels_last
+  int64_t items, partials;       // per item
+  int64_t row_stride, row_step;  // Source::rows: an item has rows row_stride * item + row_step * i
+  int64_t first_blocks;          // blocks of the merge that come before
+  bool columns_first;            // the order of places in an item: of points in channels_last
 
   JUMPSTART_INLINE int64_t blocks() const { return (items + items_per_block - 1) / items_per_block; }
 };
 
-// How partial extrema are merged.
+// The second launch.
 struct MergePlan {
   Axis units, points;
 
   JUMPSTART_INLINE int64_t blocks() const { return units.blocks() + points.blocks(); }
 };
 
-// How many partial extrema there are, by source.
+// The number of partial extrema, by source.
 struct PartialCounts {
   int64_t columns, rows, segments;
 };
 
 enum class ForwardKernel : int32_t {
-  small,   // small.cuh: alone, without partial extrema
-  rows,    // rows.cuh, by the tiling
-  planes,  // planes.cuh, by the chunks
+  small,   // small.cuh: one launch, no partial extrema
+  rows,    // rows.cuh: uses `tiling`
+  planes,  // planes.cuh: uses `chunks`
 };
 
 struct ForwardPlan {
   ForwardKernel kernel;
-  bool by_row;  // whether rows.cuh finds the extrema of points in rows, not in segments
+  bool by_row;  // rows.cuh: partial extrema of points are those of rows, not of segments
   bool wide;    // 16-byte accesses
   int64_t blocks;
   Tiling tiling;
@@ -93,8 +93,8 @@ struct BackwardPlan {
   Tiling tiling;
 };
 
-// `vector` is the number of elements in 16 bytes, or 1 where memory is not aligned to that; a key is an
-// extremum's in comparisons.
+// `vector` is the number of elements in 16 bytes, or 1 if memory is not aligned to 16 bytes; `key_bytes` is
+// the size of a key (extrema.cuh).
 ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector, int key_bytes,
                          int multiprocessors);
 BackwardPlan plan_backward(const Layout& layout, int vector, int multiprocessors);

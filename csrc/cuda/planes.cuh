@@ -1,5 +1,5 @@
-// The forward where positions lie behind their units in memory (contiguous NCHW and the like): a row of the
-// matrix is a plane of one unit and one sample, whose extrema are partial ones of both.
+// The forward if positions are innermost in memory (contiguous NCHW and the like). A matrix row is the plane
+// of one unit and one sample; its extrema are partial extrema of both.
 
 #pragma once
 
@@ -24,7 +24,8 @@ class Planes {
   JUMPSTART_DEVICE Planes(const Forward<scalar_t>& f, const Activation& activation)
       : f_(f), activation_(activation), c_(f.plan.chunks), lane_(static_cast<int>(threadIdx.x) % c_.lanes) {}
 
-  // A chunk of a plane, by the lanes of a group. All groups of a warp come along, those without work too.
+  // A group of lanes takes a chunk of a plane. Groups without work take part too, for the shuffles of the
+  // warp.
   JUMPSTART_DEVICE void run(int64_t work) {
     const bool active = work < c_.work();
     plane_ = c_.chunks == 1 ? work : work / c_.chunks;
@@ -33,7 +34,7 @@ class Planes {
     columns_ = static_cast<int32_t>(left < c_.chunk_columns ? left : c_.chunk_columns);
     extrema_.clear();
     const int32_t width = c_.lanes * elements;
-    const auto end = static_cast<int32_t>(c_.chunk_columns);  // the same for all groups, as the shuffles ask
+    const auto end = static_cast<int32_t>(c_.chunk_columns);  // the same for all groups, for the shuffles
     for (int32_t place = 0; place * width < end; place += kDepth) {
       if (__all_sync(kWholeWarp, (place + kDepth) * width <= columns_)) {
         step<true>(place, width);
@@ -45,7 +46,7 @@ class Planes {
   }
 
  private:
-  // Pieces place .. place + kDepth of this thread's, each `width` columns behind the one before.
+  // Pieces place .. place + kDepth of this thread, `width` columns apart.
   template <bool full>
   JUMPSTART_DEVICE void step(int32_t place, int32_t width) {
     const int32_t column = place * width + lane_ * elements;  // in the chunk
@@ -58,7 +59,7 @@ class Planes {
       for (int d = 1; d < kDepth; ++d) {
         if (full || column + d * width < columns_) {
           V::load(f_.elementwise.x + offset + d * width, x[d]);
-        } else {  // the first again: it changes no extremum and no first place
+        } else {  // repeat the first: changes no extremum and no first place
 #pragma unroll
           for (int p = 0; p < V::kPacks; ++p) x[d][p] = x[0][p];
         }

@@ -1,5 +1,5 @@
-// The forward where a block's threads lie across columns whose extrema are wanted: units that are fastest in
-// memory (2-D, channels_last, units last), and the positions of planes where these are the points.
+// The forward if each column of the matrix has extrema: units that are innermost in memory (2-D,
+// channels_last, units last), or positions of planes that are points.
 
 #pragma once
 
@@ -13,7 +13,7 @@
 namespace jumpstart {
 namespace cuda {
 
-// Shared memory, which the stages of the kernel take one after the other.
+// Shared memory, used by one stage of the kernel after the other.
 constexpr int kRowsBytes = 2 * kWarps * 256 * 8;
 
 template <typename scalar_t, int elements, typename Activation>
@@ -50,7 +50,7 @@ class Rows {
     int32_t place = 0;
     for (; (place + kDepth) * height_ <= rows_; place += kDepth) step<true>(place);
     if (place * height_ < rows_) step<false>(place);
-    reduce_columns(region_of(work));  // again: it would take registers through the loop
+    reduce_columns(region_of(work));  // recomputed: saves registers in the loop
   }
 
  private:
@@ -60,7 +60,7 @@ class Rows {
   JUMPSTART_DEVICE int64_t first_column() const { return static_cast<int64_t>(tile_) * t_.tile_columns; }
   JUMPSTART_DEVICE int64_t column() const { return first_column() + lane_ * elements; }  // of this thread
 
-  // Rows place .. place + kDepth of this thread's, each `height_` below the one before.
+  // Rows place .. place + kDepth of this thread, `height_` rows apart.
   template <bool full>
   JUMPSTART_DEVICE void step(int32_t place) {
     const int32_t row = place * height_ + row_lane_;  // in the region
@@ -74,7 +74,7 @@ class Rows {
       for (int d = 1; d < kDepth; ++d) {
         if (full || row + d * height_ < rows_) {
           V::load(f_.elementwise.x + offset + d * stride, x[d]);
-        } else {  // the first again: it changes no extremum and no first place
+        } else {  // repeat the first: changes no extremum and no first place
 #pragma unroll
           for (int p = 0; p < V::kPacks; ++p) x[d][p] = x[0][p];
         }
@@ -111,11 +111,11 @@ class Rows {
     }
   }
 
-  // The extrema of a row's columns in this tile.
+  // Extrema of a row within this tile.
   JUMPSTART_DEVICE void reduce_row(const Value (&x)[V::kPacks], int32_t row, bool active) {
     Extrema<stat_t> found = reduce_values<V>(x, x, active, t_.lanes);
     if (__any_sync(kWholeWarp, active && f_.statistics.has_slack(margin_key_, found))) {
-      // Columns in the tile.
+      // The column in the tile.
       const auto column = [this](int p, int i) { return lane_ * elements + p * P::kValues + i; };
       found.max_at = first_place<V>(x, key_value<stat_t>(found.max), active, t_.lanes, column);
       found.min_at = first_place<V>(x, -key_value<stat_t>(found.min), active, t_.lanes, column);
@@ -125,7 +125,7 @@ class Rows {
     }
   }
 
-  // From the extrema of each thread's columns to those of the block's.
+  // From the columns of each thread to those of the block.
   JUMPSTART_DEVICE void reduce_columns(int64_t region) {
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize,
               warp = static_cast<int>(threadIdx.x) / kWarpSize;
@@ -167,7 +167,7 @@ class Rows {
     if (!f_.plan.by_row) reduce_segment(found, region, column);
   }
 
-  // The extrema of the region's samples are those of its units, at the first place that one of these has.
+  // The extrema of a segment are the extrema of its columns' extrema.
   JUMPSTART_DEVICE void reduce_segment(const Extrema<stat_t>& found, int64_t region, int64_t column) {
     const bool columns_first = f_.plan.merge.points.columns_first;
     const int64_t row_step = columns_first ? 1 : t_.columns,
@@ -188,7 +188,7 @@ class Rows {
   const Forward<scalar_t>& f_;
   const Activation& activation_;
   const Tiling& t_;
-  const int lane_, row_lane_, height_;  // place in a row; row in a tile; rows of a tile of depth 1
+  const int lane_, row_lane_, height_;  // lane in a row, row in a tile, rows that the block loads at once
   const key_t margin_key_;
   key_t *max_keys_, *min_keys_;    // [kWarps, kWidth]
   int32_t *max_rows_, *min_rows_;  // [kWarps, kWidth]

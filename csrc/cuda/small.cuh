@@ -1,4 +1,4 @@
-// The forward of a small matrix whose rows are points, by one block: thin networks wait for launches.
+// The forward of a small matrix whose rows are points, in one block: thin networks are bound by launches.
 
 #pragma once
 
@@ -23,7 +23,7 @@ class Small {
         pitch_(columns_ | 1),
         keys_(reinterpret_cast<key_t*>(shared)) {}
 
-  // The output, and the keys of all elements.
+  // Writes the output and keeps the keys of all elements.
   template <typename Activation>
   JUMPSTART_DEVICE void load(const Activation& activation) const {
     using P = Pack<scalar_t>;
@@ -60,7 +60,7 @@ class Small {
     }
   }
 
-  // The extrema of all units, or of all points: each by a group of lanes. Their slack is added to the sums.
+  // Extrema of all units, or of all points, each by a group of lanes. Adds their slack to the sums.
   template <bool units>
   JUMPSTART_DEVICE void reduce(stat_t* sums) const {
     const int items = units ? columns_ : rows_, length = units ? rows_ : columns_;
@@ -71,7 +71,7 @@ class Small {
     const int lane = thread % lanes;
     for (int first = 0; first < items; first += kSmallThreads / lanes) {
       const int item = first + thread / lanes;
-      // The smallest is the largest of negated keys.
+      // The minimum is the largest negated key.
       key_t max = no_key<stat_t>(), min = no_key<stat_t>();
       int max_at = 0, min_at = 0;
       if (item < items) {
@@ -99,7 +99,7 @@ class Small {
   }
 
  private:
-  // In the flattened tensor, of a place in a unit or point.
+  // The index in the flattened tensor of a place in a unit or point.
   template <bool units>
   JUMPSTART_DEVICE int64_t index(int item, int place) const {
     const int row = units ? place : item, column = units ? item : place;
@@ -110,7 +110,7 @@ class Small {
 
   const Forward<scalar_t>& f_;
   const int rows_, columns_, pitch_;
-  key_t* keys_;  // [rows, pitch], which is odd: lanes that go down a column then meet in few banks
+  key_t* keys_;  // [rows, pitch]; an odd pitch avoids bank conflicts down a column
 };
 
 template <typename scalar_t, typename Activation>

@@ -1,4 +1,4 @@
-// What a forward takes, and what its kernels share: which places matter, slack, sums over a block.
+// Arguments of the forward's kernels, and what the kernels share.
 
 #pragma once
 
@@ -14,23 +14,23 @@
 namespace jumpstart {
 namespace cuda {
 
-// Blocks of a streaming kernel on a multiprocessor; as many as leave all that a thread keeps in registers.
-// Before sm_90 pairs of bfloat16 are compared one by one, which takes more.
+// Resident blocks of a streaming kernel per multiprocessor: the most that spill no registers. Before sm_90,
+// bfloat16 pairs are compared one by one, which takes more registers.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 constexpr int kBlocksAtOnce = 2;
 #else
 constexpr int kBlocksAtOnce = 3;
 #endif
 
-// What is read and written element by element.
+// Elementwise input and outputs.
 template <typename scalar_t>
 struct ElementwiseForward {
   const scalar_t* x;
-  scalar_t* output;  // null: statistics alone. May be x: whoever reads an element writes it
+  scalar_t* output;  // null: statistics alone. May be x: each element is read and written by one thread
   uint8_t* mask;     // [matrix_rows, mask_columns]
 };
 
-// What is returned of units and points.
+// Statistics of units and points.
 template <typename stat_t>
 struct StatisticsForward {
   stat_t* slack_sums;  // [2, kSlackSums]
@@ -40,15 +40,15 @@ struct StatisticsForward {
   stat_t margin;
   bool all_indices;
 
-  // Whether the places of partial extrema matter: where there is slack, and so may be a gradient. A unit or
-  // point that has slack has it in all of its parts. `margin_key` is the margin's, by which keys are
-  // compared.
+  // Whether the places of partial extrema are needed: only slack has a gradient. If a unit or point has
+  // slack, so have all its parts. `margin_key` is the key of the margin.
   JUMPSTART_DEVICE bool has_slack(key_of<stat_t> margin_key, const Extrema<stat_t>& found) const {
     return all_indices || found.max < margin_key || found.min < margin_key ||
            found.max == largest_key<stat_t>();
   }
 
-  // Stores extremum `k`, at the places that `max_index` and `min_index` tell, and adds its slack to the sums.
+  // Stores extrema `k`, with the indices that max_index() and min_index() compute, and adds their slack to
+  // `sums`.
   template <typename MaxIndex, typename MinIndex>
   JUMPSTART_DEVICE void store(int64_t k, stat_t largest, stat_t smallest, const MaxIndex& max_index,
                               const MinIndex& min_index, stat_t* sums) const {
@@ -66,7 +66,7 @@ template <typename scalar_t>
 struct Workspace {
   Partial<scalar_t>*column_partials, *row_partials, *segment_partials;
   stat_of<scalar_t>* block_sums;  // [merge blocks, kSlackSums]
-  int32_t* counter;               // set to zero for the merge
+  int32_t* counter;               // 0 when the merge starts
 };
 
 template <typename scalar_t>
@@ -78,7 +78,7 @@ struct Forward {
   Layout layout;
 };
 
-// An extremum on its way, with its place in the unit's or point's logical order.
+// A candidate for an extremum, with its place in the logical order of the unit or point.
 template <typename stat_t>
 struct Candidate {
   key_of<stat_t> key;
@@ -89,7 +89,7 @@ struct Candidate {
   }
 };
 
-// The first largest of a block's candidates, for its first thread.
+// Reduces the candidates of a block into its first thread.
 template <typename stat_t>
 JUMPSTART_DEVICE void reduce_block(Candidate<stat_t>& max, Candidate<stat_t>& min, unsigned char* shared) {
   auto* found = reinterpret_cast<Candidate<stat_t>*>(shared);  // [2, kWarps]
@@ -112,7 +112,7 @@ JUMPSTART_DEVICE void reduce_block(Candidate<stat_t>& max, Candidate<stat_t>& mi
   __syncthreads();
 }
 
-// Sums over a block, in a fixed order: that of sums[i] for thread i.
+// Sums over a block in a fixed order; thread i returns the sum of sums[i].
 template <int warps, int count, typename stat_t>
 JUMPSTART_DEVICE stat_t sum_block(stat_t (&sums)[count], unsigned char* shared) {
   auto* warp_sums = reinterpret_cast<stat_t*>(shared);  // [warps, count]

@@ -40,9 +40,12 @@ class JumpstartActivation(nn.Module):
     """PyTorch's module of it."""
     parameter_name: str | None = None
     """What the constructor calls the activation's own parameter, if it has one."""
-    parameter = 0.0
-    """That parameter; 0 where there is none."""
     inplace: bool
+
+    @property
+    def parameter(self) -> float:
+        """The activation's own parameter; 0 where it has none."""
+        return 0.0 if self.parameter_name is None else getattr(self, self.parameter_name)
 
     def _set_options(self, unit_dim: int, points: str, margin: float, tie_breaking: str) -> None:
         check_options(unit_dim, points, margin, tie_breaking)

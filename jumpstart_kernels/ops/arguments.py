@@ -3,12 +3,13 @@
 The dispatcher passes flat arguments; on both sides of it functions pass these tuples.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from jumpstart_kernels.ops.layout import runs_channels_last
+from jumpstart_kernels.ops.layout import dense_format, runs_channels_last
 
 
 class Options(NamedTuple):
@@ -73,6 +74,25 @@ def save_for_backward(ctx: Any, x: Tensor, result: ForwardResult, options: Optio
 def saved_arguments(ctx: Any) -> tuple[Any, ...]:
     """The fields of :class:`Saved`, then of :class:`Options`: backward's arguments after the gradients."""
     return (*ctx.saved_tensors, *ctx.constants)
+
+
+def save_penalty(ctx: Any, layers: int, weights: list[float], value: Tensor | None) -> None:
+    """Keep in an autograd context what a penalty's backward needs; ``value`` if it is a square root."""
+    ctx.layers, ctx.weights = layers, weights
+    ctx.save_for_backward(*([] if value is None else [value]))
+
+
+def penalty_gradients(ctx: Any, grad: Tensor, backward: Callable[..., Tensor]) -> list[Tensor]:
+    """The gradient of every layer's slack sums: the same for each."""
+    return [backward(grad, *(ctx.saved_tensors or (None,)), ctx.weights)] * ctx.layers
+
+
+def dense_gradients(gradients: Gradients, saved: Saved) -> Gradients:
+    """That of the output in the memory order of ``x``, as the kernels take it."""
+    if gradients.output is None:
+        return gradients
+    memory_format = dense_format(len(saved.size), saved.channels_last)
+    return gradients._replace(output=gradients.output.contiguous(memory_format=memory_format))
 
 
 def split_backward(arguments: tuple[Any, ...]) -> tuple[Gradients, Saved, Options]:

@@ -18,6 +18,7 @@ from jumpstart_kernels.ops.arguments import (
     Gradients,
     Options,
     Saved,
+    dense_gradients,
     save_for_backward,
     saved_arguments,
     split_backward,
@@ -120,9 +121,8 @@ def _any_gradient(backward: Backward) -> Backward:
 
     def backward_any_gradient(gradients: Gradients, saved: Saved, options: Options) -> Tensor:
         memory_format = dense_format(len(saved.size), saved.channels_last)
-        if gradients.output is not None:
-            gradients = gradients._replace(output=gradients.output.contiguous(memory_format=memory_format))
-        return backward(gradients, saved, options).contiguous(memory_format=memory_format)
+        grad_x = backward(dense_gradients(gradients, saved), saved, options)
+        return grad_x.contiguous(memory_format=memory_format)
 
     return backward_any_gradient
 

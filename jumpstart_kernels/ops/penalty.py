@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.library import Library
 
 from jumpstart_kernels.ops import reference
+from jumpstart_kernels.ops.arguments import penalty_gradients, save_penalty
 from jumpstart_kernels.ops.backends import BACKENDS, Backend
 from jumpstart_kernels.ops.differentiable import differentiable
 from jumpstart_kernels.ops.slack import SUMS_SHAPE
@@ -27,15 +28,13 @@ def _fake_penalty_backward(grad: Tensor, value: Tensor | None, weights: list[flo
 
 
 def _setup_context(ctx, inputs, output):
-    slack_sums, ctx.weights, square_root = inputs
-    ctx.layers = len(slack_sums)
-    ctx.save_for_backward(*([output] if square_root else []))
+    slack_sums, weights, square_root = inputs
+    save_penalty(ctx, len(slack_sums), weights, output if square_root else None)
 
 
 def _make_backward(overload: torch._ops.OpOverload) -> Callable:
     def backward(ctx, grad):
-        by_sum = overload(grad, *(ctx.saved_tensors or (None,)), ctx.weights)
-        return [by_sum] * ctx.layers, None, None  # the same for every layer
+        return penalty_gradients(ctx, grad, overload), None, None
 
     return backward
 

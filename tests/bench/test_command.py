@@ -1,4 +1,4 @@
-"""``python -m jumpstart_kernels bench``: what it prints, writes and refuses; no test judges a time."""
+"""``python -m jumpstart_kernels bench``: output, results and errors; timings are not checked."""
 
 import json
 import re

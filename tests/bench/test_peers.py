@@ -1,4 +1,4 @@
-"""The implementations that the benchmark compares: that the right pass its check, and the wrong do not."""
+"""The compared implementations: correct ones pass the check, wrong ones do not."""
 
 import weakref
 
@@ -99,7 +99,7 @@ def test_what_a_forward_keeps():
 
 
 def test_what_a_forward_keeps_is_given_back():
-    """A graph that lives on has a node of the input's on the wrong stream when the next peer is captured."""
+    """A graph kept alive has a node of the input on the wrong stream when the next peer is captured."""
 
     class Mark:
         pass

@@ -1,4 +1,4 @@
-"""What the benchmark measures, and in which order; no test judges a time."""
+"""What the benchmark measures, and in which order; timings are not checked."""
 
 import pytest
 import torch

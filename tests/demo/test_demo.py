@@ -217,7 +217,7 @@ def test_missing_extra_is_named(module, package, monkeypatch, capsys, tmp_path):
     "change, message",
     [
         ({"datasets": []}, "datasets must name at least one"),
-        ({"datasets": ["iris"]}, "datasets must be of 'wine', 'breast_cancer', 'digits', got 'iris'"),
+        ({"datasets": ["iris"]}, "datasets must be one of 'wine', 'breast_cancer', 'digits', got 'iris'"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"seed": -1}, "seed must be in"),
         ({"output": "demo.txt"}, r"output must be a \.png, \.svg, \.pdf file, got '.*demo\.txt'"),

@@ -96,5 +96,5 @@ def test_environment_variable_with_a_wrong_name():
 
 def test_environment_variable_with_a_backend_that_is_not_here():
     result = run_python(CHOICE, JUMPSTART_BACKEND="triton", TRITON_INTERPRET="0")
-    message = "backend 'triton', which JUMPSTART_BACKEND asks for, cannot run a cpu tensor"
+    message = "backend 'triton', which JUMPSTART_BACKEND selects, cannot run a cpu tensor"
     assert result.returncode != 0 and message in result.stderr

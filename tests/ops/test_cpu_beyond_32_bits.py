@@ -1,4 +1,4 @@
-"""The CPU kernels of the built extension on the last rows of activations of more than 2³¹ elements.
+"""The CPU kernels of the built extension on the last rows of tensors with more than 2³¹ elements.
 
 All other elements are zeros that take no memory, and belong to tasks that do not run. The whole operator runs
 at this size in test_large_activations.py, which takes gigabytes.
@@ -11,6 +11,8 @@ import torch
 from sparse_memory import sparse_zeros
 
 from jumpstart_kernels.ops import native, reference
+from jumpstart_kernels.ops.activations import ACTIVATIONS
+from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
 from jumpstart_kernels.ops.layout import is_channels_last, make_layout, mask_shape, point_count
 
 _extension = native.extension()
@@ -22,6 +24,8 @@ SYMBOLS = {
     "avx2": "_ZN9jumpstart12kernels_avx2Ev",
     "avx512": "_ZN9jumpstart14kernels_avx512Ev",
 }
+
+PARAMETER = 0.3  # of the activation
 
 # Size, whether in channels_last, whether points are positions, samples at the end that hold values.
 CASES = {
@@ -43,6 +47,7 @@ class Layout(ctypes.Structure):
 class Forward(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("x", "output", "mask")]
     _fields_ += [("layout", Layout), ("position_points", ctypes.c_bool), ("stream", ctypes.c_bool)]
+    _fields_ += [("parameter", ctypes.c_double)]
 
 
 class Partial(ctypes.Structure):
@@ -59,33 +64,35 @@ class Partial(ctypes.Structure):
 
 class Backward(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("grad_output", "mask", "grad_x")]
-    _fields_ += [("layout", Layout), ("stream", ctypes.c_bool)]
+    _fields_ += [("layout", Layout), ("stream", ctypes.c_bool), ("parameter", ctypes.c_double)]
 
 
 RANGE = (ctypes.c_int64, ctypes.c_int64)
 
 
-class Kernels(ctypes.Structure):
+class ActivationKernels(ctypes.Structure):
     _fields_ = [
         ("forward", ctypes.CFUNCTYPE(None, ctypes.POINTER(Forward), ctypes.POINTER(Partial)) * 4),
         ("backward", ctypes.CFUNCTYPE(None, ctypes.POINTER(Backward), *RANGE) * 4),
-        ("relu", ctypes.CFUNCTYPE(None, ctypes.POINTER(Forward), *RANGE) * 4),
+        ("inplace", ctypes.CFUNCTYPE(None, ctypes.POINTER(Forward), *RANGE) * 4),
     ]
 
 
 @pytest.fixture(params=SYMBOLS)
 def kernels(request):
-    """Those of an instruction set, if this processor has it."""
+    """Of an instruction set: activation to its kernels. Skipped if this processor has no such set."""
     if request.param not in native.instruction_sets():
         pytest.skip(f"this processor has no {request.param}")
     find = getattr(ctypes.CDLL(_extension.__file__), SYMBOLS[request.param])
-    find.restype = ctypes.POINTER(Kernels)
-    return find().contents
+    names = _extension.activations
+    find.restype = ctypes.POINTER(ActivationKernels * len(names))
+    return dict(zip(names, find().contents, strict=True))
 
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32), ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("name", CASES)
-def test_the_last_rows_are_right(kernels, name, dtype):
+def test_the_last_rows_are_right(kernels, name, activation, dtype):
     size, channels_last, position_points, samples = CASES[name]
     x = sparse_zeros(size, dtype, channels_last)
     assert x.numel() > 2**31
@@ -96,12 +103,14 @@ def test_the_last_rows_are_right(kernels, name, dtype):
     layout = make_layout(size, 1, channels_last)
     units, rows = layout.units, layout.matrix[0]
     begin = rows - samples * (rows // size[0])
-    expected = reference.jumpstart_activation_forward(part, 1, position_points, 1.0, True, True)
+    options = Options(activation, PARAMETER, 1, position_points, 1.0, all_indices=True)
+    expected = reference.jumpstart_activation_forward(part, options)
+    count = expected.extrema.shape[1] - units
     scalar = SCALARS.index(dtype)
 
     output, mask = sparse_zeros(size, dtype, channels_last), sparse_zeros(mask_shape(layout), torch.uint8)
     forward = Forward(
-        x.data_ptr(), output.data_ptr(), mask.data_ptr(), Layout(*layout), position_points, False
+        x.data_ptr(), output.data_ptr(), mask.data_ptr(), Layout(*layout), position_points, False, PARAMETER
     )
     extrema = torch.full((4, -(-units // 16) * 16), torch.nan)
     places = torch.full((2, extrema.shape[1]), 2**31 - 1, dtype=torch.int32)
@@ -109,16 +118,16 @@ def test_the_last_rows_are_right(kernels, name, dtype):
     points = sparse_zeros((2, all_points), torch.float32)
     pointers = [row.data_ptr() for tensor in (extrema, places, points) for row in tensor]
     partial = Partial(begin, rows, *pointers, False, 0, 0)
-    kernels.forward[scalar](ctypes.byref(forward), ctypes.byref(partial))
-    assert torch.equal(output[-samples:], expected[0])
-    assert torch.equal(mask[begin:], expected[1])
-    assert torch.equal(extrema[:2, :units], expected[3][:, :units])
-    count = expected[3].shape[1] - units
-    assert torch.equal(points[:, -count:], expected[3][:, units:])
+    run = kernels[activation]
+    run.forward[scalar](ctypes.byref(forward), ctypes.byref(partial))
+    assert torch.equal(output[-samples:], expected.output)
+    assert torch.equal(mask[begin:], expected.mask)
+    assert torch.equal(extrema[:2, :units], expected.extrema[:, :units])
+    assert torch.equal(points[:, -count:], expected.extrema[:, units:])
     assert not points[:, :100].any()  # of others' rows nothing is written
     # From where the extremum of a unit is looked for: not behind it, and not far before.
     for side in (0, 1):
-        index = expected[4][side, :units] + offset
+        index = expected.indices[side, :units] + offset
         plane = index // (x.numel() // size[0] // units)  # of a unit and a sample
         if layout.inner > 1:
             assert torch.equal(places[side, :units], (plane // units - begin // units).int())
@@ -131,13 +140,19 @@ def test_the_last_rows_are_right(kernels, name, dtype):
 
     grad_output, grad_x = (sparse_zeros(size, dtype, channels_last) for _ in range(2))
     grad_output[-samples:] = torch.randn(part.shape, generator=generator)
-    backward = Backward(grad_output.data_ptr(), mask.data_ptr(), grad_x.data_ptr(), Layout(*layout), False)
-    kernels.backward[scalar](ctypes.byref(backward), begin, rows)
-    saved = (*(expected[i] for i in (1, 3, 4)), list(part.shape), is_channels_last(part, 1), dtype, 1, 1.0)
-    kept = reference.jumpstart_activation_backward(grad_output[-samples:], None, None, *saved)
-    assert torch.equal(grad_x[-samples:], kept)
+    backward = Backward(
+        grad_output.data_ptr(), mask.data_ptr(), grad_x.data_ptr(), Layout(*layout), False, PARAMETER
+    )
+    run.backward[scalar](ctypes.byref(backward), begin, rows)
+    saved = Saved(
+        expected.mask, expected.extrema, expected.indices, part.shape, is_channels_last(part, 1), dtype
+    )
+    gradients = Gradients(grad_output[-samples:], None, None)
+    assert torch.equal(grad_x[-samples:], reference.jumpstart_activation_backward(gradients, saved, options))
 
     again = sparse_zeros(mask_shape(layout), torch.uint8)
-    forward = Forward(x.data_ptr(), x.data_ptr(), again.data_ptr(), Layout(*layout), position_points, False)
-    kernels.relu[scalar](ctypes.byref(forward), begin, rows)
-    assert torch.equal(part, expected[0]) and torch.equal(again[begin:], expected[1])
+    forward = Forward(
+        x.data_ptr(), x.data_ptr(), again.data_ptr(), Layout(*layout), position_points, False, PARAMETER
+    )
+    run.inplace[scalar](ctypes.byref(forward), begin, rows)
+    assert torch.equal(part, expected.output) and torch.equal(again[begin:], expected.mask)

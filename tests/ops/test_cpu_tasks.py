@@ -1,4 +1,4 @@
-"""How csrc/cpu cuts an activation into tasks, of sizes that no test has memory for."""
+"""How csrc/cpu splits inputs into tasks, at sizes too large to allocate."""
 
 import ctypes
 import functools

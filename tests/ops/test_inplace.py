@@ -1,9 +1,10 @@
-"""The operator that overwrites its input, below autograd: the bits of the one that does not."""
+"""The in-place operator, below autograd: bitwise equal to the out-of-place one."""
 
 import pytest
 import torch
 
 from jumpstart_kernels.ops import OVERLOADS
+from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
 from jumpstart_kernels.ops.arguments import Options
 
 SIZES = ((1, 1), (5, 3), (33, 4), (64, 17), (20, 64), (7, 100), (3, 1031), (3, 5, 7, 7), (2, 3, 2, 2))
@@ -14,15 +15,26 @@ BROKEN = {"finite": (), "first": (0,), "last": (-1,), "some": (1, -2)}
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.float16, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("places", BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_overwriting_equals_a_second_tensor(target, poisoned_memory, size, places, dtype):
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_overwriting_equals_a_second_tensor(target, poisoned_memory, activation, size, places, dtype):
     backend, device = target
     if backend != "native":
         pytest.skip("this backend has no operator that overwrites: its output is copied over the input")
     x = torch.randn(size, generator=torch.Generator().manual_seed(sum(size))).to(device, dtype)
     for place in places:
         x.view(-1)[place % x.numel()] = torch.nan
-    options = Options(activation, 0.5, 1, False, 1.0, all_indices=all_indices)
+    options = Options(activation, 0.3, 1, False, 1.0, all_indices=len(places) == 1)
     expected = OVERLOADS["native"](x, *options)
     statistics = torch.ops.jumpstart_kernels.jumpstart_activation_.native(x, *options)
     for actual, other in zip((x, *statistics), expected, strict=True):
         torch.testing.assert_close(actual, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_there_has_to_be_an_output(target):
+    backend, device = target
+    if backend != "native":
+        pytest.skip("this backend has no operator that overwrites")
+    x = torch.ones(2, 3, device=device)
+    options = Options(NONE, 0.0, 1, False, 1.0, all_indices=False)
+    with pytest.raises(ValueError, match="activation must not be 'none' in place"):
+        torch.ops.jumpstart_kernels.jumpstart_activation_.native(x, *options)

@@ -1,4 +1,4 @@
-"""``JUMPSTART_CPU``: the kernels of each instruction set that this processor has, and what they compute."""
+"""``JUMPSTART_CPU``: the kernels of each supported instruction set, and their results."""
 
 import os
 import subprocess
@@ -8,24 +8,28 @@ import pytest
 import torch
 
 from jumpstart_kernels.ops import native
+from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
 
 pytestmark = pytest.mark.skipif(native.extension() is None, reason=str(native.unavailable("cpu")))
 
 RUN = """
-import sys, torch
-from jumpstart_kernels import functional
-from jumpstart_kernels.ops import native
+import itertools, sys, torch
+from jumpstart_kernels.ops import OVERLOADS, native
+from jumpstart_kernels.ops.activations import ACTIVATIONS
+from jumpstart_kernels.ops.arguments import ForwardResult, Options
 results = [native.instruction_set()]
-for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
-    for size, unit_dim in (((33, 70), 1), ((3, 5, 7, 9), 1), ((4, 6, 19), -1), ((2, 67, 8, 8), 1)):
-        for layout in (torch.contiguous_format, torch.channels_last):
-            if layout == torch.channels_last and len(size) != 4:
-                continue
-            x = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype)
-            x = x.to(memory_format=layout).requires_grad_()
-            outputs = functional.jumpstart_relu(x, unit_dim=unit_dim)
-            sum(output.double().sum() for output in outputs).backward()
-            results.append([*(output.detach() for output in outputs), x.grad])
+dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+sizes = (((33, 70), 1), ((3, 5, 7, 9), 1), ((4, 6, 19), 2), ((2, 67, 8, 8), 1))
+layouts = (torch.contiguous_format, torch.channels_last)
+for activation, dtype, (size, unit_dim), layout in itertools.product(ACTIVATIONS, dtypes, sizes, layouts):
+    if layout == torch.channels_last and len(size) != 4:
+        continue
+    x = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = x.to(memory_format=layout).requires_grad_()
+    options = Options(activation, 0.3, unit_dim, False, 1.0, all_indices=True)
+    result = ForwardResult(*OVERLOADS["native"](x, *options))
+    sum(output.double().sum() for output in (result.output, result.slack_sums, result.extrema)).backward()
+    results.append({**result._asdict(), "grad": x.grad})
 torch.save(results, sys.argv[1])
 """
 
@@ -57,10 +61,15 @@ def test_all_sets_agree(results):
     expected = results["default"]
     for name, actual in results.items():
         for tensors, others in zip(actual, expected, strict=True):
-            output, slack_sums, *extrema, grad = tensors
-            torch.testing.assert_close(slack_sums, others[1], rtol=1e-6, atol=1e-6)
-            for tensor, other in zip((output, *extrema, grad), (others[0], *others[2:]), strict=True):
-                assert torch.equal(tensor, other), name
+            for key, tensor in tensors.items():
+                if key == "slack_sums":
+                    torch.testing.assert_close(tensor, others[key], rtol=1e-6, atol=1e-6)
+                else:
+                    assert torch.equal(tensor, others[key]), (name, key)
+
+
+def test_the_extension_has_all_activations():
+    assert sorted(native.extension().activations) == sorted([*ACTIVATIONS, NONE])
 
 
 @pytest.mark.parametrize("name", ["sse2", "AVX2", "neon"])

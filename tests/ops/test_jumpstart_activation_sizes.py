@@ -73,8 +73,8 @@ def test_equals_the_reference(target, poisoned_memory, name, dtype, points):
     torch.testing.assert_close(
         slack_sums.double(), slack_sums_64, rtol=0, atol=terms * (terms + 5) * roundoff * 200
     )
-    # Less than 16 roundings of sums below 200, then one to the dtype of x, by truncation in the interpreter.
-    rounding = torch.finfo(dtype).eps / (1 if target == ("triton", "cpu") else 2)
+    # Less than 16 roundings of sums below 200, then one to the dtype of x.
+    rounding = torch.finfo(dtype).eps / 2
     torch.testing.assert_close(grad_x.double(), grad_x_64, rtol=rounding, atol=16 * roundoff * 200)
     assert grad_x.stride() == x.stride()
 

@@ -76,7 +76,7 @@ def _assert_like_reference(size, unit_dim, memory_format, position_points, dtype
 
 
 @OF_LAYOUTS
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_programs_of_several_tiles(
     interpreted, monkeypatch, size, unit_dim, memory_format, position_points, dtype
 ):

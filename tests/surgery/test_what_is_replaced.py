@@ -132,7 +132,7 @@ def test_skip(by):
         ({"skip": [nn.Conv2d]}, ValueError, "matches the type Conv2d"),
         ({"skip": [nn.ReLU()]}, ValueError, "matches this ReLU module"),
         ({"skip": "1"}, TypeError, "skip must be a list or tuple"),
-        ({"skip": [3]}, TypeError, "skip takes names of modules, module types and modules, got 3"),
+        ({"skip": [3]}, TypeError, "skip must contain names of modules, module types or modules, got 3"),
         ({"margins": 1.0}, TypeError, "unknown option 'margins': replace_relu takes skip, unit_dim, points"),
         ({"inplace": True}, TypeError, "unknown option 'inplace'"),
         ({"margin": -1.0}, ValueError, "margin must be"),

@@ -19,8 +19,16 @@ from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 from jumpstart_kernels.ops import triton
-from jumpstart_kernels.ops.arguments import Options, save_for_backward, saved_arguments, split_backward
-from jumpstart_kernels.ops.layout import dense_format, is_dense
+from jumpstart_kernels.ops.arguments import (
+    Options,
+    dense_gradients,
+    penalty_gradients,
+    save_for_backward,
+    save_penalty,
+    saved_arguments,
+    split_backward,
+)
+from jumpstart_kernels.ops.layout import is_dense
 
 _PLAIN = (Tensor, nn.Parameter)
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -44,18 +52,15 @@ class _JumpstartActivation(torch.autograd.Function):
             overload = torch.ops.jumpstart_kernels.jumpstart_activation_backward.triton
             return overload(*grads, *arguments), *without_gradient
         gradients, saved, options = split_backward((*grads, *arguments))
-        if gradients.output is not None:
-            order = dense_format(len(saved.size), saved.channels_last)
-            gradients = gradients._replace(output=gradients.output.contiguous(memory_format=order))
-        return triton.jumpstart_activation_backward(gradients, saved, options), *without_gradient
+        grad_x = triton.jumpstart_activation_backward(dense_gradients(gradients, saved), saved, options)
+        return grad_x, *without_gradient
 
 
 class _Penalty(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: list[float], square_root: bool, *slack_sums: Tensor) -> Tensor:
         value = triton.penalty(list(slack_sums), weights, square_root)
-        ctx.save_for_backward(*([value] if square_root else []))
-        ctx.weights, ctx.layers = weights, len(slack_sums)
+        save_penalty(ctx, len(slack_sums), weights, value if square_root else None)
         return value
 
     @staticmethod
@@ -63,8 +68,7 @@ class _Penalty(torch.autograd.Function):
         backward: Any = triton.penalty_backward
         if torch.is_grad_enabled() or not _are_plain(*grads):  # likewise
             backward = torch.ops.jumpstart_kernels.penalty_backward.triton
-        by_sum = backward(grads[0], *(ctx.saved_tensors or (None,)), ctx.weights)
-        return None, None, *[by_sum] * ctx.layers  # the same for every layer
+        return None, None, *penalty_gradients(ctx, grads[0], backward)
 
 
 def jumpstart_activation(
