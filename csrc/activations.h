@@ -16,11 +16,12 @@
 #include <string_view>
 #include <type_traits>
 
+#include "activations/leaky_relu.h"
 #include "activations/relu.h"
 #include "layout.h"
 
 // Applies a macro to the type of each activation.
-#define JUMPSTART_FOR_ACTIVATIONS(apply) apply(ReLU)
+#define JUMPSTART_FOR_ACTIVATIONS(apply) apply(ReLU) apply(LeakyReLU)
 
 namespace jumpstart {
 

@@ -17,4 +17,5 @@ class Definition(NamedTuple):
 
 DEFINITIONS = {
     "relu": Definition(lambda x, parameter: F.relu(x), lambda parameter: 0.0, (0.0,)),
+    "leaky_relu": Definition(F.leaky_relu, lambda parameter: parameter, (0.25, 0.01, -0.5, 2.0)),
 }
