@@ -1,6 +1,6 @@
 // The CPU kernels, free of PyTorch: compiled for each instruction set, selected at run time.
 //
-// An activation is a matrix in memory (Layout of ops/layout.py): with inner == 1 its rows are positions
+// The input is a matrix in memory (Layout in ops/layout.py): with inner == 1 its rows are positions
 // and its columns units ("rows"); with inner > 1 its rows are planes of one unit ("planes"). A task takes a
 // range of matrix rows, writes output and mask, and stores the extrema it found in a Partial.
 

@@ -38,13 +38,13 @@ class Planes {
         p_(partial) {}
 
   void run() {
-    for (int64_t c = 0; c < units_; ++c) {  // a task may have no plane of a unit
+    for (int64_t c = 0; c < units_; ++c) {  // a task may have no plane of some unit
       p_.unit_max[c] = -std::numeric_limits<stat_t>::infinity();
       p_.unit_min[c] = std::numeric_limits<stat_t>::infinity();
       p_.unit_max_at[c] = p_.unit_min_at[c] = -1;
     }
     int64_t unit = p_.begin % units_, point = p_.begin / rows_per_point_;
-    int32_t group = 0;                             // of planes, one of each unit
+    int32_t group = 0;                             // of planes, one per unit
     int64_t first = p_.begin;                      // row of the point in this task
     int64_t next = (point + 1) * rows_per_point_;  // first row of the next one
     for (int64_t plane = p_.begin; plane < p_.end; ++plane) {

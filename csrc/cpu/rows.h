@@ -122,7 +122,7 @@ class Rows {
     return V::unordered(sum, sum);
   }
 
-  // The rows of one point, up to its last or the end.
+  // The rows of one point, up to its last row or the end.
   Mask part_of_point(int64_t& next, int64_t end) {
     const int64_t point = next / rows_per_point_, begin = next;
     int64_t row = next;

@@ -62,7 +62,7 @@ struct FloatLanes {  // shared by the vectors with float values
     half = better(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(better(half, _mm_movehdup_ps(half)));
   }
-  // Each half of the result holds what is left of the four, in their order.
+  // Each half of the result holds a partial reduction of the four, in order.
   template <typename Better>
   static Values reduce(const Values* v, Better better) {
     const __m256 a = better(_mm256_unpacklo_ps(v[0], v[1]), _mm256_unpackhi_ps(v[0], v[1]));

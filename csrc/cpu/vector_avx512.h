@@ -59,7 +59,7 @@ struct FloatLanes {  // shared by the vectors with float values
   }
 
  private:
-  // Each half of the result holds what is left of the four, in their order.
+  // Each half of the result holds a partial reduction of the four, in order.
   template <typename Better>
   static __m256 reduce(const Values* v, Better better) {
     __m256 half[4];

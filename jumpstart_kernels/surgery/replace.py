@@ -66,7 +66,9 @@ def replace_relu(
             preceding layer puts its outputs: the last after a ``Linear``, −(n+1) after a ``ConvNd``, also
             without a batch. Norms, pooling and element-wise calls pass it on. If it is ambiguous (a ``view``
             in between, a ReLU shared by other layers) it is 1, with a warning from the logger.
-        activations: names of the activations to replace, each by its layer and in the ways above: ``"relu"``.
+        activations: names of the activations to replace, each by its layer and in the ways above: ``"relu"``,
+            ``"leaky_relu"``. Where a module of your own calls an attribute that is a function with further
+            arguments (``self.act(x, 0.2)``), the calls are replaced and the attribute stays.
         **options: ``points``, ``margin``, ``tie_breaking`` of every new JumpstartReLU.
 
     Returns:

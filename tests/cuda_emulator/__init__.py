@@ -92,7 +92,7 @@ class _PenaltyCall(ctypes.Structure):
 
 
 def unavailable() -> str | None:
-    """Why the emulator cannot be built here, or None where it can."""
+    """Why the emulator cannot be built here, or None if it can."""
     return None if shutil.which("g++") else "the emulator of CUDA takes g++, which is not here"
 
 
@@ -122,7 +122,7 @@ def library() -> ctypes.CDLL:
 
 
 class Memory:
-    """Memory of one call; freed with it."""
+    """The memory of one call, freed afterwards."""
 
     def __init__(self) -> None:
         self._regions: list[tuple[int, int, Tensor, int, int]] = []
@@ -154,7 +154,7 @@ class Memory:
         return self.allocate(tensor.numel(), tensor.dtype, aligned).copy_(flat)
 
     def check(self) -> None:
-        """Nothing has been written around what was allocated."""
+        """Check that nothing was written outside the allocations."""
         for _, _, region, start, size in self._regions:
             assert (region[:start] == POISON).all() and (region[start + size :] == POISON).all()
 
@@ -263,7 +263,7 @@ def penalty_backward(grad: Tensor, value: Tensor | None, weights: list[float]) -
 
 
 def fault(which: int) -> str:
-    """What the emulator says of a kernel that has one of the faults it is there to find."""
+    """The emulator's error for a kernel with one of the faults that it detects."""
     page = library().emulator_page()
     with Memory() as memory:
         end = memory.allocate(page, torch.uint8)

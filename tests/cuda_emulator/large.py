@@ -1,7 +1,7 @@
-"""The emulated kernels on activations of more elements than there is memory or time for.
+"""The emulated kernels on tensors too large for memory or time.
 
-All but their last samples are zeros that take no memory, and of each launch only some blocks run. The others
-would find what is there anyway: outputs, masks and partial extrema of zeros are zeros.
+All but the last samples are zeros that take no memory, and only some blocks of each launch run. The others
+would compute what is already there: outputs, masks and partial extrema of zeros are zeros.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ from jumpstart_kernels.ops.slack import SUMS_SHAPE
 
 
 class Plan(ctypes.Structure):
-    """What ``csrc/cuda/plan.cpp`` makes of a layout."""
+    """The plan of ``csrc/cuda/plan.cpp`` for a layout."""
 
     _fields_ = [
         (name, ctypes.c_int64)
@@ -37,7 +37,7 @@ class Plan(ctypes.Structure):
 
 
 class Ends(NamedTuple):
-    """Of a launch, how many of the first blocks run and how many of the last."""
+    """How many of the first and of the last blocks of a launch run."""
 
     first: int
     last: int

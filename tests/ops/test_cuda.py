@@ -89,7 +89,7 @@ def check_forward(x, options, **emulated):
 
 
 def check_backward(x, result, options, wanted, **emulated):
-    """The gradient is the reference's to the bit, whose additions come in the same order."""
+    """The gradient is bitwise equal to the reference's, which adds in the same order."""
     generator = torch.Generator().manual_seed(1)
     gradients = Gradients(
         *(
@@ -161,7 +161,7 @@ def test_same_bits_in_any_order_of_threads_and_blocks(name):
 
 @pytest.mark.parametrize("name", ["odd", "odd_large", "channels_last_large_samples", "planes_196"])
 def test_whatever_the_workspace_held(name):
-    """A call expects nothing of it: nothing is kept from one call, or replay of a graph, to the next."""
+    """Its contents are irrelevant: nothing persists between calls, or replays of a graph."""
     x, unit_dim, position_points = make_case(name, torch.float32)
     options = Options("relu", 0.0, unit_dim, position_points, 1.0, all_indices=False)
     for byte in (0x00, 0x01, 0x80, 0xFF):
@@ -171,7 +171,7 @@ def test_whatever_the_workspace_held(name):
 @pytest.mark.parametrize("value", SPECIAL, ids=str)
 @pytest.mark.parametrize("name", ["aligned_large", "channels_last_large_samples", "planes_256"])
 def test_one_value_everywhere(name, value):
-    """All tie: the first element is every extremum's."""
+    """All elements tie: the first holds every extremum."""
     x, unit_dim, position_points = make_case(name, torch.bfloat16)
     options = Options("relu", 0.0, unit_dim, position_points, 1.0, all_indices=True)
     check_forward(torch.full_like(x, value), options)

@@ -1,4 +1,4 @@
-"""The CUDA kernels on activations of more than 2³¹ elements, by the emulator: offsets, indices, plans."""
+"""The CUDA kernels on tensors with more than 2³¹ elements, in the emulator: offsets, indices, plans."""
 
 import cuda_emulator
 import pytest
@@ -34,7 +34,7 @@ CASES = {
 
 
 def last_part(x, name):
-    """A view of the last elements in logical order, as an activation with its units in dimension 1."""
+    """A view of the last elements in logical order, with units in dimension 1."""
     if name == "one_plane":
         return x.view(1, 1, -1)[:, :, -1001:]  # from a whole byte of the mask on
     samples = x.view(-1, x.shape[-1]) if name == "units_last_positions" else x
@@ -134,7 +134,7 @@ def test_plans_fit_into_launches_and_places(layout, position_points, vector, mul
 
 
 def test_more_regions_than_a_launch_has_blocks():
-    """A block then takes several, one in each round over the grid."""
+    """A block then processes several, one per stride over the grid."""
     size, part = (2**31 + 8, 1, 2), 12
     x = sparse_zeros(size, torch.bfloat16)
     x[-part:] = torch.randn((part, 1, 2), generator=torch.Generator().manual_seed(0))

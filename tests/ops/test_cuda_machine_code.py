@@ -1,4 +1,4 @@
-"""What nvcc makes of the CUDA kernels, for GPUs that need not be here: registers, accesses, barriers."""
+"""nvcc's machine code for the CUDA kernels, without a GPU: registers, accesses, barriers."""
 
 import functools
 import itertools
@@ -32,7 +32,7 @@ NVCC = shutil.which("nvcc")
 
 
 def _find_cuobjdump() -> str | None:
-    """The CUDA toolkit's, or the one that Triton's package brings."""
+    """The CUDA toolkit's, or the one bundled with Triton."""
     try:
         from triton import knobs
 

@@ -1,4 +1,4 @@
-"""The shortcuts of eager code: what the operator gives, or nothing where the operator must be asked.
+"""The eager shortcuts: the operator's results, or None where the operator must be called.
 
 Triton's by itself, and layers by every backend (``target``).
 """

@@ -301,8 +301,8 @@ def test_backward_is_the_definition(target, for_all, poisoned_memory):
         expected = define_gradient(case, definition, grads)
         size = define_gradient(case, definition, grads, magnitude=True)
         assert grad_x.dtype == case.x.dtype
-        # Fewer than 16 roundings of parts that add up to `size`, then one to the dtype of x; and before, where
-        # the activation's gradient is a product, one of that.
+        # Fewer than 16 roundings of parts that add up to `size`, then one to the dtype of x. Where the
+        # activation's gradient is a product, that is rounded to the dtype of x before.
         statistics = torch.float64 if case.x.dtype == torch.float64 else torch.float32
         smallest = torch.finfo(case.x.dtype).smallest_normal * unit_roundoff(case.x.dtype)
         roundings = 1 if case.activation == "relu" else 2

@@ -1,4 +1,4 @@
-"""What only a GPU can show of the native CUDA kernels: streams, graphs, devices, the same bits every time."""
+"""Native CUDA tests that need a GPU: streams, graphs, devices, bitwise reproducibility."""
 
 import pytest
 import torch

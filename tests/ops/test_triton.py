@@ -1,4 +1,4 @@
-"""What is special to the Triton backend: its launch plans, and when it cannot run."""
+"""Specifics of the Triton backend: launch plans, and when it is unavailable."""
 
 import os
 import subprocess
@@ -80,7 +80,7 @@ def _assert_like_reference(size, unit_dim, memory_format, position_points, dtype
 def test_programs_of_several_tiles(
     interpreted, monkeypatch, size, unit_dim, memory_format, position_points, dtype
 ):
-    """As large tensors run, which the interpreter is too slow for."""
+    """The code path of large tensors, for which the interpreter is too slow."""
     from jumpstart_kernels.ops.triton import backward, plan
 
     _forget_plans()
@@ -126,7 +126,7 @@ def test_values_that_are_not_numbers(
 
 @OF_LAYOUTS
 def test_64_bit_offsets(interpreted, monkeypatch, size, unit_dim, memory_format, position_points):
-    """As tensors with rows of 2²⁷ elements and more run."""
+    """The code path of tensors with rows of 2²⁷ elements and more."""
     from jumpstart_kernels.ops.triton import plan
 
     _forget_plans()

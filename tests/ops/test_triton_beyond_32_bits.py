@@ -1,4 +1,4 @@
-"""The Triton kernels on activations of more than 2³¹ elements: offsets and indices by the interpreter, plans.
+"""The Triton kernels beyond 2³¹ elements: offsets and indices in the interpreter, plans.
 
 All but the last elements are zeros that take no memory, and of each launch only some programs run: the others
 would find what is there anyway, since outputs, masks and partial extrema of zeros are zeros.
@@ -70,7 +70,7 @@ class SomePrograms:
 
 @pytest.fixture
 def some_programs(monkeypatch):
-    """With memory for anything, as long as it is not written."""
+    """With address space for any size, as long as it is not written."""
     new_empty = torch.Tensor.new_empty
 
     def sparse_new_empty(x, size, dtype=None, **options):
@@ -97,7 +97,7 @@ def some_programs(monkeypatch):
 
 
 def last_part(x, elements):
-    """A view of the last elements in logical order, as an activation with its units in dimension 1."""
+    """A view of the last elements in logical order, with units in dimension 1."""
     if x.shape[0] == 1:
         return x.view(1, -1)[:, -elements:] if x.dim() == 2 else x.view(1, 1, -1)[:, :, -elements:]
     return x[-elements // (x.numel() // x.shape[0]) :]

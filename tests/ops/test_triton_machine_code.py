@@ -1,7 +1,7 @@
-"""The Triton backend's machine code, compiled for GPUs that need not be there.
+"""The Triton backend's machine code, compiled for GPUs that need not be present.
 
-Run as a program, this file compiles the kernels and prints what it finds, or launches them by a driver that
-does nothing and prints what they are given.
+As a program this file compiles the kernels and prints its findings, or launches them on a stub driver and
+prints their arguments.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ LARGE = (  # sizes have 64 bits, and so have offsets within a tile
 
 @dataclasses.dataclass
 class MachineCode:
-    """What a test asks of a kernel for one architecture."""
+    """The properties of a kernel's code for one architecture."""
 
     elements: int  # of activations, that a thread holds at once
     depth: int  # loads of activations that a thread has under way at once
@@ -75,12 +75,12 @@ class MachineCode:
 
 @pytest.fixture(scope="module")
 def machine_code():
-    """Of every kernel, dtype and architecture; compiled apart, since here the kernels are interpreted."""
+    """For every kernel, dtype and architecture; compiled in a subprocess, since here they are interpreted."""
     return {name: MachineCode(**found) for name, found in _run_compiled("compile").items()}
 
 
 def _run_compiled(task: str):
-    """What this file prints in a process of its own."""
+    """The output of this file run as a subprocess."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
@@ -139,7 +139,7 @@ def test_offsets_of_activations_have_64_bits(machine_code, kernel):
 
 
 def test_later_launches_give_the_kernel_what_the_first_gave():
-    """The first of a kind goes through Triton's own dispatch, the others straight to the compiled kernel."""
+    """The first launch of a kind goes through Triton's dispatch, later ones directly to the kernel."""
     first, second = _run_compiled("launch")
     assert len(first) == 2  # the forward and the backward of a small matrix
     assert first == second
@@ -267,7 +267,7 @@ def _cuobjdump(cubin: bytes, option: str) -> str:
 
 
 def _launch_twice() -> list[list]:
-    """What a forward and a backward give their kernels, the first time and the second; shapes of tensors."""
+    """The arguments of the kernels of a forward and backward, first and second call; shapes for tensors."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 

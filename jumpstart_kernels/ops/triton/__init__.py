@@ -1,9 +1,9 @@
 """The Triton backend: CUDA tensors (ROCm too), and CPU tensors under ``TRITON_INTERPRET=1``.
 
-It runs the dense layouts as they lie: units fastest in memory (rows.py: 2-D, channels_last, units last;
-small.py where one program can take all) and units before positions (planes.py: contiguous NCHW; rows.py for
-``points="position"``). Empty tensors are the reference's work. Triton is found when first asked for, and
-never required.
+It runs dense layouts without a copy: units contiguous in memory (rows.py: 2-D, channels_last, units last;
+small.py if one program can process everything) and units before positions (planes.py: contiguous NCHW;
+rows.py for ``points="position"``). Empty tensors go to the reference. Triton is imported on first use, and is
+optional.
 """
 
 import functools
@@ -53,12 +53,12 @@ def penalty_backward(grad: Tensor, value: Tensor | None, weights: list[float]) -
 
 
 def unavailable(device_type: str = "cuda") -> str | None:
-    """Why this backend cannot run on a device type, with what to do about it; None where it can."""
+    """Why this backend cannot run on a device type and what to do about it; None if it can."""
     if device_type not in ("cpu", "cuda"):
         return f"it has kernels for cuda (and for cpu in Triton's interpreter), not for {device_type}"
     error = _import_error()
     if error is not None:
         return f"Triton cannot be imported ({error}): on Linux, pip install 'triton>=3.6'"
     if device_type == "cpu" and not _module("launch").INTERPRETED:
-        return "on the CPU Triton has an interpreter only: start the program with TRITON_INTERPRET=1"
+        return "on the CPU Triton only has an interpreter: start the program with TRITON_INTERPRET=1"
     return None

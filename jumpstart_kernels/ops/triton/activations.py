@@ -1,6 +1,6 @@
 """What is peculiar to an activation, chosen by its name: a branch of each function.
 
-The twin of ``ops/activations/`` and ``csrc/activations/``. ``positive`` is False where ``x <= 0``, and
+The counterpart of ``ops/activations/`` and ``csrc/activations/``. ``positive`` is False where ``x <= 0``, and
 ``parameter_bits`` are those of the activation's own number, see ``float_from_bits``.
 """
 

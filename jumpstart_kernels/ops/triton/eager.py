@@ -1,8 +1,8 @@
-"""The Triton backend's shortcut for eager code, past the dispatcher's Python: the twin of ``csrc/eager.cpp``.
+"""The Triton backend's shortcut for eager code, bypassing the dispatcher's Python; see ``csrc/eager.cpp``.
 
-PyTorch's own autograd of a Python operator takes several times as long as all else that a call does. Where a
-mode, a transform, a tracer, a subclass or a compiler has a say, these return None and backward asks the
-operator. Function modes count, unlike there: ``torch.set_default_device`` makes calls go the longer way.
+PyTorch's autograd of a Python operator takes several times as long as the rest of a call. If a mode,
+transform, tracer, subclass or compiler is active, these return None, and backward calls the operator. Unlike
+there, function modes count: under ``torch.set_default_device`` calls go through the operator.
 """
 
 from typing import Any
@@ -48,7 +48,7 @@ class _JumpstartActivation(torch.autograd.Function):
         if all(grad is None for grad in grads):
             return None, *without_gradient
         arguments = saved_arguments(ctx)
-        if torch.is_grad_enabled() or not _are_plain(*grads):  # a graph of it is wanted, or batches
+        if torch.is_grad_enabled() or not _are_plain(*grads):  # double backward, or batched gradients
             overload = torch.ops.jumpstart_kernels.jumpstart_activation_backward.triton
             return overload(*grads, *arguments), *without_gradient
         gradients, saved, options = split_backward((*grads, *arguments))
@@ -80,7 +80,7 @@ def jumpstart_activation(
     margin: float,
     inplace: bool,
 ) -> tuple[Tensor, Tensor, Tensor, int, int] | None:
-    """Output, slack sums, extrema, units and points, which are 0 where ``x`` is empty."""
+    """Output, slack sums, extrema, units and points (0 if ``x`` is empty)."""
     dim = x.dim()
     if not _are_plain(x) or dim < 2 or x.dtype not in _DTYPES or not -dim <= unit_dim < dim:
         return None
@@ -103,9 +103,9 @@ def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -
 
 
 def _are_plain(*tensors: Tensor | None) -> bool:
-    """Whether autograd is all that stands between a call and the kernel, and memory holds the values."""
+    """Whether nothing but autograd intercepts the call, and memory holds the tensors' values."""
     if (
-        torch.compiler.is_compiling()  # first: a compiler does not follow the rest
+        torch.compiler.is_compiling()  # first: a compiler cannot trace the rest
         or _len_torch_dispatch_stack()
         or _len_torch_function_stack()
         or _get_tracing_state() is not None

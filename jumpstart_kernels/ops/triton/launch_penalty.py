@@ -1,4 +1,4 @@
-"""The penalty over all layers' slack sums, its kernels and launches: the twin of ``ops/reference.py``."""
+"""The penalty over all layers' slack sums, kernels and launches: the counterpart of ``ops/reference.py``."""
 
 import functools
 
