@@ -10,8 +10,10 @@ class JumpstartLeakyReLU(JumpstartActivation, nn.LeakyReLU):
     """``nn.LeakyReLU`` with the records and the penalty of :class:`~jumpstart_kernels.JumpstartReLU`.
 
     ``forward(x)`` is ``F.leaky_relu(x, negative_slope)`` of ``[N, C, *]``, in the shape, dtype and layout
-    of ``x``. The slack is that of ``x``, whatever the slope is. Where ``x`` is NaN, a recorded forward passes
-    the gradient unscaled, as ``nn.ReLU`` does; ``nn.LeakyReLU`` scales it.
+    of ``x``. The slack is that of ``x``, whatever the slope is.
+
+    Recorded forwards with ``tie_breaking="single"`` differ from ``nn.LeakyReLU`` in two gradients: that of a
+    NaN passes unscaled, as through ``nn.ReLU``, and a negative slope has one in place, too.
 
     Args:
         negative_slope: what negative values are multiplied by, any number, as in ``nn.LeakyReLU``.

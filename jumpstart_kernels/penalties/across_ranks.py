@@ -1,4 +1,4 @@
-"""The statistics of the global batch, with one collective for all layers.
+"""The statistics of the global batch, with one collective for all layers (two in float64).
 
 Each extremum is sent as an int64 that orders like it: the value in the upper half, the rank in the lower, so
 that one maximum over the ranks yields the extremum and its owner, the lowest rank among equals. What has to

@@ -67,7 +67,8 @@ def penalty(
             then that of the global batch: a unit is dead if it is dead on every rank. Every rank gets the
             same value, and the number of ranks times its own part of the gradient, so that the average over
             ranks, as DDP and FSDP take it, is the gradient. Every rank must call it, for the same layers;
-            each call is one collective. By default each rank penalizes its own part of the batch.
+            each call is one collective (two in float64). By default each rank penalizes its own part of the
+            batch.
 
     Returns:
         A 0-dim tensor, float32 (float64 if a layer ran in float64). The records are consumed: each forward
