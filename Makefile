@@ -34,7 +34,7 @@ test: setup  ## The whole test suite
 test-gpu: setup  ## Only the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -q $(ARGS)
 
-INSTRUCTION_SET_TESTS := tests/ops tests/test_functional.py tests/test_golden.py tests/test_mixed_precision.py
+INSTRUCTION_SET_TESTS := tests/ops tests/nn tests/test_functional.py tests/test_golden.py tests/test_mixed_precision.py
 LIST_INSTRUCTION_SETS := from jumpstart_kernels.ops import native; print(*native.instruction_sets())
 
 test-instruction-sets: setup  ## The CPU kernels' tests, by the kernels of each instruction set of this processor

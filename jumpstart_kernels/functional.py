@@ -1,6 +1,7 @@
 """The stateless API: ReLU and the statistics of its input, in one pass."""
 
 import math
+import numbers
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -230,7 +231,7 @@ def check_options(unit_dim: int, points: str, margin: float, tie_breaking: str) 
 
 def check_parameter(name: str, value: object) -> None:
     """Raise for an activation's own number that is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
 
 

@@ -41,9 +41,9 @@ def add(layer: Recorder, record: Record) -> None:
     layer._unclaimed += 1
     if layer._unclaimed == UNCLAIMED_WARNING:
         warnings.warn(
-            f"a JumpstartReLU has recorded {UNCLAIMED_WARNING} forwards that no penalty(model) consumed, and "
-            "keeps their memory. Add the penalty to the loss, call clear_records(model), or run "
-            "forwards that are not for training in eval() or torch.no_grad()",
+            f"a {type(layer).__name__} has recorded {UNCLAIMED_WARNING} forwards that no penalty(model) "
+            "consumed, and keeps their memory. Add the penalty to the loss, call clear_records(model), or "
+            "run forwards that are not for training in eval() or torch.no_grad()",
             stacklevel=4,
         )
 
