@@ -41,7 +41,7 @@ class JumpstartStatistics(NamedTuple):
     """The smallest value of each point."""
 
 
-class JumpstartOutput(NamedTuple):
+class JumpstartReLUOutput(NamedTuple):
     """:class:`JumpstartStatistics` behind the output, of the shape, dtype and layout of ``x``."""
 
     output: Tensor
@@ -60,7 +60,7 @@ def jumpstart_relu(
     margin: float = 1.0,
     tie_breaking: str = "single",
     inplace: bool = False,
-) -> JumpstartOutput:
+) -> JumpstartReLUOutput:
     """``relu(x)``, with the extrema of ``x`` over its units and points and their slack, in one pass.
 
     Slack is ``s⁺ = relu(margin − max)`` and ``s⁻ = relu(margin + min)`` of a unit or point: Eqs. 3-6 of Riera
@@ -106,7 +106,7 @@ def jumpstart_activation(
     margin: float = 1.0,
     tie_breaking: str = "single",
     inplace: bool = False,
-) -> JumpstartOutput:
+) -> JumpstartReLUOutput:
     """:func:`jumpstart_relu` with another activation: the statistics are the same, those of ``x``.
 
     Args:
@@ -126,7 +126,7 @@ def jumpstart_activation(
     check_options(unit_dim, points, margin, tie_breaking)
     options = Options(activation, float(parameter), unit_dim, points == "position", margin, all_indices=True)
     output, slack_sums, extrema = run(x, options, tie_breaking, inplace)
-    return JumpstartOutput(output, slack_sums, *split_extrema(extrema, x, unit_dim, points))
+    return JumpstartReLUOutput(output, slack_sums, *split_extrema(extrema, x, unit_dim, points))
 
 
 def jumpstart_stats(
@@ -233,11 +233,15 @@ def check_parameter(name: str, value: object) -> None:
     """Raise for an activation's own number that is none."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    try:
+        float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be within the range of float64") from None
 
 
 def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
     """Raise for a value that is not among those allowed."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 

@@ -112,7 +112,7 @@ def _choose() -> None:
 
 
 def _check(backend: str) -> None:
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     reasons = [unavailable(backend, device) for device in devices]

@@ -89,7 +89,7 @@ def requested_activations(names: Iterable[str]) -> Activations:
     """
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise TypeError(f"activations must be a list or tuple of names, got {names!r}")
-    requested = tuple(dict.fromkeys(names))
+    requested = list(names)
     allowed = ", ".join(map(repr, REPLACEABLE))
     for name in requested:
         if not isinstance(name, str):
@@ -98,7 +98,7 @@ def requested_activations(names: Iterable[str]) -> Activations:
             raise ValueError(f"activations must be of {allowed}, got {name!r}")
     if not requested:
         raise ValueError(f"activations must name at least one of {allowed}, got {names!r}")
-    return tuple(REPLACEABLE[name] for name in requested)
+    return tuple(REPLACEABLE[name] for name in dict.fromkeys(requested))
 
 
 @functools.cache

@@ -42,12 +42,13 @@ class TracedForward(StandIn):
         """``name`` is the module's in its model, ``units`` the unit dimension of its input."""
         self._module = module
         self._name = name
-        self._activations = [activation.name for activation in activations]
+        self.activations = [activation.name for activation in activations]
         self._options = options
         self._units = units
         self._labels: dict[tuple[Any, ...], str] = {}
         self._functions: dict[str, Callable[..., Any]] = {}
         self.names: list[str] = []  # submodules it added
+        self._made: dict[str, str] = {}  # how each was made: its options may be changed since
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         label = self._choose(self._module.training, *call_pattern(args, kwargs))
@@ -91,7 +92,7 @@ class TracedForward(StandIn):
 
     def _trace(self, training: bool, pattern: Pattern) -> Callable[..., Any]:
         try:
-            activations = requested_activations(self._activations)
+            activations = requested_activations(self.activations)
             return self._compile(trace_forward(self._module, training, pattern, activations))
         except Untraceable as reason:
             module = type(self._module)
@@ -105,12 +106,12 @@ class TracedForward(StandIn):
     def _compile(self, graph: fx.Graph) -> Callable[..., Any]:
         """The trace as a function of the module and its inputs, its calls of activations a submodule's."""
         unused = list(self.names)
-        calls = activation_calls(graph, requested_activations(self._activations))
+        calls = activation_calls(graph, requested_activations(self.activations))
         units = UnitFinder(self._module, self._units).in_trace(self._module, graph)
         for call in calls:
             x = call.input
             layer = make_layer(call.activation, call.arguments, self._options, units.get(x, UNKNOWN))
-            alike = (name for name in unused if repr(self._module.get_submodule(name)) == repr(layer))
+            alike = (name for name in unused if self._made[name] == repr(layer))
             name = next(alike, None)
             if name is None:
                 name = self._add(layer, call.activation.name)
@@ -131,4 +132,5 @@ class TracedForward(StandIn):
         layer._pauses = max((sibling._pauses for sibling in siblings), default=0)  # added inside no_record
         self._module.add_module(name, layer.train(self._module.training))
         self.names.append(name)
+        self._made[name] = repr(layer)
         return name

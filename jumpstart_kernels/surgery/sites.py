@@ -119,7 +119,29 @@ def survey(model: nn.Module, skip: Skip, activations: Activations) -> Survey:
                 result.attributes.append(PlainAttribute(module, attribute, *called, place, units))
             if _has_own_forward(module) and may_call(module, activations):
                 _survey_forward(name, module, activations, finder, result)
+            elif reason := _left_by_an_earlier_call(module, activations):
+                result.sites.append(Site(name, "call", reason))
     return result
+
+
+def _left_by_an_earlier_call(module: nn.Module, activations: Activations) -> str:
+    """Why calls in a forward that is replaced already stay as they are; "" where there are none."""
+    forward = vars(module).get("forward")
+    if not isinstance(forward, StandIn):
+        return ""
+    others = tuple(activation for activation in activations if activation.name not in forward.activations)
+    if not others or not may_call(module, others):
+        return ""
+    try:
+        if not activation_calls(trace_forward(module, True, default_pattern(module), others), others):
+            return ""
+    except Untraceable as error:
+        return str(error)
+    before, wanted = (", ".join(names) for names in (forward.activations, [other.name for other in others]))
+    return (
+        f"its forward is replaced already, for {before} and not for {wanted}: restore_relu(model) first, "
+        "then name all activations in one call"
+    )
 
 
 def _skipped(model: nn.Module, skip: Skip) -> set[nn.Module]:

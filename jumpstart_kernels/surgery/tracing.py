@@ -35,6 +35,8 @@ class Untraceable(Exception):
 class StandIn:
     """Replaces a module's ``forward`` on the instance, and can be removed."""
 
+    activations: list[str]  # names of those whose calls it has replaced
+
     def remove(self) -> None:
         raise NotImplementedError
 

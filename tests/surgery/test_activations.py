@@ -286,3 +286,42 @@ def test_what_a_forward_can_call_is_by_activation(elu, way):
     assert bool(site.reason) == (way in (Made, Unregistered))
     if way is Partial:
         assert quietly_replace(model, activations=["elu"]).jumpstart_elu_0.alpha == 0.5
+
+
+class CallsBoth(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return F.leaky_relu(self.second(F.relu(self.first(x))), 0.2)
+
+
+@pytest.mark.parametrize("names", (("relu", "leaky_relu"), ("leaky_relu", "relu")))
+def test_a_forward_replaced_for_one_activation_says_that_it_has_others(names):
+    model = quietly_replace(CallsBoth(), activations=names[:1])
+    (site,) = find_relu(model, activations=names)
+    assert f"replaced already, for {names[0]} and not for {names[1]}" in site.reason
+    with pytest.warns(UserWarning, match="restore_relu"):
+        replace_relu(model, activations=names[1:])
+    assert find_relu(model, activations=names[:1]) == []
+    assert len(find_relu(restore_relu(model), activations=names)) == 2
+
+
+def test_a_changed_option_stays_with_its_call():
+    model = quietly_replace(CallsBoth(), activations=("relu", "leaky_relu"))
+    model.jumpstart_leaky_relu_0.negative_slope = 0.9
+    x = torch.randn(3, 4)
+    expected = F.leaky_relu(model.second(F.relu(model.first(x))), 0.9)
+    for same in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(same(x), expected) and torch.equal(same(x=x), expected)
+        assert [name for name, _ in same.named_children()][2:] == [
+            "jumpstart_relu_0",
+            "jumpstart_leaky_relu_0",
+        ]
+
+
+@pytest.mark.parametrize("names", ([["relu"]], [7], "relu", []))
+def test_wrong_names_are_told(names):
+    with pytest.raises((TypeError, ValueError), match="activations"):
+        replace_relu(CallsBoth(), activations=names)

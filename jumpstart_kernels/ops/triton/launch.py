@@ -1,7 +1,6 @@
 """How a kernel is launched, and what all launches have in common. Needs Triton."""
 
 import contextlib
-import functools
 import struct
 from typing import Any
 
@@ -65,7 +64,6 @@ def is_aligned(x: Tensor) -> bool:
     return x.data_ptr() % 16 == 0
 
 
-@functools.lru_cache(maxsize=1024)
 def float_bits(number: float) -> int:
     """A number as the kernels take it, see ``float_from_bits``."""
     return struct.unpack("<q", struct.pack("<d", number))[0]
