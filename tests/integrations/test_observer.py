@@ -38,6 +38,7 @@ def observe(batches: list[int]) -> dict[str, float] | str | None:
 @pytest.mark.parametrize("replaced", [True, False])
 def test_compiled_code_is_seen_or_told_of(replaced):
     """Compiled earlier: it sees a watch on a JumpstartReLU, but not on an nn.ReLU."""
+    torch._dynamo.reset()  # beyond a number of compiled Sequentials the next ones run eagerly
     model = make_model() if replaced else jk.restore_relu(make_model())
     compiled = nn.Sequential(torch.compile(model, backend="eager")).eval()
     observer = UsageObserver()

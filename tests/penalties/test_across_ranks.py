@@ -156,7 +156,7 @@ def check_bad_groups():
 def test_bad_groups_are_errors(ranks):
     first, *others = ranks(check_bad_groups)
     for several, number, *_ in (first, *others):
-        assert several.startswith("ValueError: process_group must be a mesh of one dimension, got 2")
+        assert several.startswith("ValueError: process_group must be a one-dimensional mesh, got 2")
         assert number.startswith("TypeError: process_group must be a torch.distributed.ProcessGroup")
     for _, _, outside in others:
         assert outside == "ValueError: process_group must be a group that this process belongs to"
