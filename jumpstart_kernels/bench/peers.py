@@ -76,7 +76,7 @@ class Peer:
 @functools.cache
 def plain_function(activation: str) -> Callable[[Tensor], Tensor]:
     """PyTorch's own function of an activation, with the parameter that its layer has by default."""
-    value, parameter = ACTIVATIONS[activation].value, LAYERS[activation]().parameter
+    value, parameter = ACTIVATIONS[activation].value, LAYERS[activation]().activation_parameter
     return lambda x: value(x, parameter, False)
 
 

@@ -43,7 +43,7 @@ class JumpstartActivation(nn.Module):
     inplace: bool
 
     @property
-    def parameter(self) -> float:
+    def activation_parameter(self) -> float:
         """The activation's own parameter; 0 where it has none."""
         return 0.0 if self.parameter_name is None else getattr(self, self.parameter_name)
 
@@ -76,7 +76,7 @@ class JumpstartActivation(nn.Module):
             return self._run_plain(x)
         seen, unit_dim = x, self.unit_dim
         options: tuple[Any, ...] = (self.points, self.margin, self.tie_breaking, self.inplace)
-        result = run_layer_eagerly(x, self.activation, self.parameter, unit_dim, *options)
+        result = run_layer_eagerly(x, self.activation, self.activation_parameter, unit_dim, *options)
         if result is None:
             if isinstance(x, Tensor) and x.dim() < 2:
                 self._warn_of_no_units(x)
@@ -84,7 +84,7 @@ class JumpstartActivation(nn.Module):
             seen, unit_dim = as_batch(x, unit_dim, self.points, self._derived)
             if torch._C._are_functorch_transforms_active():
                 self._enter_transform()
-            result = run_layer(seen, self.activation, self.parameter, unit_dim, *options)
+            result = run_layer(seen, self.activation, self.activation_parameter, unit_dim, *options)
         output, slack_sums, extrema, units, points = result
         if recording and self._inject is not None:
             output = self._inject(output, slack_sums, not self._pauses)
@@ -98,7 +98,7 @@ class JumpstartActivation(nn.Module):
 
     def _run_plain(self, x: Tensor) -> Tensor:
         """The activation alone."""
-        return ACTIVATIONS[self.activation].value(x, self.parameter, self.inplace)
+        return ACTIVATIONS[self.activation].value(x, self.activation_parameter, self.inplace)
 
     def _miss_record(self) -> None:
         """Note a training forward without grad if it is the first of a reentrant checkpoint."""
@@ -133,7 +133,7 @@ class JumpstartActivation(nn.Module):
         return f"the layer {self._name!r}" if self._name else f"a {type(self).__name__}"
 
     def extra_repr(self) -> str:
-        own = [] if self.parameter_name is None else [f"{self.parameter_name}={self.parameter}"]
+        own = [] if self.parameter_name is None else [f"{self.parameter_name}={self.activation_parameter}"]
         options = [*own, f"unit_dim={self.unit_dim}", f"points={self.points!r}", f"margin={self.margin}"]
         options += [f"tie_breaking={self.tie_breaking!r}"] + (["inplace=True"] if self.inplace else [])
         return ", ".join(options)

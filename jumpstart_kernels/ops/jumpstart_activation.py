@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.library import Library
 
 from jumpstart_kernels.ops import native, reference
-from jumpstart_kernels.ops.activations import NONE
+from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
 from jumpstart_kernels.ops.arguments import (
     ForwardResult,
     Gradients,
@@ -24,7 +24,6 @@ from jumpstart_kernels.ops.arguments import (
     split_backward,
 )
 from jumpstart_kernels.ops.backends import BACKENDS, Backend
-from jumpstart_kernels.ops.differentiable import differentiable
 from jumpstart_kernels.ops.layout import (
     dense_format,
     empty_output,
@@ -35,6 +34,7 @@ from jumpstart_kernels.ops.layout import (
     runs_channels_last,
     statistics_dtype,
 )
+from jumpstart_kernels.ops.registration import Function, register
 from jumpstart_kernels.ops.slack import SUMS_SHAPE
 
 # In the order of the fields of Options, ForwardResult, Gradients and Saved.
@@ -102,6 +102,7 @@ def _any_layout(forward: Forward) -> Forward:
     """Let a kernel for dense tensors accept any strides, with the output in the layout of ``F.relu``."""
 
     def forward_any_layout(x: Tensor, options: Options) -> ForwardResult:
+        _check_activation(options)
         if is_dense(x, options.unit_dim):
             return forward(x, options)
         dense = empty_output(x)
@@ -120,11 +121,22 @@ def _any_gradient(backward: Backward) -> Backward:
     """Let a kernel for dense tensors accept a gradient of any strides."""
 
     def backward_any_gradient(gradients: Gradients, saved: Saved, options: Options) -> Tensor:
+        _check_activation(options)
+        if options.activation == NONE and gradients.output is not None:
+            raise ValueError(f"grad_output must be None for activation {NONE!r}, which has no output")
         memory_format = dense_format(len(saved.size), saved.channels_last)
         grad_x = backward(dense_gradients(gradients, saved), saved, options)
         return grad_x.contiguous(memory_format=memory_format)
 
     return backward_any_gradient
+
+
+def _check_activation(options: Options) -> None:
+    names = (*ACTIVATIONS, NONE)
+    if options.activation not in names:
+        raise ValueError(
+            f"activation must be one of {', '.join(map(repr, names))}, got {options.activation!r}"
+        )
 
 
 def _flat_forward(forward: Forward) -> Callable[..., ForwardResult]:
@@ -138,32 +150,19 @@ def _flat_backward(backward: Backward) -> Callable[..., Tensor]:
 
 
 def _register(backend: Backend) -> torch._ops.OpOverload:
-    name = f"jumpstart_activation.{backend.name}"
-    backward_name = f"jumpstart_activation_backward.{backend.name}"
-    _library.define(name + _FORWARD)
-    _library.define(backward_name + _BACKWARD)
-    overload = getattr(torch.ops.jumpstart_kernels.jumpstart_activation, backend.name)
-    backward_overload = getattr(torch.ops.jumpstart_kernels.jumpstart_activation_backward, backend.name)
-    for fake_name, fake in (
-        (name, _flat_forward(_fake_forward)),
-        (backward_name, _flat_backward(_fake_backward)),
-    ):
-        torch.library.register_fake(f"jumpstart_kernels::{fake_name}", fake, lib=_library)
-    definition = _flat_backward(reference.jumpstart_activation_backward)
-    _library.impl(backward_name, differentiable(backward_overload, definition), "Autograd")
+    forward = backward = None
     if backend.kernels is not None:
-        key = "CompositeExplicitAutograd"  # any device: the choice of backend has checked it
-        forward = _any_layout(backend.kernels.jumpstart_activation_forward)
-        backward = _any_gradient(backend.kernels.jumpstart_activation_backward)
-        _library.impl(name, _flat_forward(forward), key)
-        _library.impl(backward_name, _flat_backward(backward), key)
-        torch.library.register_autograd(
-            f"jumpstart_kernels::{name}",
-            _make_backward(backward_overload),
-            setup_context=_setup_context,
-            lib=_library,
-        )
-    return overload
+        forward = _flat_forward(_any_layout(backend.kernels.jumpstart_activation_forward))
+        backward = _flat_backward(_any_gradient(backend.kernels.jumpstart_activation_backward))
+    return register(
+        _library,
+        backend.name,
+        Function("jumpstart_activation", _FORWARD, _flat_forward(_fake_forward), forward),
+        Function("jumpstart_activation_backward", _BACKWARD, _flat_backward(_fake_backward), backward),
+        definition=_flat_backward(reference.jumpstart_activation_backward),
+        make_backward=_make_backward,
+        setup_context=_setup_context,
+    )
 
 
 if native.extension() is not None:

@@ -13,8 +13,11 @@ from torch.library import Library
 from jumpstart_kernels.ops import reference
 from jumpstart_kernels.ops.arguments import penalty_gradients, save_penalty
 from jumpstart_kernels.ops.backends import BACKENDS, Backend
-from jumpstart_kernels.ops.differentiable import differentiable
+from jumpstart_kernels.ops.registration import Function, register
 from jumpstart_kernels.ops.slack import SUMS_SHAPE
+
+_FORWARD = "(Tensor[] slack_sums, float[] weights, bool square_root) -> Tensor"
+_BACKWARD = "(Tensor grad, Tensor? value, float[] weights) -> Tensor"
 
 _library = Library("jumpstart_kernels", "FRAGMENT")
 
@@ -40,25 +43,21 @@ def _make_backward(overload: torch._ops.OpOverload) -> Callable:
 
 
 def _register(backend: Backend) -> torch._ops.OpOverload:
-    name, backward_name = f"penalty.{backend.name}", f"penalty_backward.{backend.name}"
-    _library.define(name + "(Tensor[] slack_sums, float[] weights, bool square_root) -> Tensor")
-    _library.define(backward_name + "(Tensor grad, Tensor? value, float[] weights) -> Tensor")
-    overload = getattr(torch.ops.jumpstart_kernels.penalty, backend.name)
-    backward_overload = getattr(torch.ops.jumpstart_kernels.penalty_backward, backend.name)
-    torch.library.register_fake(f"jumpstart_kernels::{name}", _fake_penalty, lib=_library)
-    torch.library.register_fake(f"jumpstart_kernels::{backward_name}", _fake_penalty_backward, lib=_library)
-    _library.impl(backward_name, differentiable(backward_overload, reference.penalty_backward), "Autograd")
-    if backend.kernels is not None:
-        key = "CompositeExplicitAutograd"  # any device: the choice of backend has checked it
-        _library.impl(name, backend.kernels.penalty, key)
-        _library.impl(backward_name, backend.kernels.penalty_backward, key)
-        torch.library.register_autograd(
-            f"jumpstart_kernels::{name}",
-            _make_backward(backward_overload),
-            setup_context=_setup_context,
-            lib=_library,
-        )
-    return overload
+    kernels = backend.kernels
+    return register(
+        _library,
+        backend.name,
+        Function("penalty", _FORWARD, _fake_penalty, None if kernels is None else kernels.penalty),
+        Function(
+            "penalty_backward",
+            _BACKWARD,
+            _fake_penalty_backward,
+            None if kernels is None else kernels.penalty_backward,
+        ),
+        definition=reference.penalty_backward,
+        make_backward=_make_backward,
+        setup_context=_setup_context,
+    )
 
 
 # The reference is not an operator, so that PyTorch and its compiler can trace through it.

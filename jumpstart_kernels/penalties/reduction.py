@@ -205,7 +205,8 @@ def _alike(tensors: list[Tensor]) -> list[Tensor]:
 def _nothing_recorded(layers: list[JumpstartActivation]) -> str:
     if not layers:
         return (
-            "the model has no JumpstartReLU layer: call model = jumpstart_kernels.replace_relu(model) first"
+            "the model has no JumpstartReLU layer: call model = jumpstart_kernels.replace_relu(model) first, "
+            "with activations=... for others than ReLU"
         )
     if all(layer._inject is not None for layer in layers):
         return (

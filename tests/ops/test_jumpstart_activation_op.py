@@ -111,6 +111,18 @@ def test_fakes_have_the_strides_of_the_real(target, name):
             assert real_tensor.device == fake_tensor.device
 
 
+def test_wrong_activations_are_told(target):
+    backend, device = target
+    x = torch.ones(4, 3, device=device)
+    with pytest.raises(ValueError, match="activation must be one of 'relu', .*'none', got 'tanh'"):
+        run_forward(backend, x, activation="tanh")
+    result = run_forward(backend, x, activation="none")
+    overload = getattr(torch.ops.jumpstart_kernels.jumpstart_activation_backward, backend)
+    saved = (result.mask, result.extrema, result.indices, x.shape, False, x.dtype)
+    with pytest.raises(ValueError, match="grad_output must be None for activation 'none'"):
+        overload(x, None, None, *saved, "none", 0.0, 1, False, 1.0, True)
+
+
 def test_schemas_are_one(target):
     backend, _ = target
     for packet in (

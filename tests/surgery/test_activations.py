@@ -31,10 +31,6 @@ class JumpstartELU(JumpstartActivation, nn.ELU):
             **{"unit_dim": 1, "points": "sample", "margin": 1.0, "tie_breaking": "single", **options}
         )
 
-    @property
-    def parameter(self):
-        return self.alpha
-
 
 @pytest.fixture
 def elu(monkeypatch):
