@@ -165,14 +165,14 @@ def penalty_coefficients(reduction: str, sign_balance: float, terms: str) -> lis
     coefficients: list[float] = []
     for keep_positive, keep_negative in TERMS[terms]:
         positive, negative = sign_balance * keep_positive, (1 - sign_balance) * keep_negative
-        of_axis = dict.fromkeys(SlackSum, 0.0)
+        of_axis = [0.0] * len(SlackSum)
         if reduction in ("norm", "squared"):  # of positive·s⁺ + negative·s⁻
             of_axis[SlackSum.POSITIVE_SQUARED] = positive**2
             of_axis[SlackSum.NEGATIVE_SQUARED] = negative**2
             of_axis[SlackSum.PRODUCT] = 2 * positive * negative
         else:
             of_axis[SlackSum.POSITIVE], of_axis[SlackSum.NEGATIVE] = positive, negative
-        coefficients += of_axis.values()
+        coefficients += of_axis
     return coefficients
 
 
