@@ -93,8 +93,8 @@ class UnitUsage(Metric):
         Args:
             model: the module that is called, which is the wrapper if there is one (DDP).
             layers: names in ``model.named_modules()``, of modules whose first argument is the pre-activation;
-                by default every ``JumpstartReLU`` and ``nn.ReLU``.
-            unit_dim: dimension of the units, for modules that are not a ``JumpstartReLU``; or ``"auto"``,
+                by default every Jumpstart layer, ``nn.ReLU`` and ``nn.LeakyReLU``.
+            unit_dim: dimension of the units, for modules that are no Jumpstart layer; or ``"auto"``,
                 inferred as in :func:`~jumpstart_kernels.replace_relu`.
 
         Raises:
@@ -246,8 +246,8 @@ def unit_usage(
     Under ``torch.distributed`` the report covers the data of all processes.
 
     Args:
-        model: any model with ``JumpstartReLU`` or ``nn.ReLU`` layers; a compiled one runs uncompiled. Its
-            training flags are restored.
+        model: any model with layers to watch; a compiled one runs uncompiled. Its training
+            flags are restored.
         loader: yields the model's input: a tensor; a dict of tensors, passed as keyword arguments (as for
             transformers); or a tuple or list whose first item is one of these. Arrays become tensors;
             floating-point ones are cast to the dtype of the parameters. All are moved to the device of the

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jumpstart_kernels.functional import jumpstart_stats
-from jumpstart_kernels.nn import records
+from jumpstart_kernels.nn import LAYERS, records
 from jumpstart_kernels.nn.activation import JumpstartActivation, LayerExtrema, as_batch, warn_of_no_units
 from jumpstart_kernels.nn.recording import check_module
 from jumpstart_kernels.surgery import check_unit_dim, find_unit_dims
@@ -32,8 +32,8 @@ class LayerWatch:
     Args:
         model: any model; watch a compiled one before its first call, or watch the model that it wraps.
         layers: names in ``model.named_modules()``, of modules whose first argument is the pre-activation; by
-            default every ``JumpstartReLU`` and ``nn.ReLU``.
-        unit_dim: dimension of the units, for modules that are not a ``JumpstartReLU``; or ``"auto"``,
+            default every Jumpstart layer, ``nn.ReLU`` and ``nn.LeakyReLU``.
+        unit_dim: dimension of the units, for modules that are no Jumpstart layer; or ``"auto"``,
             inferred as in :func:`~jumpstart_kernels.replace_relu`.
         when: called at every forward to decide whether to collect it.
 
@@ -140,10 +140,10 @@ def layer_extrema(
     For :func:`jumpstart_kernels.plots.extrema_strips` and :func:`~jumpstart_kernels.penalty_by_layer`.
 
     Args:
-        model: any model with ``JumpstartReLU`` or ``nn.ReLU`` layers; a compiled one runs uncompiled. Its
-            training flags are restored.
+        model: any model with layers to watch; a compiled one runs uncompiled. Its training
+            flags are restored.
         x: its input, in a form that :func:`~jumpstart_kernels.unit_usage` accepts from a loader.
-        layers: names in ``model.named_modules()``; by default every ``JumpstartReLU`` and ``nn.ReLU``.
+        layers: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
         unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
 
     Returns:
@@ -165,28 +165,26 @@ def layer_extrema(
 
 
 def find_layers(model: nn.Module, layers: Iterable[str] | None) -> dict[str, nn.Module]:
-    """The modules to watch by name: those of ``layers``, or every ``nn.ReLU``. Raises if there are none."""
+    """The modules to watch by name: those of ``layers``, or every activation. Raises if there are none."""
     check_module(model)
     if isinstance(layers, str):
         raise TypeError(f"layers must be a list of names, got the str {layers!r}")
     modules = dict(model.named_modules())
     if layers is None:
-        watched: dict[str, nn.Module] = {
-            name: module
-            for name, module in modules.items()
-            if isinstance(module, (nn.ReLU, JumpstartActivation))
-        }
+        activations = tuple(layer.plain for layer in LAYERS.values())  # Jumpstart layers, too
+        watched = {name: module for name, module in modules.items() if isinstance(module, activations)}
         if not watched:
+            names = " or ".join(f"nn.{plain.__name__}" for plain in activations)
             raise ValueError(
-                "model has no JumpstartReLU or nn.ReLU layer to watch: name other modules in layers, or turn "
-                "calls such as F.relu into layers with jumpstart_kernels.replace_relu(model)"
+                f"model has no {names} layer and none of Jumpstart to watch: name other modules in layers, "
+                "or turn calls such as F.relu into layers with jumpstart_kernels.replace_relu(model)"
             )
         return watched
-    names = list(layers)
-    unknown = [name for name in names if name not in modules]
-    if unknown or not names:
-        raise ValueError(f"layers must be names of modules of the model, got {unknown or names}")
-    return {name: modules[name] for name in names}
+    chosen = list(layers)
+    unknown = [name for name in chosen if name not in modules]
+    if unknown or not chosen:
+        raise ValueError(f"layers must be names of modules of the model, got {unknown or chosen}")
+    return {name: modules[name] for name in chosen}
 
 
 def uncompiled(model: nn.Module) -> nn.Module:

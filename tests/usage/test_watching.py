@@ -20,6 +20,7 @@ from usage.definition import (
 )
 
 from jumpstart_kernels import JumpstartReLU, clear_records, penalty
+from jumpstart_kernels.nn import LAYERS
 from jumpstart_kernels.usage.metric import UnitUsage, unit_usage
 
 
@@ -110,6 +111,13 @@ def test_layers_chooses_any_module():
     metric = watched(model, [x], layers=["1"])
     assert list(metric.report().layers) == ["1"]
     assert_ratios(metric, definition([model[0](x)]))
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_every_activation_is_watched_plain_and_with_jumpstart(layer):
+    x = mixed(6, 3, 5)
+    for activation in (layer.plain(), layer()):
+        assert_ratios(watched(nn.Sequential(activation).eval(), [x]), definition([x]))
 
 
 @pytest.mark.parametrize("unit_dim", [-1, 2])
