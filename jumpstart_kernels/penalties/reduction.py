@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 REDUCTIONS = ("balanced", "mean", "sum", "norm", "squared")
 
+_SLACK_SUMS = tuple(SlackSum)  # torch 2.11 traces this, not the enumeration
+
 # Which slacks count: (unit s⁺, unit s⁻), (point s⁺, point s⁻).
 TERMS = {
     "full": ((True, True), (True, True)),
@@ -165,14 +167,15 @@ def penalty_coefficients(reduction: str, sign_balance: float, terms: str) -> lis
     coefficients: list[float] = []
     for keep_positive, keep_negative in TERMS[terms]:
         positive, negative = sign_balance * keep_positive, (1 - sign_balance) * keep_negative
-        of_axis = [0.0] * len(SlackSum)
         if reduction in ("norm", "squared"):  # of positive·s⁺ + negative·s⁻
-            of_axis[SlackSum.POSITIVE_SQUARED] = positive**2
-            of_axis[SlackSum.NEGATIVE_SQUARED] = negative**2
-            of_axis[SlackSum.PRODUCT] = 2 * positive * negative
+            of_axis = {
+                SlackSum.POSITIVE_SQUARED: positive**2,
+                SlackSum.NEGATIVE_SQUARED: negative**2,
+                SlackSum.PRODUCT: 2 * positive * negative,
+            }
         else:
-            of_axis[SlackSum.POSITIVE], of_axis[SlackSum.NEGATIVE] = positive, negative
-        coefficients += of_axis
+            of_axis = {SlackSum.POSITIVE: positive, SlackSum.NEGATIVE: negative}
+        coefficients += [of_axis.get(each, 0.0) for each in _SLACK_SUMS]
     return coefficients
 
 
