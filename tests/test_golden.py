@@ -46,7 +46,7 @@ def jacobian(x):
     rows = [torch.autograd.grad(entry, x, retain_graph=True)[0] for entry in slack_sums.flatten()]
     extrema = torch.stack([torch.cat(extrema[0::2]), torch.cat(extrema[1::2])]).detach()
     record = Record(slack_sums.detach().requires_grad_(), extrema, x.shape[1], x.shape[0], 1.0)
-    return record, torch.stack(rows).view(2, 5, *x.shape)
+    return record, torch.stack(rows).view(*slack_sums.shape, *x.shape)
 
 
 def run_chain_rule(layers, options):

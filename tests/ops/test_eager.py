@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import jumpstart_kernels as jk
 from jumpstart_kernels.ops import backends
 from jumpstart_kernels.ops.reference import penalty as reference_penalty
+from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE
 from jumpstart_kernels.ops.triton import eager
 
 SIZES = {"matrix": (9, 12), "images": (3, 4, 5, 6), "none": (0, 4)}
@@ -74,7 +75,7 @@ def test_equals_the_operator(name, channels_last, inplace):
     assert units == x.shape[1] and points == x.shape[0]
     assert torch.equal(output, expected.output) and output.stride() == expected.output.stride()
     assert torch.equal(slack_sums, expected.slack_sums) and torch.equal(extrema, expected.extrema)
-    weight = torch.arange(10.0, dtype=torch.float64).view(2, 5)
+    weight = torch.arange(LAYER_SUMS, dtype=torch.float64).view(SUMS_SHAPE)
     for out, sums, leaf in ((output, slack_sums, x), (expected.output, expected.slack_sums, other)):
         ((out * out).sum() + (sums * weight).sum()).backward()
         assert leaf.grad.stride() == leaf.stride()
@@ -94,7 +95,7 @@ def test_gradients_of_gradients():
 
 @pytest.mark.parametrize("square_root", (False, True))
 def test_penalty_equals_the_reference(square_root):
-    sums = [torch.rand((2, 5), dtype=torch.float64).requires_grad_() for _ in range(3)]
+    sums = [torch.rand(SUMS_SHAPE, dtype=torch.float64).requires_grad_() for _ in range(3)]
     others = [each.detach().clone().requires_grad_() for each in sums]
     weights = [0.0, 0.0, 0.09, 0.49, 0.42, 0.0, 0.0, 0.25, 0.25, 0.5]
     value = eager.penalty(sums, weights, square_root)
@@ -117,7 +118,7 @@ def test_unused_outputs_cost_no_gradient():
 def test_compiled_autograd_holds_the_operator():
     x = make_input((5, 4))
     output, slack_sums, *_ = run_eagerly(x, margin=3.0)
-    value = output.sum() + eager.penalty([slack_sums], [0.5] * 10, True)
+    value = output.sum() + eager.penalty([slack_sums], [0.5] * LAYER_SUMS, True)
     (expected,) = torch.autograd.grad(value, x, retain_graph=True)
     with compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
         value.backward()
@@ -126,10 +127,10 @@ def test_compiled_autograd_holds_the_operator():
 
 @pytest.mark.parametrize("context", (DispatchMode, FunctionMode))
 def test_leaves_modes_to_the_operator(context):
-    x, sums = make_input((5, 4)), torch.ones((2, 5))
+    x, sums = make_input((5, 4)), torch.ones(SUMS_SHAPE)
     with context():
         assert run_eagerly(x) is None
-        assert eager.penalty([sums], [1.0] * 10, False) is None
+        assert eager.penalty([sums], [1.0] * LAYER_SUMS, False) is None
 
 
 def test_leaves_transforms_and_forward_mode_to_the_operator():

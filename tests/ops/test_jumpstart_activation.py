@@ -12,7 +12,12 @@ from operators import run_forward, run_statistics
 from torch import Tensor
 
 from jumpstart_kernels.ops.arguments import ForwardResult
+from jumpstart_kernels.ops.slack import SUMS_SHAPE, SlackSum
 
+BY_SIDE = (
+    (SlackSum.POSITIVE, SlackSum.POSITIVE_SQUARED),  # of a maximum
+    (SlackSum.NEGATIVE, SlackSum.NEGATIVE_SQUARED),  # of a minimum
+)
 SIZES = (0, 1, 1, 2, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 63, 64, 65)
 LAYOUTS = ("channels_last", "contiguous", "permuted", "sliced", "expanded", "misaligned")
 SPECIAL = (math.nan, math.inf, -math.inf, -0.0, 0.0, 1.0, -1.0)
@@ -103,7 +108,7 @@ def define_sums(definition: Definition, shift: float = 0.0) -> Tensor:
     ]
     axes = (pairs[: definition.units], pairs[definition.units :])
     return torch.tensor(
-        [[math.fsum(sum_terms(*pair)[i] for pair in axis) for i in range(5)] for axis in axes],
+        [[math.fsum(sum_terms(*pair)[i] for pair in axis) for i in SlackSum] for axis in axes],
         dtype=torch.float64,
     )
 
@@ -130,7 +135,8 @@ def define_gradient(
             total = measure(grad_extrema[side][k]) if grad_extrema else 0.0
             if grad_sums and definition.slack[side][k] != 0:
                 axis = [measure(weight) for weight in grad_sums[k >= definition.units]]
-                by_slack = axis[side] + 2 * times(axis[2 + side], own) + times(axis[4], other)
+                linear, squared = BY_SIDE[side]
+                by_slack = axis[linear] + 2 * times(axis[squared], own) + times(axis[SlackSum.PRODUCT], other)
                 total += measure(sign * by_slack)
             grad_x[place] += total
     return torch.tensor(grad_x, dtype=torch.float64).view(x.shape)
@@ -291,7 +297,7 @@ def test_backward_is_the_definition(target, for_all, poisoned_memory):
             for name in sorted(wanted)
         }
         if "slack_sums" in grads:
-            grads["slack_sums"] *= torch.rand(2, 5, generator=generator).to(grads["slack_sums"]) < 0.7
+            grads["slack_sums"] *= torch.rand(SUMS_SHAPE, generator=generator).to(grads["slack_sums"]) < 0.7
         return case, {name: lay_out(draw, grad) for name, grad in grads.items()}
 
     def check(run):

@@ -28,7 +28,9 @@ def make_input(size, device="cuda", dtype=torch.float32):
 def run(x):
     """Everything that comes out of a forward, a penalty and a backward."""
     result = ForwardResult(*OVERLOADS["native"](x, *OPTIONS))
-    value = PENALTY_OVERLOADS["native"]([result.slack_sums, result.slack_sums], [0.5, 0.25] * 5, True)
+    value = PENALTY_OVERLOADS["native"](
+        [result.slack_sums, result.slack_sums], [0.5, 0.25] * SUMS_SHAPE[1], True
+    )
     (grad_x,) = torch.autograd.grad((result.output * result.output.detach()).sum() + value, x)
     return *result, value, grad_x
 

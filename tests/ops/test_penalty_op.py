@@ -1,10 +1,13 @@
 """The operator ``penalty``: the kernels and nodes of every backend against their reference."""
 
+import re
+
 import pytest
 import torch
 
 from jumpstart_kernels.ops import PENALTY_OVERLOADS, backends
 from jumpstart_kernels.ops.reference import penalty
+from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE
 
 
 @pytest.fixture(params=("native", "triton"))
@@ -18,13 +21,13 @@ def operator(request):
 WEIGHTS = {
     "linear": [0.5, 0.25, 0.0, 0.0, 0.0, 0.125, 1.0, 0.0, 0.0, 0.0],
     "squares": [0.0, 0.0, 0.09, 0.49, 0.42, 0.0, 0.0, 0.25, 0.25, 0.5],
-    "none": [0.0] * 10,
+    "none": [0.0] * LAYER_SUMS,
 }
 
 
 def make_sums(layers: int = 3, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    sums = torch.rand((layers, 2, 5), generator=generator, dtype=torch.float64).to(dtype) + 0.1
+    sums = torch.rand((layers, *SUMS_SHAPE), generator=generator, dtype=torch.float64).to(dtype) + 0.1
     return [layer.clone().requires_grad_() for layer in sums]
 
 
@@ -52,13 +55,13 @@ def test_gradients(operator, square_root):
 
 
 def test_square_root_of_zero_has_gradient_zero(operator):
-    sums = [torch.zeros((2, 5), requires_grad=True)]
+    sums = [torch.zeros(SUMS_SHAPE, requires_grad=True)]
     operator(sums, WEIGHTS["squares"], True).backward()
-    assert torch.equal(sums[0].grad, torch.zeros((2, 5)))
+    assert torch.equal(sums[0].grad, torch.zeros(SUMS_SHAPE))
 
 
 def test_a_sum_without_weight_stays_out(operator):
-    sums = torch.ones((2, 5))
+    sums = torch.ones(SUMS_SHAPE)
     sums[:, 2:] = torch.inf
     assert operator([sums], WEIGHTS["linear"], False).item() == sum(WEIGHTS["linear"])
 
@@ -72,9 +75,9 @@ def test_opcheck(operator, square_root):
 @pytest.mark.parametrize(
     ("sums", "weights", "message"),
     [
-        ([torch.ones(2, 5)], [1.0], "weights must be 10 numbers"),
-        ([torch.ones(2, 4)], WEIGHTS["linear"], r"slack_sums must be of shape \[2, 5\]"),
-        ([torch.ones(2, 5), torch.ones(2, 5).double()], WEIGHTS["linear"], "one dtype"),
+        ([torch.ones(SUMS_SHAPE)], [1.0], f"weights must be {LAYER_SUMS} numbers"),
+        ([torch.ones(2, 4)], WEIGHTS["linear"], re.escape(f"slack_sums must be of shape {list(SUMS_SHAPE)}")),
+        ([torch.ones(SUMS_SHAPE), torch.ones(SUMS_SHAPE).double()], WEIGHTS["linear"], "one dtype"),
     ],
 )
 def test_errors_name_the_argument(operator, sums, weights, message):

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from jumpstart_kernels.ops import OVERLOADS
 from jumpstart_kernels.ops.layout import Layout, make_layout, mask_shape, point_count
+from jumpstart_kernels.ops.slack import SUMS_SHAPE
 
 LAST = torch.channels_last
 # Size, unit dimension, memory format, shape of the mask; how many units, samples and positions there are.
@@ -50,7 +51,7 @@ def test_fakes(case, backend, points, dtype):
         expected = [
             (size, F.relu(x).stride(), dtype),
             (mask_size, (mask_size[1], 1), torch.uint8),
-            ((2, 5), (5, 1), statistics),
+            (SUMS_SHAPE, (SUMS_SHAPE[1], 1), statistics),
             ((2, count), (count, 1), statistics),
             ((2, count), (count, 1), torch.int64),
         ]

@@ -13,6 +13,7 @@ from jumpstart_kernels.ops import backends, reference
 from jumpstart_kernels.ops import triton as triton_backend
 from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
 from jumpstart_kernels.ops.layout import is_channels_last
+from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE
 
 
 def _run_python(arguments: list[str], **environment: str) -> str:
@@ -65,7 +66,7 @@ def _assert_like_reference(size, unit_dim, memory_format, position_points, dtype
 
     grad_output = torch.empty_like(x).copy_(torch.randn(size, generator=generator))
     # Whole numbers, and slacks that are multiples of a half: no rounding, in whatever order they are added.
-    grad_slack_sums = torch.arange(10, dtype=expected.slack_sums.dtype).view(2, 5)
+    grad_slack_sums = torch.arange(LAYER_SUMS, dtype=expected.slack_sums.dtype).view(SUMS_SHAPE)
     gradients = Gradients(grad_output, grad_slack_sums, None)
     channels_last = is_channels_last(x, unit_dim)
     saved = Saved(expected.mask, expected.extrema, expected.indices, list(size), channels_last, dtype)

@@ -16,6 +16,7 @@ from jumpstart_kernels.ops import reference
 from jumpstart_kernels.ops import triton as triton_backend
 from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
 from jumpstart_kernels.ops.layout import Layout, is_channels_last, make_layout
+from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE
 from jumpstart_kernels.ops.triton import (
     backward,
     launch,
@@ -170,7 +171,7 @@ def test_the_last_elements_are_right(some_programs, name):
     indices[:, extrema.shape[1] - points :] = expected.indices[:, units:] + offset
     grad_output = sparse_zeros(size, x.dtype, channels_last)
     last_part(grad_output, elements).copy_(torch.randn(part.shape, generator=generator))
-    grad_slack_sums = torch.arange(10, dtype=extrema.dtype).view(2, 5)
+    grad_slack_sums = torch.arange(LAYER_SUMS, dtype=extrema.dtype).view(SUMS_SHAPE)
     plan_key = (x.shape, unit_dim, channels_last, extrema.shape[1], x.dtype, True, "relu", True, True, False)
     (programs, _, _) = launch_backward._backward(*plan_key).grid
     some_programs.wanted = [[range(2), last(programs, elements, x.numel(), tiles(x, position_points))]]

@@ -14,7 +14,7 @@ from jumpstart_kernels.ops.triton.floats import float_from_bits
 from jumpstart_kernels.ops.triton.launch import Launch, device_of, float_bits
 
 LAYER_SUMS: tl.constexpr = tl.constexpr(slack.LAYER_SUMS)
-LANES: tl.constexpr = tl.constexpr(16)  # LAYER_SUMS, rounded up to a power of two
+LANES: tl.constexpr = tl.constexpr(plan.power_of_two(slack.LAYER_SUMS))
 BLOCK = 64  # layers that are looked at at once, at most
 WEIGHTS = [f"weight{i}" for i in range(slack.LAYER_SUMS)]
 

@@ -5,8 +5,10 @@ import triton.language as tl
 
 from jumpstart_kernels.ops.slack import SlackSum
 from jumpstart_kernels.ops.triton.floats import float_from_bits
+from jumpstart_kernels.ops.triton.plan import power_of_two
 
 SUMS: tl.constexpr = tl.constexpr(len(SlackSum))
+SUM_ROWS: tl.constexpr = tl.constexpr(power_of_two(len(SlackSum)))  # a tile's sizes are powers of two
 POSITIVE: tl.constexpr = tl.constexpr(int(SlackSum.POSITIVE))
 NEGATIVE: tl.constexpr = tl.constexpr(int(SlackSum.NEGATIVE))
 POSITIVE_SQUARED: tl.constexpr = tl.constexpr(int(SlackSum.POSITIVE_SQUARED))

@@ -19,10 +19,8 @@ from jumpstart_kernels.ops.triton.partials import (
     partial_offset,
     search,
 )
-from jumpstart_kernels.ops.triton.slack import SUMS, slacks, sum_slacks
+from jumpstart_kernels.ops.triton.slack import SUM_ROWS, SUMS, slacks, sum_slacks
 from jumpstart_kernels.ops.triton.tiles import program_index
-
-SUM_ROWS: tl.constexpr = tl.constexpr(8)  # SUMS, rounded up to a power of two
 
 
 @triton.jit
