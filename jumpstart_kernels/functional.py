@@ -223,6 +223,11 @@ def check_options(unit_dim: int, points: str, margin: float, tie_breaking: str) 
         raise TypeError(f"unit_dim must be an int, got {type(unit_dim).__name__}")
     check_choice("points", points, POINTS)
     check_choice("tie_breaking", tie_breaking, TIE_BREAKING)
+    check_margin(margin)
+
+
+def check_margin(margin: float) -> None:
+    """Raise for a margin that is no finite number of at least 0."""
     if isinstance(margin, bool) or not isinstance(margin, (int, float)):
         raise TypeError(f"margin must be a number, got {type(margin).__name__}")
     if not (math.isfinite(margin) and margin >= 0):

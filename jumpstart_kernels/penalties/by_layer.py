@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from jumpstart_kernels.functional import check_choice, check_options
+from jumpstart_kernels.functional import check_choice, check_margin
 from jumpstart_kernels.nn import records
 from jumpstart_kernels.nn.activation import LayerExtrema
 from jumpstart_kernels.nn.recording import named_layers
@@ -58,7 +58,7 @@ def penalty_by_layer(
     """
     check_penalty_options(reduction, sign_balance, "full")
     check_choice("reduction", reduction, LINEAR_REDUCTIONS)
-    check_options(1, "sample", margin, "single")
+    check_margin(margin)
     if isinstance(source, nn.Module):
         sums, units, points = _recorded(source)
     elif isinstance(source, Mapping):

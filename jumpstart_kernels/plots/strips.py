@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from jumpstart_kernels.functional import check_options
+from jumpstart_kernels.functional import check_margin
 from jumpstart_kernels.plots import sources, style
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def extrema_strips(
         TypeError, ValueError: an argument has the wrong type, or there is no layer.
         ImportError: matplotlib is not installed.
     """
-    check_options(1, "sample", margin, "single")
+    check_margin(margin)
     layers = sources.extrema_of(source, of)
     style.need_matplotlib()
     from matplotlib.lines import Line2D
