@@ -78,7 +78,7 @@ def test_mistakes_of_usage_take_one_line(models, capsys):
         (
             "models.py:no_relu",
             "x.pt",
-        ): "models.py:no_relu on data of shape [5, 13]: ValueError: model has no Jump",
+        ): "models.py:no_relu on data of shape [5, 13]: ValueError: model has no nn.ReLU",
         (
             "models.py:plain",
             "narrow.pt",
