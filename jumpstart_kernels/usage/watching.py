@@ -171,10 +171,14 @@ def find_layers(model: nn.Module, layers: Iterable[str] | None) -> dict[str, nn.
         raise TypeError(f"layers must be a list of names, got the str {layers!r}")
     modules = dict(model.named_modules())
     if layers is None:
-        activations = tuple(layer.plain for layer in LAYERS.values())  # Jumpstart layers, too
-        watched = {name: module for name, module in modules.items() if isinstance(module, activations)}
+        plain = tuple(layer.plain for layer in LAYERS.values())
+        watched = {
+            name: module
+            for name, module in modules.items()
+            if isinstance(module, (JumpstartActivation, *plain))
+        }
         if not watched:
-            names = " or ".join(f"nn.{plain.__name__}" for plain in activations)
+            names = " or ".join(f"nn.{each.__name__}" for each in plain)
             raise ValueError(
                 f"model has no {names} layer and none of Jumpstart to watch: name other modules in layers, "
                 "or turn calls such as F.relu into layers with jumpstart_kernels.replace_relu(model)"

@@ -21,7 +21,9 @@ from usage.definition import (
 
 from jumpstart_kernels import JumpstartReLU, clear_records, penalty
 from jumpstart_kernels.nn import LAYERS
+from jumpstart_kernels.nn.activation import JumpstartActivation
 from jumpstart_kernels.usage.metric import UnitUsage, unit_usage
+from jumpstart_kernels.usage.watching import find_layers
 
 
 def test_watching_in_eval_records_nothing_for_the_penalty():
@@ -118,6 +120,18 @@ def test_every_activation_is_watched_plain_and_with_jumpstart(layer):
     x = mixed(6, 3, 5)
     for activation in (layer.plain(), layer()):
         assert_ratios(watched(nn.Sequential(activation).eval(), [x]), definition([x]))
+
+
+def test_layers_of_others_are_watched():
+    class JumpstartELU(JumpstartActivation, nn.ELU):
+        activation = "none"
+        plain = nn.ELU
+
+        def __init__(self):
+            nn.ELU.__init__(self)
+            self._set_options(1, "sample", 1.0, "single")
+
+    assert list(find_layers(nn.Sequential(nn.Linear(2, 2), JumpstartELU()), None)) == ["1"]
 
 
 @pytest.mark.parametrize("unit_dim", [-1, 2])
