@@ -172,7 +172,7 @@ def find_layers(model: nn.Module, layers: Iterable[str] | None) -> dict[str, nn.
     modules = dict(model.named_modules())
     if layers is None:
         plain = tuple(layer.plain for layer in LAYERS.values())
-        watched = {
+        watched: dict[str, nn.Module] = {
             name: module
             for name, module in modules.items()
             if isinstance(module, (JumpstartActivation, *plain))
