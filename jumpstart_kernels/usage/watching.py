@@ -172,11 +172,8 @@ def find_layers(model: nn.Module, layers: Iterable[str] | None) -> dict[str, nn.
     modules = dict(model.named_modules())
     if layers is None:
         plain = tuple(layer.plain for layer in LAYERS.values())
-        watched: dict[str, nn.Module] = {
-            name: module
-            for name, module in modules.items()
-            if isinstance(module, (JumpstartActivation, *plain))
-        }
+        activations: tuple[type[nn.Module], ...] = (JumpstartActivation, *plain)
+        watched = {name: module for name, module in modules.items() if isinstance(module, activations)}
         if not watched:
             names = " or ".join(f"nn.{each.__name__}" for each in plain)
             raise ValueError(
