@@ -4,10 +4,21 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "activations.h"
 
 namespace jumpstart {
+
+enum ExtremaKind {
+  kLimited,  // to the margin: min(max, margin), max(min, -margin); those with slack have an index
+  kExact,    // those with slack have an index
+  kIndexed,  // exact, and all have an index
+  kExtremaKinds
+};
+
+// In the order of ExtremaKind.
+constexpr std::string_view kExtremaNames[] = {"limited", "exact", "indexed"};
 
 struct Options {
   ActivationKind activation;
@@ -15,7 +26,7 @@ struct Options {
   int64_t unit_dim;
   bool position_points;
   double margin;
-  bool all_indices;
+  ExtremaKind extrema;
 };
 
 }  // namespace jumpstart

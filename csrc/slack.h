@@ -27,6 +27,16 @@ JUMPSTART_INLINE Slack<stat_t> slack_of(stat_t largest, stat_t smallest, stat_t 
   return {hinge(margin - largest), hinge(margin + smallest)};
 }
 
+// An extremum as its slack knows it: beyond the margin all are alike.
+template <typename stat_t>
+JUMPSTART_INLINE stat_t limit_maximum(stat_t largest, stat_t margin) {
+  return largest >= margin ? margin : largest;
+}
+template <typename stat_t>
+JUMPSTART_INLINE stat_t limit_minimum(stat_t smallest, stat_t margin) {
+  return smallest <= -margin ? -margin : smallest;
+}
+
 template <typename sum_t, typename stat_t>
 JUMPSTART_INLINE void add_slack(const Slack<stat_t>& slack, sum_t* sums) {
   const sum_t positive = slack.positive, negative = slack.negative;

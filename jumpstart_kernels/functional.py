@@ -124,7 +124,7 @@ def jumpstart_activation(
     check_choice("activation", activation, ACTIVATIONS)
     check_parameter("parameter", parameter)
     check_options(unit_dim, points, margin, tie_breaking)
-    options = Options(activation, float(parameter), unit_dim, points == "position", margin, all_indices=True)
+    options = Options(activation, float(parameter), unit_dim, points == "position", margin, "indexed")
     output, slack_sums, extrema = run(x, options, tie_breaking, inplace)
     return JumpstartReLUOutput(output, slack_sums, *split_extrema(extrema, x, unit_dim, points))
 
@@ -142,7 +142,7 @@ def jumpstart_stats(
     Arguments, result and errors are those of :func:`jumpstart_relu`, without ``inplace`` and ``output``.
     """
     check_options(unit_dim, points, margin, tie_breaking)
-    options = Options(NONE, 0.0, unit_dim, points == "position", margin, all_indices=True)
+    options = Options(NONE, 0.0, unit_dim, points == "position", margin, "indexed")
     _, slack_sums, extrema = run(x, options, tie_breaking, False)
     return JumpstartStatistics(slack_sums, *split_extrema(extrema, x, unit_dim, points))
 
@@ -150,7 +150,7 @@ def jumpstart_stats(
 def run(x: Tensor, options: Options, tie_breaking: str, inplace: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Output, slack sums and ``[2, C + P]`` extrema, for options validated by :func:`check_options`.
 
-    Without ``all_indices`` the extrema must not be differentiated: only those with slack have a gradient.
+    The extrema must not be differentiated unless they are ``"indexed"``: the others have a gradient only with slack.
     """
     options = options._replace(unit_dim=check_input(x, options.unit_dim, options.position_points))
     if tie_breaking == "single" and not is_transformed():
@@ -175,6 +175,7 @@ def run_layer_eagerly(
     margin: float,
     tie_breaking: str,
     inplace: bool,
+    extrema: str,
 ) -> tuple[Tensor, Tensor, Tensor, int, int] | None:
     """:func:`run_layer` through the backend's shortcut; None where that does not apply."""
     if tie_breaking != "single" or torch.compiler.is_compiling() or not isinstance(x, Tensor):
@@ -183,7 +184,7 @@ def run_layer_eagerly(
     if shortcuts is None:
         return None
     return shortcuts.jumpstart_activation(
-        x, activation, parameter, unit_dim, points == "position", margin, inplace
+        x, activation, parameter, unit_dim, points == "position", margin, inplace, extrema
     )
 
 
@@ -196,15 +197,17 @@ def run_layer(
     margin: float,
     tie_breaking: str,
     inplace: bool,
+    extrema: str,
 ) -> tuple[Tensor, Tensor, Tensor, int, int]:
     """What a module needs: output, slack sums, ``[2, C + P]`` extrema, units C and points P (0 if empty).
 
-    Only extrema with slack have a gradient.
+    Args:
+        extrema: ``"limited"`` or ``"exact"``: only those with slack have a gradient.
     """
-    options = Options(activation, parameter, unit_dim, points == "position", margin, all_indices=False)
-    output, slack_sums, extrema = run(x, options, tie_breaking, inplace)
+    options = Options(activation, parameter, unit_dim, points == "position", margin, extrema)
+    output, slack_sums, values = run(x, options, tie_breaking, inplace)
     units = x.shape[unit_dim]
-    return output, slack_sums, extrema, units, extrema.shape[1] - units if x.numel() else 0
+    return output, slack_sums, values, units, values.shape[1] - units if x.numel() else 0
 
 
 def split_extrema(

@@ -37,13 +37,13 @@ using stat_of = std::conditional_t<std::is_same<scalar_t, double>::value, double
 // Slack sums and indices of the units or the points: in chunks whose sums are added in order, so that the
 // result does not depend on the threads.
 template <typename stat_t, typename Find>
-void finish_axis(int64_t begin, int64_t end, bool parallel, stat_t margin, bool all_indices, const Find& find,
+void finish_axis(int64_t begin, int64_t end, bool parallel, stat_t margin, ExtremaKind kind, const Find& find,
                  const Statistics<stat_t>& statistics, stat_t* to) {
   constexpr int64_t kChunk = 4096;
   Sums total{};
   const auto run = [&](int64_t chunk) {
     const int64_t first = begin + chunk * kChunk;
-    return finish(first, std::min(first + kChunk, end), margin, all_indices, find, statistics);
+    return finish(first, std::min(first + kChunk, end), margin, kind, find, statistics);
   };
   const auto add = [&](const Sums& sums) {
     for (size_t i = 0; i < sums.size(); ++i) total[i] += sums[i];
@@ -82,11 +82,11 @@ void forward_dense(const Forward& f, ActivationKind activation, const ForwardRes
   const int64_t units = statistics.units;
   const bool parallel = threads > 1;
   finish_axis(
-      0, units, parallel, margin, options.all_indices,
+      0, units, parallel, margin, options.extrema,
       [&](int64_t k, stat_t value, bool maximum) { return finder.of_unit(k, value, maximum); }, statistics,
       statistics.sums);
   finish_axis(
-      units, statistics.count, parallel, margin, options.all_indices,
+      units, statistics.count, parallel, margin, options.extrema,
       [&](int64_t k, stat_t value, bool) { return finder.of_point(k - units, value); }, statistics,
       statistics.sums + kSlackSums);
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "options.h"
 #include "slack.h"
 
 namespace jumpstart {
@@ -169,17 +170,21 @@ using Sums = std::array<double, kSlackSums>;
 
 // Slack sums of the extrema [begin, end) of units or points, and the indices of those with slack.
 template <typename stat_t, typename Find>
-Sums finish(int64_t begin, int64_t end, stat_t margin, bool all_indices, const Find& find,
+Sums finish(int64_t begin, int64_t end, stat_t margin, ExtremaKind kind, const Find& find,
             const Statistics<stat_t>& statistics) {
   constexpr int64_t kStep = 16;
-  const stat_t *maxima = statistics.extrema, *minima = maxima + statistics.count;
+  stat_t *maxima = statistics.extrema, *minima = maxima + statistics.count;
   int64_t *max_indices = statistics.indices, *min_indices = max_indices + statistics.count;
   Sums sums{};
   for (int64_t group = begin; group < end; group += kStep) {
     const int64_t last = std::min(group + kStep, end);
     int healthy = 1;
     for (int64_t k = group; k < last; ++k) healthy &= (maxima[k] >= margin) & (minima[k] <= -margin);
-    if (healthy && !all_indices) {
+    if (healthy && kind != kIndexed) {
+      if (kind == kLimited) {
+        std::fill(maxima + group, maxima + last, margin);
+        std::fill(minima + group, minima + last, -margin);
+      }
       std::fill(max_indices + group, max_indices + last, int64_t{-1});
       std::fill(min_indices + group, min_indices + last, int64_t{-1});
       continue;
@@ -187,8 +192,12 @@ Sums finish(int64_t begin, int64_t end, stat_t margin, bool all_indices, const F
     for (int64_t k = group; k < last; ++k) {
       const Slack<stat_t> slack = slack_of(maxima[k], minima[k], margin);
       add_slack(slack, sums.data());
-      max_indices[k] = slack.positive != 0 || all_indices ? find(k, maxima[k], true) : -1;
-      min_indices[k] = slack.negative != 0 || all_indices ? find(k, minima[k], false) : -1;
+      max_indices[k] = slack.positive != 0 || kind == kIndexed ? find(k, maxima[k], true) : -1;
+      min_indices[k] = slack.negative != 0 || kind == kIndexed ? find(k, minima[k], false) : -1;
+      if (kind == kLimited) {
+        maxima[k] = limit_maximum(maxima[k], margin);
+        minima[k] = limit_minimum(minima[k], margin);
+      }
     }
   }
   return sums;

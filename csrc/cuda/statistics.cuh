@@ -9,6 +9,7 @@
 #include "cuda/packs.cuh"
 #include "cuda/plan.h"
 #include "layout.h"
+#include "options.h"
 #include "slack.h"
 
 namespace jumpstart {
@@ -38,12 +39,12 @@ struct StatisticsForward {
   int64_t* indices;    // [2, count]
   int64_t count;       // units and points
   stat_t margin;
-  bool all_indices;
+  ExtremaKind kind;
 
   // Whether the places of partial extrema are needed: only slack has a gradient. If a unit or point has
   // slack, so have all its parts. `margin_key` is the key of the margin.
   JUMPSTART_DEVICE bool has_slack(key_of<stat_t> margin_key, const Extrema<stat_t>& found) const {
-    return all_indices || found.max < margin_key || found.min < margin_key ||
+    return kind == kIndexed || found.max < margin_key || found.min < margin_key ||
            found.max == largest_key<stat_t>();
   }
 
@@ -53,10 +54,10 @@ struct StatisticsForward {
   JUMPSTART_DEVICE void store(int64_t k, stat_t largest, stat_t smallest, const MaxIndex& max_index,
                               const MinIndex& min_index, stat_t* sums) const {
     const Slack<stat_t> slack = slack_of(largest, smallest, margin);
-    extrema[k] = largest;
-    extrema[count + k] = smallest;
-    indices[k] = all_indices || slack.positive != 0 ? max_index() : -1;
-    indices[count + k] = all_indices || slack.negative != 0 ? min_index() : -1;
+    extrema[k] = kind == kLimited ? limit_maximum(largest, margin) : largest;
+    extrema[count + k] = kind == kLimited ? limit_minimum(smallest, margin) : smallest;
+    indices[k] = kind == kIndexed || slack.positive != 0 ? max_index() : -1;
+    indices[count + k] = kind == kIndexed || slack.negative != 0 ? min_index() : -1;
     add_slack(slack, sums);
   }
 };

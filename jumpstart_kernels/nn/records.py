@@ -15,7 +15,7 @@ class Record(NamedTuple):
     """What one forward of one layer contributes to the penalty. Only extrema with slack have a gradient."""
 
     slack_sums: Tensor  # [2, 5]
-    extrema: Tensor  # [2, C + P], maxima then minima
+    extrema: Tensor  # [2, C + P], maxima then minima; perhaps limited to the margin
     units: int  # C
     points: int  # P, or 0 if the input was empty
     margin: float

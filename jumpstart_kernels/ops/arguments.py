@@ -12,6 +12,15 @@ from torch import Tensor
 from jumpstart_kernels.ops.layout import dense_format, runs_channels_last
 
 
+EXTREMA = ("limited", "exact", "indexed")
+"""What the forward returns of extrema.
+
+``"limited"``: as far as slack knows them, ``min(max, margin)`` and ``max(min, −margin)``, which need not be
+followed beyond the margin. ``"exact"``: as they are. In both only those with slack have an index and a
+gradient. ``"indexed"``: as they are, and all have an index and a gradient.
+"""
+
+
 class Options(NamedTuple):
     """The operator's options, besides its tensors; ``csrc/options.h`` is the counterpart."""
 
@@ -22,8 +31,8 @@ class Options(NamedTuple):
     unit_dim: int
     position_points: bool
     margin: float
-    all_indices: bool
-    """Whether all extrema have an index, or only those with slack; the others then have no gradient."""
+    extrema: str
+    """One of :data:`EXTREMA`."""
 
 
 class ForwardResult(NamedTuple):
@@ -40,7 +49,7 @@ class ForwardResult(NamedTuple):
     """``[2, C + P]``, maxima then minima; of the units, then of the points."""
     indices: Tensor
     """int64 ``[2, C + P]``: index of each extremum in ``x.flatten()``, the first among ties; or −1, see
-    :attr:`Options.all_indices`."""
+    :data:`EXTREMA`."""
 
 
 class Gradients(NamedTuple):

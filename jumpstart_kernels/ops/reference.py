@@ -29,7 +29,7 @@ def unavailable(device_type: str) -> None:
 
 def jumpstart_activation_forward(x: Tensor, options: Options) -> ForwardResult:
     """An activation and the statistics of its input ``[N, C, *]``, whose units are along ``unit_dim``."""
-    activation, parameter, unit_dim, position_points, margin, all_indices = options
+    activation, parameter, unit_dim, position_points, margin, kind = options
     layout = make_layout(x.shape, unit_dim, is_channels_last(x, unit_dim))
     by_unit, by_point = unit_rows(x, unit_dim), point_rows(x, unit_dim, position_points)
     if x.numel() > 0:
@@ -41,6 +41,9 @@ def jumpstart_activation_forward(x: Tensor, options: Options) -> ForwardResult:
         extrema = extrema.to(statistics_dtype(x.dtype))
         places = torch.stack([torch.cat([unit_argmax, point_argmax]), torch.cat([unit_argmin, point_argmin])])
         slack = slacks(extrema, margin)
+        if kind == "limited":
+            limits = torch.tensor([[margin], [-margin]], dtype=extrema.dtype, device=extrema.device)
+            extrema = torch.where(slack == 0, limits, extrema)
     else:  # an empty tensor: no slack
         count = by_unit.shape[0] + by_point.shape[0]
         extrema = torch.tensor([[-torch.inf], [torch.inf]], dtype=statistics_dtype(x.dtype), device=x.device)
@@ -49,7 +52,7 @@ def jumpstart_activation_forward(x: Tensor, options: Options) -> ForwardResult:
         slack = torch.zeros_like(extrema)
 
     indices = _flat_indices(places, layout, position_points, x)
-    if not all_indices:
+    if kind != "indexed":
         indices = torch.where(slack == 0, -1, indices)
 
     if activation != NONE:

@@ -1,5 +1,6 @@
 """The registered operator: schema, fakes, autograd, double backward, ``torch.compile``."""
 
+import itertools
 import math
 
 import pytest
@@ -9,8 +10,9 @@ from operators import run_forward
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from jumpstart_kernels.ops import OVERLOADS
+from jumpstart_kernels.ops.arguments import EXTREMA
 
-CHOICES = [("relu", True), ("relu", False), ("none", True), ("none", False)]  # activation, all indices
+CHOICES = list(itertools.product(("relu", "none"), EXTREMA))  # activation, extrema
 
 
 def layouts(device="cpu", dtype=torch.float32):
@@ -63,8 +65,8 @@ def away_from_kinks(*size):
 def test_opcheck(target, name):
     backend, device = target
     _, x, unit_dim = next(layout for layout in layouts(device) if layout[0] == name)
-    for all_indices in (True, False) if name == "2d" else (True,):
-        arguments = (x.detach().requires_grad_(), "relu", 0.0, unit_dim, unit_dim == 0, 1.0, all_indices)
+    for extrema in EXTREMA if name == "2d" else ("indexed",):
+        arguments = (x.detach().requires_grad_(), "relu", 0.0, unit_dim, unit_dim == 0, 1.0, extrema)
         torch.library.opcheck(OVERLOADS[backend], arguments)
 
 
@@ -73,7 +75,7 @@ def test_opcheck_without_relu(target, name):
     backend, device = target
     _, x, unit_dim = next(layout for layout in layouts(device) if layout[0] == name)
     torch.library.opcheck(
-        OVERLOADS[backend], (x.detach().requires_grad_(), "none", 0.0, unit_dim, False, 1.0, True)
+        OVERLOADS[backend], (x.detach().requires_grad_(), "none", 0.0, unit_dim, False, 1.0, "indexed")
     )
 
 
@@ -85,7 +87,7 @@ def test_opcheck_backward(target, channels_last):
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
     output, mask, slack_sums, extrema, indices = run_forward(backend, x)
     grads = [torch.randn_like(tensor) for tensor in (output, slack_sums, extrema)]
-    constants = (x.shape, channels_last, x.dtype, "relu", 0.0, 1, False, 1.0, True)
+    constants = (x.shape, channels_last, x.dtype, "relu", 0.0, 1, False, 1.0, "indexed")
     for wanted in range(1, 8):
         chosen = [grad.requires_grad_() if wanted >> i & 1 else None for i, grad in enumerate(grads)]
         # test_schema and test_faketensor; the derivative of a derivative is gradgradcheck's.
@@ -100,8 +102,8 @@ def test_opcheck_backward(target, channels_last):
 def test_fakes_have_the_strides_of_the_real(target, name):
     backend, device = target
     _, x, unit_dim = next(layout for layout in layouts(device) if layout[0] == name)
-    for activation, all_indices in CHOICES:
-        options = (activation, 0.0, unit_dim, unit_dim == 0, 1.0, all_indices)
+    for activation, extrema in CHOICES:
+        options = (activation, 0.0, unit_dim, unit_dim == 0, 1.0, extrema)
         real = OVERLOADS[backend](x, *options)
         with FakeTensorMode() as mode:
             fake = OVERLOADS[backend](mode.from_tensor(x), *options)
@@ -120,7 +122,7 @@ def test_wrong_activations_are_told(target):
     overload = getattr(torch.ops.jumpstart_kernels.jumpstart_activation_backward, backend)
     saved = (result.mask, result.extrema, result.indices, x.shape, False, x.dtype)
     with pytest.raises(ValueError, match="grad_output must be None for activation 'none'"):
-        overload(x, None, None, *saved, "none", 0.0, 1, False, 1.0, True)
+        overload(x, None, None, *saved, "none", 0.0, 1, False, 1.0, "indexed")
 
 
 def test_schemas_are_one(target):
@@ -166,12 +168,13 @@ def test_gradcheck_and_gradgradcheck(target, size, position_points):
     check_gradients(differentiable_outputs, x, target)
 
 
-def test_double_backward_without_all_indices(target):
+@pytest.mark.parametrize("kind", ("limited", "exact"))
+def test_double_backward_without_all_indices(target, kind):
     backend, device = target
     x = away_from_kinks(3, 5).to(device).requires_grad_()
 
     def output_and_sums(x):
-        output, _, slack_sums, _, _ = run_forward(backend, x, all_indices=False)
+        output, _, slack_sums, _, _ = run_forward(backend, x, extrema=kind)
         return output, slack_sums
 
     check_gradients(output_and_sums, x, target)

@@ -16,7 +16,7 @@ pytestmark = [
     ),
 ]
 
-OPTIONS = Options("relu", 0.0, unit_dim=1, position_points=False, margin=4.0, all_indices=False)
+OPTIONS = Options("relu", 0.0, unit_dim=1, position_points=False, margin=4.0, extrema="exact")
 SIZES = {"small": (64, 32), "rows": (4096, 1000), "planes": (32, 64, 28, 28)}
 
 

@@ -79,6 +79,7 @@ def jumpstart_activation(
     position_points: bool,
     margin: float,
     inplace: bool,
+    extrema: str,
 ) -> tuple[Tensor, Tensor, Tensor, int, int] | None:
     """Output, slack sums, extrema, units and points (0 if ``x`` is empty)."""
     dim = x.dim()
@@ -87,12 +88,12 @@ def jumpstart_activation(
     unit_dim %= dim
     if (unit_dim == 0 and not position_points) or x.layout is not torch.strided or not is_dense(x, unit_dim):
         return None
-    output, slack_sums, extrema = _JumpstartActivation.apply(
-        x, activation, parameter, unit_dim, position_points, margin, False
+    output, slack_sums, values = _JumpstartActivation.apply(
+        x, activation, parameter, unit_dim, position_points, margin, extrema
     )
     units = x.shape[unit_dim]
-    points = extrema.shape[1] - units if x.numel() else 0
-    return (x.copy_(output) if inplace else output), slack_sums, extrema, units, points
+    points = values.shape[1] - units if x.numel() else 0
+    return (x.copy_(output) if inplace else output), slack_sums, values, units, points
 
 
 def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -> Tensor | None:

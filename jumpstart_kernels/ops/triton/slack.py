@@ -25,6 +25,13 @@ def slacks(maxima, minima, margin_bits):
 
 
 @triton.jit
+def limit(maxima, minima, positive, negative, margin_bits):
+    """Extrema as far as their slack knows them; NaN stays."""
+    margin = float_from_bits(margin_bits, maxima.dtype)
+    return tl.where(positive == 0, margin, maxima), tl.where(negative == 0, -margin, minima)
+
+
+@triton.jit
 def sum_slacks(positive, negative):
     """Σs⁺, Σs⁻, Σs⁺², Σs⁻², Σs⁺s⁻: in the order of SlackSum."""
     # Where one slack is zero the product is zero, also beside an infinite one.

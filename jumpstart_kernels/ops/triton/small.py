@@ -14,7 +14,7 @@ from jumpstart_kernels.ops.triton.keys import (
     merge_zeros,
     order_keys,
 )
-from jumpstart_kernels.ops.triton.slack import SUMS, slacks, sum_slacks
+from jumpstart_kernels.ops.triton.slack import SUMS, limit, slacks, sum_slacks
 from jumpstart_kernels.ops.triton.tiles import is_positive, pack_bits
 
 
@@ -47,14 +47,17 @@ def store_axis(
     extrema: Extrema,
     valid,
     margin_bits,
-    ALL_INDICES: tl.constexpr,
+    EXTREMA: tl.constexpr,
 ):
     """Store what a forward returns of the units, or of the points."""
     positive, negative = slacks(extrema.maxima, extrema.minima, margin_bits)
-    if not ALL_INDICES:
+    if EXTREMA != "indexed":
+        maxima, minima = extrema.maxima, extrema.minima
+        if EXTREMA == "limited":
+            maxima, minima = limit(maxima, minima, positive, negative, margin_bits)
         extrema = Extrema(
-            maxima=extrema.maxima,
-            minima=extrema.minima,
+            maxima=maxima,
+            minima=minima,
             max_index=tl.where(positive == 0, -1, extrema.max_index),
             min_index=tl.where(negative == 0, -1, extrema.min_index),
         )
@@ -81,7 +84,7 @@ def jumpstart_activation_forward_small_kernel(
     row_stride,  # of a row, and of a column, in logical order
     column_stride,
     ACTIVATION: tl.constexpr,
-    ALL_INDICES: tl.constexpr,
+    EXTREMA: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -106,8 +109,8 @@ def jumpstart_activation_forward_small_kernel(
     index = row[:, None] * row_stride + column[None, :] * column_stride
     pointers = ExtremaPointers(extrema=extrema_ptr, indices=indices_ptr, count=columns + rows)
     of_units = matrix_extrema(values, keys, valid, index, 0)
-    store_axis(pointers, slack_sums_ptr, column, of_units, column < columns, margin_bits, ALL_INDICES)
+    store_axis(pointers, slack_sums_ptr, column, of_units, column < columns, margin_bits, EXTREMA)
     of_points = matrix_extrema(values, keys, valid, index, 1)
     store_axis(
-        pointers, slack_sums_ptr + SUMS, columns + row, of_points, row < rows, margin_bits, ALL_INDICES
+        pointers, slack_sums_ptr + SUMS, columns + row, of_points, row < rows, margin_bits, EXTREMA
     )
