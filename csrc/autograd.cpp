@@ -29,7 +29,7 @@ void keep(AutogradContext* ctx, const Saved& saved, const Options& options) {
   data["unit_dim"] = options.unit_dim;
   data["position_points"] = options.position_points;
   data["margin"] = options.margin;
-  data["extrema"] = static_cast<int64_t>(options.extrema);
+  data["extrema_kind"] = static_cast<int64_t>(options.extrema_kind);
 }
 
 Saved kept(AutogradContext* ctx) {
@@ -50,7 +50,7 @@ Options kept_options(AutogradContext* ctx) {
           data["unit_dim"].toInt(),
           data["position_points"].toBool(),
           data["margin"].toDouble(),
-          static_cast<ExtremaKind>(data["extrema"].toInt())};
+          static_cast<ExtremaKind>(data["extrema_kind"].toInt())};
 }
 
 struct JumpstartActivation : torch::autograd::Function<JumpstartActivation> {
@@ -81,14 +81,14 @@ ForwardResult forward_autograd(const Tensor& x, const Options& options) {
 ForwardResult call_forward(const Tensor& x, const Options& o) {
   static const auto op = native_overload("jumpstart_activation", flat_forward<forward_cpu>);
   auto [output, mask, slack_sums, extrema, indices] = op.call(
-      x, kActivationNames[o.activation], o.parameter, o.unit_dim, o.position_points, o.margin, kExtremaNames[o.extrema]);
+      x, kActivationNames[o.activation], o.parameter, o.unit_dim, o.position_points, o.margin, kExtremaNames[o.extrema_kind]);
   return {std::move(output), std::move(mask), std::move(slack_sums), std::move(extrema), std::move(indices)};
 }
 
 ForwardResult call_inplace(const Tensor& x, const Options& o) {
   static const auto op = native_overload("jumpstart_activation_", flat_inplace<forward_inplace_cpu>);
   auto [mask, slack_sums, extrema, indices] = op.call(x, kActivationNames[o.activation], o.parameter,
-                                                      o.unit_dim, o.position_points, o.margin, kExtremaNames[o.extrema]);
+                                                      o.unit_dim, o.position_points, o.margin, kExtremaNames[o.extrema_kind]);
   return {x, std::move(mask), std::move(slack_sums), std::move(extrema), std::move(indices)};
 }
 
@@ -108,7 +108,7 @@ Tensor run_backward(const Gradients& gradients, const Saved& saved, const Option
     return op.call(optional(gradients.output), optional(gradients.slack_sums), optional(gradients.extrema),
                    saved.mask, saved.extrema, saved.indices, saved.size, saved.channels_last, saved.dtype,
                    kActivationNames[o.activation], o.parameter, o.unit_dim, o.position_points, o.margin,
-                   kExtremaNames[o.extrema]);
+                   kExtremaNames[o.extrema_kind]);
   };
   if (at::GradMode::is_enabled()) return run();
   at::AutoDispatchBelowADInplaceOrView below;

@@ -152,14 +152,14 @@ Tensor penalty(const std::vector<Tensor>& slack_sums, const std::vector<double>&
 
 pybind11::object jumpstart_activation_eager(pybind11::handle object, std::string_view activation,
                                             double parameter, int64_t unit_dim, bool position_points,
-                                            double margin, bool inplace, std::string_view extrema) {
+                                            double margin, bool inplace, std::string_view extrema_kind) {
   if (!THPVariable_CheckExact(object.ptr())) return pybind11::none();
   const Tensor& x = THPVariable_Unpack(object.ptr());
   if (unit_dim < 0) unit_dim += x.dim();
   if (!is_plain(x) || !is_supported(x, unit_dim, position_points)) return pybind11::none();
   if (inplace && !can_overwrite(x, unit_dim)) return pybind11::none();
   const Options options =
-      make_options(activation, parameter, unit_dim, position_points, margin, extrema);
+      make_options(activation, parameter, unit_dim, position_points, margin, extrema_kind);
   if (options.activation == kStatisticsAlone) return pybind11::none();
   ForwardResult result;
   {

@@ -15,7 +15,7 @@ namespace jumpstart {
 // here.
 pybind11::object jumpstart_activation_eager(pybind11::handle x, std::string_view activation, double parameter,
                                             int64_t unit_dim, bool position_points, double margin,
-                                            bool inplace, std::string_view extrema);
+                                            bool inplace, std::string_view extrema_kind);
 
 // The penalty of a list of slack sums, or None.
 pybind11::object penalty_eager(const pybind11::list& slack_sums, const std::vector<double>& weights,

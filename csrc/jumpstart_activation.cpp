@@ -21,11 +21,11 @@ ActivationKind activation_of(std::string_view name) {
   TORCH_CHECK_VALUE(false, "activation must be one of ", allowed, ", got '", name, "'");
 }
 
-ExtremaKind extrema_of(std::string_view name) {
+ExtremaKind extrema_kind_of(std::string_view name) {
   for (int kind = 0; kind < kExtremaKinds; ++kind) {
     if (kExtremaNames[kind] == name) return static_cast<ExtremaKind>(kind);
   }
-  TORCH_CHECK_VALUE(false, "extrema must be one of 'limited', 'exact', 'indexed', got '", name, "'");
+  TORCH_CHECK_VALUE(false, "extrema_kind must be one of 'limited', 'exact', 'indexed', got '", name, "'");
 }
 
 // All but the output; filled in if x is empty.
@@ -52,8 +52,8 @@ ForwardResult allocate_result(const at::Tensor& x, const Layout& layout, bool po
 }  // namespace
 
 Options make_options(std::string_view activation, double parameter, int64_t unit_dim, bool position_points,
-                     double margin, std::string_view extrema) {
-  return {activation_of(activation), parameter, unit_dim, position_points, margin, extrema_of(extrema)};
+                     double margin, std::string_view extrema_kind) {
+  return {activation_of(activation), parameter, unit_dim, position_points, margin, extrema_kind_of(extrema_kind)};
 }
 
 Scalar scalar_of(at::ScalarType dtype) {

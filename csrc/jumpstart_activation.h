@@ -36,7 +36,7 @@ at::Tensor backward_cpu(const Gradients& gradients, const Saved& saved, const Op
 
 // Throws if there is no such activation.
 Options make_options(std::string_view activation, double parameter, int64_t unit_dim, bool position_points,
-                     double margin, std::string_view extrema);
+                     double margin, std::string_view extrema_kind);
 
 // What all devices do before a forward's kernels run.
 struct PreparedForward {
@@ -85,18 +85,18 @@ using InplaceOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor
 // Adapt the functions of a device to the signatures of the schemas.
 template <ForwardResult (*forward)(const at::Tensor&, const Options&)>
 Outputs flat_forward(const at::Tensor& x, std::string_view activation, double parameter, int64_t unit_dim,
-                     bool position_points, double margin, std::string_view extrema) {
+                     bool position_points, double margin, std::string_view extrema_kind) {
   ForwardResult result =
-      forward(x, make_options(activation, parameter, unit_dim, position_points, margin, extrema));
+      forward(x, make_options(activation, parameter, unit_dim, position_points, margin, extrema_kind));
   return {std::move(result.output), std::move(result.mask), std::move(result.slack_sums),
           std::move(result.extrema), std::move(result.indices)};
 }
 
 template <ForwardResult (*forward)(const at::Tensor&, const Options&)>
 InplaceOutputs flat_inplace(at::Tensor x, std::string_view activation, double parameter, int64_t unit_dim,
-                            bool position_points, double margin, std::string_view extrema) {
+                            bool position_points, double margin, std::string_view extrema_kind) {
   ForwardResult result =
-      forward(x, make_options(activation, parameter, unit_dim, position_points, margin, extrema));
+      forward(x, make_options(activation, parameter, unit_dim, position_points, margin, extrema_kind));
   return {std::move(result.mask), std::move(result.slack_sums), std::move(result.extrema),
           std::move(result.indices)};
 }
@@ -108,11 +108,11 @@ at::Tensor flat_backward(const std::optional<at::Tensor>& grad_output,
                          const at::Tensor& extrema, const at::Tensor& indices, c10::SymIntArrayRef size,
                          bool channels_last, at::ScalarType dtype, std::string_view activation,
                          double parameter, int64_t unit_dim, bool position_points, double margin,
-                         std::string_view extrema) {
+                         std::string_view extrema_kind) {
   const auto tensor = [](const std::optional<at::Tensor>& grad) { return grad.value_or(at::Tensor()); };
   return backward({tensor(grad_output), tensor(grad_slack_sums), tensor(grad_extrema)},
                   {mask, extrema, indices, c10::SymDimVector(size.begin(), size.end()), channels_last, dtype},
-                  make_options(activation, parameter, unit_dim, position_points, margin, extrema));
+                  make_options(activation, parameter, unit_dim, position_points, margin, extrema_kind));
 }
 
 }  // namespace jumpstart

@@ -26,7 +26,7 @@ struct Options {
   int64_t unit_dim;
   bool position_points;
   double margin;
-  ExtremaKind extrema;
+  ExtremaKind extrema_kind;
 };
 
 }  // namespace jumpstart

@@ -175,7 +175,7 @@ def run_layer_eagerly(
     margin: float,
     tie_breaking: str,
     inplace: bool,
-    extrema: str,
+    extrema_kind: str,
 ) -> tuple[Tensor, Tensor, Tensor, int, int] | None:
     """:func:`run_layer` through the backend's shortcut; None where that does not apply."""
     if tie_breaking != "single" or torch.compiler.is_compiling() or not isinstance(x, Tensor):
@@ -184,7 +184,7 @@ def run_layer_eagerly(
     if shortcuts is None:
         return None
     return shortcuts.jumpstart_activation(
-        x, activation, parameter, unit_dim, points == "position", margin, inplace, extrema
+        x, activation, parameter, unit_dim, points == "position", margin, inplace, extrema_kind
     )
 
 
@@ -197,14 +197,14 @@ def run_layer(
     margin: float,
     tie_breaking: str,
     inplace: bool,
-    extrema: str,
+    extrema_kind: str,
 ) -> tuple[Tensor, Tensor, Tensor, int, int]:
     """What a module needs: output, slack sums, ``[2, C + P]`` extrema, units C and points P (0 if empty).
 
     Args:
-        extrema: ``"limited"`` or ``"exact"``: only those with slack have a gradient.
+        extrema_kind: ``"limited"`` or ``"exact"``: only those with slack have a gradient.
     """
-    options = Options(activation, parameter, unit_dim, points == "position", margin, extrema)
+    options = Options(activation, parameter, unit_dim, points == "position", margin, extrema_kind)
     output, slack_sums, values = run(x, options, tie_breaking, inplace)
     units = x.shape[unit_dim]
     return output, slack_sums, values, units, values.shape[1] - units if x.numel() else 0

@@ -16,11 +16,11 @@ def run_forward(
     *,
     activation: str = "relu",
     parameter: float = 0.0,
-    extrema: str = "indexed",
+    extrema_kind: str = "indexed",
 ) -> ForwardResult:
     """The operator of one backend."""
     return ForwardResult(
-        *OVERLOADS[backend](x, activation, parameter, unit_dim, position_points, margin, extrema)
+        *OVERLOADS[backend](x, activation, parameter, unit_dim, position_points, margin, extrema_kind)
     )
 
 

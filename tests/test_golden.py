@@ -13,7 +13,7 @@ from jumpstart_kernels.penalties.reduction import reduce_records
 GOLDEN = np.load(Path(__file__).parent / "golden" / "jumpstart_penalty.npz")
 CASES = ("dense_small", "dense_three_layers", "conv_small", "dense_wide", "conv_odd")
 PENALTIES = [key.removesuffix("/penalty") for key in GOLDEN.files if key.endswith("/penalty")]
-EXTREMA = ("unit_max", "unit_min", "point_max", "point_min")
+EXTREMA_KINDS = ("unit_max", "unit_min", "point_max", "point_min")
 
 
 def read(key):
@@ -85,7 +85,7 @@ def test_extrema(target, case, dtype):
     for layer, x in enumerate(read_inputs(case, dtype, target[1])):
         outputs = jk.functional.jumpstart_relu(x)
         assert torch.equal(outputs.output, torch.relu(x))
-        for name in EXTREMA:
+        for name in EXTREMA_KINDS:
             assert torch.equal(getattr(outputs, name).double().cpu(), read(f"{case}/{name}{layer}"))
 
 

@@ -74,9 +74,13 @@ class Stack(nn.Module):
 
         def regularized_relu(x: Tensor) -> Tensor:
             by_unit, by_point = self.views(x)
-            output, _, extrema, _, _ = run_layer(by_unit, "relu", 0.0, 1, "sample", MARGIN, "single", False, "exact")
+            output, _, extrema, _, _ = run_layer(
+                by_unit, "relu", 0.0, 1, "sample", MARGIN, "single", False, "exact"
+            )
             of_units.append(extrema)
-            _, _, extrema, _, _ = run_layer(by_point, "relu", 0.0, 1, self.points, MARGIN, "single", False, "exact")
+            _, _, extrema, _, _ = run_layer(
+                by_point, "relu", 0.0, 1, self.points, MARGIN, "single", False, "exact"
+            )
             of_points.append(extrema)
             return output.view_as(x)
 

@@ -82,11 +82,11 @@ void forward_dense(const Forward& f, ActivationKind activation, const ForwardRes
   const int64_t units = statistics.units;
   const bool parallel = threads > 1;
   finish_axis(
-      0, units, parallel, margin, options.extrema,
+      0, units, parallel, margin, options.extrema_kind,
       [&](int64_t k, stat_t value, bool maximum) { return finder.of_unit(k, value, maximum); }, statistics,
       statistics.sums);
   finish_axis(
-      units, statistics.count, parallel, margin, options.extrema,
+      units, statistics.count, parallel, margin, options.extrema_kind,
       [&](int64_t k, stat_t value, bool) { return finder.of_point(k - units, value); }, statistics,
       statistics.sums + kSlackSums);
 }

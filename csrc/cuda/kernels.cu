@@ -86,7 +86,7 @@ Forward<scalar_t> make_forward(const ForwardCall& call, void* workspace) {
                   call.indices,
                   call.layout.units + points_of(call.layout, call.options),
                   static_cast<stat_t>(call.options.margin),
-                  call.options.extrema};
+                  call.options.extrema_kind};
   f.workspace = place_workspace<scalar_t>(f.plan, workspace);
   f.layout = call.layout;
   return f;

@@ -75,8 +75,8 @@ class JumpstartActivation(nn.Module):
         if not recording and not watchers:
             return self._run_plain(x)
         seen, unit_dim = x, self.unit_dim
-        extrema = "exact" if watchers else "limited"
-        options: tuple[Any, ...] = (self.points, self.margin, self.tie_breaking, self.inplace, extrema)
+        kind = "exact" if watchers else "limited"
+        options: tuple[Any, ...] = (self.points, self.margin, self.tie_breaking, self.inplace, kind)
         result = run_layer_eagerly(x, self.activation, self.activation_parameter, unit_dim, *options)
         if result is None:
             if isinstance(x, Tensor) and x.dim() < 2:
@@ -86,13 +86,13 @@ class JumpstartActivation(nn.Module):
             if torch._C._are_functorch_transforms_active():
                 self._enter_transform()
             result = run_layer(seen, self.activation, self.activation_parameter, unit_dim, *options)
-        output, slack_sums, values, units, points = result
+        output, slack_sums, extrema, units, points = result
         if recording and self._inject is not None:
             output = self._inject(output, slack_sums, not self._pauses)
         elif recording and not self._pauses and not records.recomputing():
-            records.add(self, records.Record(slack_sums, values, units, points, self.margin))
+            records.add(self, records.Record(slack_sums, extrema, units, points, self.margin))
         for watch in watchers:
-            watch(LayerExtrema(*split_extrema(values.detach(), seen, unit_dim, self.points)))
+            watch(LayerExtrema(*split_extrema(extrema.detach(), seen, unit_dim, self.points)))
         if seen is x:
             return output
         return x if output is seen else output.squeeze(0)

@@ -12,12 +12,13 @@ from torch import Tensor
 from jumpstart_kernels.ops.layout import dense_format, runs_channels_last
 
 
-EXTREMA = ("limited", "exact", "indexed")
+EXTREMA_KINDS = ("limited", "exact", "indexed")
 """What the forward returns of extrema.
 
 ``"limited"``: as far as slack knows them, ``min(max, margin)`` and ``max(min, −margin)``, which need not be
 followed beyond the margin. ``"exact"``: as they are. In both only those with slack have an index and a
-gradient. ``"indexed"``: as they are, and all have an index and a gradient.
+gradient. ``"indexed"``: as they are, and all have an index and a gradient. Of an
+empty ``x`` they are −∞ and ∞.
 """
 
 
@@ -31,8 +32,8 @@ class Options(NamedTuple):
     unit_dim: int
     position_points: bool
     margin: float
-    extrema: str
-    """One of :data:`EXTREMA`."""
+    extrema_kind: str
+    """One of :data:`EXTREMA_KINDS`."""
 
 
 class ForwardResult(NamedTuple):
@@ -49,7 +50,7 @@ class ForwardResult(NamedTuple):
     """``[2, C + P]``, maxima then minima; of the units, then of the points."""
     indices: Tensor
     """int64 ``[2, C + P]``: index of each extremum in ``x.flatten()``, the first among ties; or −1, see
-    :data:`EXTREMA`."""
+    :data:`EXTREMA_KINDS`."""
 
 
 class Gradients(NamedTuple):

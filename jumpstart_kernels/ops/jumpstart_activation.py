@@ -39,7 +39,7 @@ from jumpstart_kernels.ops.slack import SUMS_SHAPE
 
 # In the order of the fields of Options, ForwardResult, Gradients and Saved.
 _OPTIONS = (
-    "str activation, float parameter, int unit_dim, bool position_points, float margin, str extrema"
+    "str activation, float parameter, int unit_dim, bool position_points, float margin, str extrema_kind"
 )
 _STATISTICS = "Tensor mask, Tensor slack_sums, Tensor extrema, Tensor indices"
 _FORWARD = f"(Tensor x, {_OPTIONS}) -> (Tensor output, {_STATISTICS})"

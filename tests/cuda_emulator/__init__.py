@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from jumpstart_kernels.ops.activations import NONE
-from jumpstart_kernels.ops.arguments import EXTREMA, ForwardResult, Gradients, Options, Saved
+from jumpstart_kernels.ops.arguments import EXTREMA_KINDS, ForwardResult, Gradients, Options, Saved
 from jumpstart_kernels.ops.layout import (
     channels_last_format,
     is_channels_last,
@@ -284,7 +284,7 @@ def workspace(size: list[int], unit_dim: int, channels_last: bool, dtype: torch.
 def _options(options: Options) -> _Options:
     activation = library().emulator_activation(options.activation.encode())
     assert activation >= 0, f"csrc/activations.h does not list {options.activation!r}"
-    return _Options(activation, *options[1:-1], EXTREMA.index(options.extrema))
+    return _Options(activation, *options[1:-1], EXTREMA_KINDS.index(options.extrema))
 
 
 def _weights(weights: list[float]) -> ctypes.Array:

@@ -103,7 +103,7 @@ def test_the_last_rows_are_right(kernels, name, activation, dtype):
     layout = make_layout(size, 1, channels_last)
     units, rows = layout.units, layout.matrix[0]
     begin = rows - samples * (rows // size[0])
-    options = Options(activation, PARAMETER, 1, position_points, 1.0, extrema="indexed")
+    options = Options(activation, PARAMETER, 1, position_points, 1.0, extrema_kind="indexed")
     expected = reference.jumpstart_activation_forward(part, options)
     count = expected.extrema.shape[1] - units
     scalar = SCALARS.index(dtype)

@@ -126,7 +126,7 @@ def test_equals_the_reference(name, dtype, special, activation):
 @pytest.mark.parametrize("name", ["aligned_large", "channels_last_large_samples", "planes_256"])
 def test_misaligned_memory(name, dtype, activation):
     x, unit_dim, position_points = make_case(name, dtype)
-    options = Options(activation, PARAMETER, unit_dim, position_points, 1.0, extrema="exact")
+    options = Options(activation, PARAMETER, unit_dim, position_points, 1.0, extrema_kind="exact")
     result = check_forward(x, options, aligned=False)
     check_backward(x, result, options, 7, aligned=False)
 
@@ -136,14 +136,14 @@ def test_misaligned_memory(name, dtype, activation):
 @pytest.mark.parametrize("name", CASES)
 def test_the_output_may_overwrite_the_input(name, dtype, activation):
     x, unit_dim, position_points = make_case(name, dtype, special=True)
-    options = Options(activation, PARAMETER, unit_dim, position_points, 1.0, extrema="indexed")
+    options = Options(activation, PARAMETER, unit_dim, position_points, 1.0, extrema_kind="indexed")
     check_forward(x, options, inplace=True)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_statistics_alone(name):
     x, unit_dim, position_points = make_case(name, torch.float32)
-    options = Options(NONE, 0.0, unit_dim, position_points, 1.0, extrema="indexed")
+    options = Options(NONE, 0.0, unit_dim, position_points, 1.0, extrema_kind="indexed")
     result = check_forward(x, options)
     check_backward(x, result, options, 6)
 
@@ -152,7 +152,7 @@ def test_statistics_alone(name):
 def test_same_bits_in_any_order_of_threads_and_blocks(name):
     x, unit_dim, position_points = make_case(name, torch.float32)
     x = x / 3  # sums that round
-    options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema="exact")
+    options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema_kind="exact")
     runs = [cuda_emulator.forward(x, options, seed=i) for i in range(4)]
     for results in runs[1:]:
         for first, other in zip(runs[0], results, strict=True):
@@ -163,7 +163,7 @@ def test_same_bits_in_any_order_of_threads_and_blocks(name):
 def test_whatever_the_workspace_held(name):
     """Its contents are irrelevant: nothing persists between calls, or replays of a graph."""
     x, unit_dim, position_points = make_case(name, torch.float32)
-    options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema="exact")
+    options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema_kind="exact")
     for byte in (0x00, 0x01, 0x80, 0xFF):
         check_forward(x, options, workspace_byte=byte)
 
@@ -173,7 +173,7 @@ def test_whatever_the_workspace_held(name):
 def test_one_value_everywhere(name, value):
     """All elements tie: the first holds every extremum."""
     x, unit_dim, position_points = make_case(name, torch.bfloat16)
-    options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema="indexed")
+    options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema_kind="indexed")
     check_forward(torch.full_like(x, value), options)
 
 

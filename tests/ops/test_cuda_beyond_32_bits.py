@@ -79,7 +79,7 @@ def test_the_last_elements_are_right(name, dtype):
     vector = 16 // dtype.itemsize if layout.matrix[1] % (16 // dtype.itemsize) == 0 else 1
     plan = large.plan(layout, position_points, vector, multiprocessors)
     units = layout.units
-    options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema="indexed")
+    options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema_kind="indexed")
     of_part = options._replace(unit_dim=1)
     expected = reference.jumpstart_activation_forward(part, of_part)
     points = expected.extrema.shape[1] - units
@@ -142,7 +142,7 @@ def test_more_regions_than_a_launch_has_blocks():
     assert plan.blocks == MOST_BLOCKS < plan.work == size[0]
     rounds = Ends(plan.work - plan.blocks, part)
     # Of the unit, whose partial extrema are as many, none is merged.
-    options = Options("relu", 0.0, 1, position_points=True, margin=1.0, extrema="indexed")
+    options = Options("relu", 0.0, 1, position_points=True, margin=1.0, extrema_kind="indexed")
     result = large.forward(x, options, 132, rounds, Ends(0, 2))
     expected = reference.jumpstart_activation_forward(x[-part:], options)
     assert torch.equal(result.output[-part:], expected.output)

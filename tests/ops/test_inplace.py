@@ -5,7 +5,7 @@ import torch
 
 from jumpstart_kernels.ops import OVERLOADS
 from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
-from jumpstart_kernels.ops.arguments import EXTREMA, Options
+from jumpstart_kernels.ops.arguments import EXTREMA_KINDS, Options
 
 SIZES = ((1, 1), (5, 3), (33, 4), (64, 17), (20, 64), (7, 100), (3, 1031), (3, 5, 7, 7), (2, 3, 2, 2))
 # Places in the flattened tensor, within whole vectors and behind them.
@@ -23,7 +23,7 @@ def test_overwriting_equals_a_second_tensor(target, poisoned_memory, activation,
     x = torch.randn(size, generator=torch.Generator().manual_seed(sum(size))).to(device, dtype)
     for place in places:
         x.view(-1)[place % x.numel()] = torch.nan
-    options = Options(activation, 0.3, 1, False, 1.0, EXTREMA[len(places) % 3])
+    options = Options(activation, 0.3, 1, False, 1.0, EXTREMA_KINDS[len(places) % 3])
     expected = OVERLOADS["native"](x, *options)
     statistics = torch.ops.jumpstart_kernels.jumpstart_activation_.native(x, *options)
     for actual, other in zip((x, *statistics), expected, strict=True):
@@ -35,6 +35,6 @@ def test_there_has_to_be_an_output(target):
     if backend != "native":
         pytest.skip("this backend has no operator that overwrites")
     x = torch.ones(2, 3, device=device)
-    options = Options(NONE, 0.0, 1, False, 1.0, extrema="exact")
+    options = Options(NONE, 0.0, 1, False, 1.0, extrema_kind="exact")
     with pytest.raises(ValueError, match="activation must not be 'none' in place"):
         torch.ops.jumpstart_kernels.jumpstart_activation_.native(x, *options)

@@ -26,7 +26,7 @@ for activation, dtype, (size, unit_dim), layout in itertools.product(ACTIVATIONS
         continue
     x = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype)
     x = x.to(memory_format=layout).requires_grad_()
-    options = Options(activation, 0.3, unit_dim, False, 1.0, extrema="indexed")
+    options = Options(activation, 0.3, unit_dim, False, 1.0, extrema_kind="indexed")
     result = ForwardResult(*OVERLOADS["native"](x, *options))
     sum(output.double().sum() for output in (result.output, result.slack_sums, result.extrema)).backward()
     results.append({**result._asdict(), "grad": x.grad})

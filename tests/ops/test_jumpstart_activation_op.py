@@ -10,9 +10,9 @@ from operators import run_forward
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from jumpstart_kernels.ops import OVERLOADS
-from jumpstart_kernels.ops.arguments import EXTREMA
+from jumpstart_kernels.ops.arguments import EXTREMA_KINDS
 
-CHOICES = list(itertools.product(("relu", "none"), EXTREMA))  # activation, extrema
+CHOICES = list(itertools.product(("relu", "none"), EXTREMA_KINDS))  # activation, extrema
 
 
 def layouts(device="cpu", dtype=torch.float32):
@@ -65,7 +65,7 @@ def away_from_kinks(*size):
 def test_opcheck(target, name):
     backend, device = target
     _, x, unit_dim = next(layout for layout in layouts(device) if layout[0] == name)
-    for extrema in EXTREMA if name == "2d" else ("indexed",):
+    for extrema in EXTREMA_KINDS if name == "2d" else ("indexed",):
         arguments = (x.detach().requires_grad_(), "relu", 0.0, unit_dim, unit_dim == 0, 1.0, extrema)
         torch.library.opcheck(OVERLOADS[backend], arguments)
 
@@ -174,7 +174,7 @@ def test_double_backward_without_all_indices(target, kind):
     x = away_from_kinks(3, 5).to(device).requires_grad_()
 
     def output_and_sums(x):
-        output, _, slack_sums, _, _ = run_forward(backend, x, extrema=kind)
+        output, _, slack_sums, _, _ = run_forward(backend, x, extrema_kind=kind)
         return output, slack_sums
 
     check_gradients(output_and_sums, x, target)

@@ -75,7 +75,7 @@ def test_more_than_two_to_the_31_elements(target, name):
 
     x.requires_grad_()
     output, mask, slack_sums, extrema, indices = run_forward(
-        backend, x, 1, position_points, extrema="exact"
+        backend, x, 1, position_points, extrema_kind="exact"
     )
     assert slack_sums.tolist() == [[0.5, 0.5, 0.25, 0.25, 0.25]] * 2
     last_unit, last_point = units - 1, extrema.shape[1] - 1

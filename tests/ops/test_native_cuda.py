@@ -16,7 +16,7 @@ pytestmark = [
     ),
 ]
 
-OPTIONS = Options("relu", 0.0, unit_dim=1, position_points=False, margin=4.0, extrema="exact")
+OPTIONS = Options("relu", 0.0, unit_dim=1, position_points=False, margin=4.0, extrema_kind="exact")
 SIZES = {"small": (64, 32), "rows": (4096, 1000), "planes": (32, 64, 28, 28)}
 
 

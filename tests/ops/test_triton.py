@@ -57,7 +57,7 @@ def _assert_like_reference(size, unit_dim, memory_format, position_points, dtype
     x = torch.randn(size, generator=generator).mul(2).round().div(2).to(dtype)  # with ties
     if memory_format is not None:
         x = x.contiguous(memory_format=memory_format)
-    options = Options("relu", 0.0, unit_dim, position_points, 3.0, extrema="exact")
+    options = Options("relu", 0.0, unit_dim, position_points, 3.0, extrema_kind="exact")
     expected = reference.jumpstart_activation_forward(x, options)
     actual = triton_backend.jumpstart_activation_forward(x, options)
     for name in ("output", "mask", "extrema", "indices"):
@@ -114,7 +114,7 @@ def test_values_that_are_not_numbers(
     x = values[torch.where(rare, kinds, 3 + kinds % 3)].contiguous(
         memory_format=memory_format or torch.contiguous_format
     )
-    options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema="indexed")
+    options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema_kind="indexed")
     expected = reference.jumpstart_activation_forward(x, options)
     actual = triton_backend.jumpstart_activation_forward(x, options)
     for name in ("output", "mask", "extrema", "indices"):
@@ -143,7 +143,7 @@ def test_misaligned(interpreted, size, unit_dim, memory_format, position_points)
     x = torch.randn(size).contiguous(memory_format=memory_format or torch.contiguous_format)
     apart = torch.empty(x.numel() + 1)[1:].as_strided(x.size(), x.stride()).copy_(x)
     assert not is_aligned(apart)
-    options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema="indexed")
+    options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema_kind="indexed")
     for actual, expected in zip(
         triton_backend.jumpstart_activation_forward(apart, options),
         triton_backend.jumpstart_activation_forward(x, options),

@@ -137,7 +137,7 @@ def test_the_last_elements_are_right(some_programs, name):
         values[0], values[-1] = values[0].clamp(0.5), values[-1].clamp(max=-0.5)
     part.copy_(values)
     offset = x.numel() - part.numel()
-    options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema="indexed")
+    options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema_kind="indexed")
     expected = reference.jumpstart_activation_forward(part, options)
 
     plan_key = (x.shape, unit_dim, channels_last, position_points, x.dtype, True, "relu", True)

@@ -167,7 +167,7 @@ def _compile_all() -> dict[str, dict]:
 
 
 def _forward_and_backward(x: torch.Tensor, position_points: bool, with_grad_extrema: bool) -> None:
-    options = Options("relu", 0.0, 1, position_points, 1.0, extrema="exact")
+    options = Options("relu", 0.0, 1, position_points, 1.0, extrema_kind="exact")
     result = triton_backend.jumpstart_activation_forward(x, options)
     gradients = Gradients(
         torch.empty_like(x), result.slack_sums, result.extrema if with_grad_extrema else None

@@ -79,7 +79,7 @@ def jumpstart_activation(
     position_points: bool,
     margin: float,
     inplace: bool,
-    extrema: str,
+    extrema_kind: str,
 ) -> tuple[Tensor, Tensor, Tensor, int, int] | None:
     """Output, slack sums, extrema, units and points (0 if ``x`` is empty)."""
     dim = x.dim()
@@ -89,7 +89,7 @@ def jumpstart_activation(
     if (unit_dim == 0 and not position_points) or x.layout is not torch.strided or not is_dense(x, unit_dim):
         return None
     output, slack_sums, values = _JumpstartActivation.apply(
-        x, activation, parameter, unit_dim, position_points, margin, extrema
+        x, activation, parameter, unit_dim, position_points, margin, extrema_kind
     )
     units = x.shape[unit_dim]
     points = values.shape[1] - units if x.numel() else 0

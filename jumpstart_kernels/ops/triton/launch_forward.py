@@ -49,7 +49,7 @@ def jumpstart_activation_forward(x: Tensor, options: Options) -> ForwardResult:
         return reference.jumpstart_activation_forward(x, options)
     forward = _forward(
         x.shape, options.unit_dim, is_channels_last(x, options.unit_dim), options.position_points, x.dtype,
-        is_aligned(x), options.activation, options.extrema,
+        is_aligned(x), options.activation, options.extrema_kind,
     )  # fmt: skip
     dtype = statistics_dtype(x.dtype)
     output = empty_output(x) if options.activation != NONE else x.new_empty(0)
@@ -79,13 +79,13 @@ def _forward(
     dtype: torch.dtype,
     aligned: bool,
     activation: str,
-    extrema: str,
+    extrema_kind: str,
 ) -> Forward:
     layout = make_layout(size, unit_dim, channels_last)
     units, points = layout.units, point_count(size, unit_dim, position_points)
     masked = mask_shape(layout) if activation != NONE else (0, 0)
     if plan.is_small(layout, position_points):
-        return Forward(masked, units + points, 0, [_small(layout, activation, extrema)])
+        return Forward(masked, units + points, 0, [_small(layout, activation, extrema_kind)])
 
     if layout.inner > 1 and not position_points:
         planes = plan.make_planes(layout, dtype.itemsize, aligned)
@@ -165,7 +165,7 @@ def _forward(
             or (layout.inner > 1 and position_points),
             "COLUMN_ORDER": plan.column_order(layout, position_points),
             "CHANNELS_LAST": channels_last,
-            "EXTREMA": extrema,
+            "EXTREMA_KIND": extrema_kind,
             "UNIT_BLOCK": unit_partials.block,
             "POINT_BLOCK": point_partials.block,
             "ELEMENTS": plan.STATISTICS_ELEMENTS,
@@ -176,7 +176,7 @@ def _forward(
     return Forward(masked, units + points, workspace, [streaming, statistics])
 
 
-def _small(layout: Layout, activation: str, extrema: str) -> Launch:
+def _small(layout: Layout, activation: str, extrema_kind: str) -> Launch:
     rows, columns = layout.matrix
     height, width = plan.power_of_two(rows), max(8, plan.power_of_two(columns))
     return Launch(
@@ -188,7 +188,7 @@ def _small(layout: Layout, activation: str, extrema: str) -> Launch:
             "row_stride": 1 if layout.channels_last else columns,
             "column_stride": layout.rows if layout.channels_last else 1,
             "ACTIVATION": activation,
-            "EXTREMA": extrema,
+            "EXTREMA_KIND": extrema_kind,
             "ROWS": height,
             "COLUMNS": width,
         },

@@ -47,13 +47,13 @@ def store_axis(
     extrema: Extrema,
     valid,
     margin_bits,
-    EXTREMA: tl.constexpr,
+    EXTREMA_KIND: tl.constexpr,
 ):
     """Store what a forward returns of the units, or of the points."""
     positive, negative = slacks(extrema.maxima, extrema.minima, margin_bits)
-    if EXTREMA != "indexed":
+    if EXTREMA_KIND != "indexed":
         maxima, minima = extrema.maxima, extrema.minima
-        if EXTREMA == "limited":
+        if EXTREMA_KIND == "limited":
             maxima, minima = limit(maxima, minima, positive, negative, margin_bits)
         extrema = Extrema(
             maxima=maxima,
@@ -84,7 +84,7 @@ def jumpstart_activation_forward_small_kernel(
     row_stride,  # of a row, and of a column, in logical order
     column_stride,
     ACTIVATION: tl.constexpr,
-    EXTREMA: tl.constexpr,
+    EXTREMA_KIND: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -109,8 +109,8 @@ def jumpstart_activation_forward_small_kernel(
     index = row[:, None] * row_stride + column[None, :] * column_stride
     pointers = ExtremaPointers(extrema=extrema_ptr, indices=indices_ptr, count=columns + rows)
     of_units = matrix_extrema(values, keys, valid, index, 0)
-    store_axis(pointers, slack_sums_ptr, column, of_units, column < columns, margin_bits, EXTREMA)
+    store_axis(pointers, slack_sums_ptr, column, of_units, column < columns, margin_bits, EXTREMA_KIND)
     of_points = matrix_extrema(values, keys, valid, index, 1)
     store_axis(
-        pointers, slack_sums_ptr + SUMS, columns + row, of_points, row < rows, margin_bits, EXTREMA
+        pointers, slack_sums_ptr + SUMS, columns + row, of_points, row < rows, margin_bits, EXTREMA_KIND
     )

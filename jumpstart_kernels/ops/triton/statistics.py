@@ -34,7 +34,7 @@ def axis_statistics(
     OF_COLUMNS: tl.constexpr,  # partials are those of columns, not of rows
     COLUMN_ORDER: tl.constexpr,  # partials of an item are [regions, columns], in order by column first
     CHANNELS_LAST: tl.constexpr,
-    EXTREMA: tl.constexpr,
+    EXTREMA_KIND: tl.constexpr,
     PARTIALS: tl.constexpr,
     SEARCH: tl.constexpr,
 ):
@@ -60,7 +60,7 @@ def axis_statistics(
     positive, negative = tl.where(valid_item, positive, 0.0), tl.where(valid_item, negative, 0.0)
 
     find_max, find_min = positive != 0, negative != 0
-    if EXTREMA == "indexed":
+    if EXTREMA_KIND == "indexed":
         find_max, find_min = valid_item, valid_item
     max_index = tl.full([item_count], -1, tl.int64)
     min_index = max_index
@@ -95,7 +95,7 @@ def axis_statistics(
                 max_index = index
             else:
                 min_index = index
-    if EXTREMA == "limited":
+    if EXTREMA_KIND == "limited":
         maxima, minima = limit(maxima, minima, positive, negative, margin_bits)
     extrema = Extrema(maxima=maxima, minima=minima, max_index=max_index, min_index=min_index)
     store_extrema(pointers, item, extrema, valid_item)
@@ -151,7 +151,7 @@ def jumpstart_activation_statistics_forward_kernel(
     POINTS_OF_COLUMNS: tl.constexpr,
     COLUMN_ORDER: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
-    EXTREMA: tl.constexpr,
+    EXTREMA_KIND: tl.constexpr,
     UNIT_BLOCK: tl.constexpr,
     POINT_BLOCK: tl.constexpr,
     ELEMENTS: tl.constexpr,  # of x, that a program looks through at once
@@ -186,7 +186,7 @@ def jumpstart_activation_statistics_forward_kernel(
             OF_COLUMNS=UNITS_OF_COLUMNS,
             COLUMN_ORDER=False,
             CHANNELS_LAST=CHANNELS_LAST,
-            EXTREMA=EXTREMA,
+            EXTREMA_KIND=EXTREMA_KIND,
             PARTIALS=UNIT_BLOCK.partials,
             SEARCH=ELEMENTS // UNIT_BLOCK.items,
         )
@@ -207,7 +207,7 @@ def jumpstart_activation_statistics_forward_kernel(
             OF_COLUMNS=POINTS_OF_COLUMNS,
             COLUMN_ORDER=COLUMN_ORDER,
             CHANNELS_LAST=CHANNELS_LAST,
-            EXTREMA=EXTREMA,
+            EXTREMA_KIND=EXTREMA_KIND,
             PARTIALS=POINT_BLOCK.partials,
             SEARCH=ELEMENTS // POINT_BLOCK.items,
         )
