@@ -11,7 +11,6 @@ from torch import Tensor
 
 from jumpstart_kernels.ops.layout import dense_format, runs_channels_last
 
-
 EXTREMA_KINDS = ("limited", "exact", "indexed")
 """What the forward returns of extrema.
 
