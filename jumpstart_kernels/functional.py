@@ -150,7 +150,8 @@ def jumpstart_stats(
 def run(x: Tensor, options: Options, tie_breaking: str, inplace: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Output, slack sums and ``[2, C + P]`` extrema, for options validated by :func:`check_options`.
 
-    The extrema must not be differentiated unless they are ``"indexed"``: the others have a gradient only with slack.
+    Unless they are ``"indexed"`` the extrema must not be differentiated: only those with slack have a
+    gradient.
     """
     options = options._replace(unit_dim=check_input(x, options.unit_dim, options.position_points))
     if tie_breaking == "single" and not is_transformed():
