@@ -80,15 +80,17 @@ ForwardResult forward_autograd(const Tensor& x, const Options& options) {
 
 ForwardResult call_forward(const Tensor& x, const Options& o) {
   static const auto op = native_overload("jumpstart_activation", flat_forward<forward_cpu>);
-  auto [output, mask, slack_sums, extrema, indices] = op.call(
-      x, kActivationNames[o.activation], o.parameter, o.unit_dim, o.position_points, o.margin, kExtremaNames[o.extrema_kind]);
+  auto [output, mask, slack_sums, extrema, indices] =
+      op.call(x, kActivationNames[o.activation], o.parameter, o.unit_dim, o.position_points, o.margin,
+              kExtremaNames[o.extrema_kind]);
   return {std::move(output), std::move(mask), std::move(slack_sums), std::move(extrema), std::move(indices)};
 }
 
 ForwardResult call_inplace(const Tensor& x, const Options& o) {
   static const auto op = native_overload("jumpstart_activation_", flat_inplace<forward_inplace_cpu>);
-  auto [mask, slack_sums, extrema, indices] = op.call(x, kActivationNames[o.activation], o.parameter,
-                                                      o.unit_dim, o.position_points, o.margin, kExtremaNames[o.extrema_kind]);
+  auto [mask, slack_sums, extrema, indices] =
+      op.call(x, kActivationNames[o.activation], o.parameter, o.unit_dim, o.position_points, o.margin,
+              kExtremaNames[o.extrema_kind]);
   return {x, std::move(mask), std::move(slack_sums), std::move(extrema), std::move(indices)};
 }
 

@@ -10,6 +10,7 @@
 #include "eager.h"
 #include "jumpstart_activation.h"
 #include "penalty.h"
+#include "record.h"
 
 TORCH_LIBRARY_IMPL(jumpstart_kernels, CPU, m) {
   m.impl("jumpstart_activation.native", jumpstart::flat_forward<jumpstart::forward_cpu>);
@@ -26,8 +27,8 @@ TORCH_LIBRARY_IMPL(jumpstart_kernels, Autograd, m) {
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Compiled kernels of jumpstart_kernels; importing registers them with PyTorch.";
-  m.def("jumpstart_activation", &jumpstart::jumpstart_activation_eager);
-  m.def("penalty", &jumpstart::penalty_eager);
+  jumpstart::define_record(m);
+  jumpstart::define_eager(m);
   pybind11::list activations;  // in the order of ActivationKind
   for (const auto name : jumpstart::kActivationNames) activations.append(name);
   m.attr("activations") = activations;

@@ -1,111 +1,82 @@
 #include "eager.h"
 
+#include <ATen/record_function.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
-#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
-#include <torch/csrc/autograd/saved_variable.h>
-#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <memory>
-#include <optional>
-#include <type_traits>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "autograd.h"
+#include "nodes.h"
 #include "penalty.h"
+#include "record.h"
 
 namespace jumpstart {
 namespace {
 
 using at::Tensor;
-using torch::autograd::SavedVariable;
-using torch::autograd::variable_list;
 
-using NodePointer =
-    decltype(torch::autograd::Edge::function);  // an intrusive_ptr in newer versions of PyTorch
+// pybind11's parsing and release of the interpreter take longer than a thin layer.
+class WithoutInterpreter {
+ public:
+  WithoutInterpreter() : state_(PyEval_SaveThread()) {}
+  ~WithoutInterpreter() { PyEval_RestoreThread(state_); }
+  WithoutInterpreter(const WithoutInterpreter&) = delete;
+  WithoutInterpreter& operator=(const WithoutInterpreter&) = delete;
 
-// Pointer is a template parameter so that if constexpr discards the branch for the other version of PyTorch.
-template <typename T, typename Pointer = NodePointer>
-Pointer own(T* node) {
-  if constexpr (std::is_same_v<Pointer, std::shared_ptr<torch::autograd::Node>>) {
-    return Pointer(node, [](T* owned) { deleteNode(owned); });  // no recursion
-  } else {
-    return Pointer::unsafe_steal_from_new(node);
+ private:
+  PyThreadState* state_;
+};
+
+struct Layer {
+  Options options;
+  bool inplace;
+};
+
+// The forward's kernels, below autograd.
+ForwardResult run_forward(const Tensor& x, const Layer& layer) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  if (!runs_on_cpu(x)) return layer.inplace ? call_inplace(x, layer.options) : call_forward(x, layer.options);
+  if (layer.inplace) {
+    RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation_", std::vector<c10::IValue>());
+    return forward_inplace_cpu(x, layer.options);
   }
+  RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation", std::vector<c10::IValue>());
+  return forward_cpu(x, layer.options);
 }
 
-// The node of autograd.cpp, for output, slack sums and extrema. The extrema are an output because the second
-// derivative goes through them.
-struct JumpstartActivationBackward : torch::autograd::Node {
-  SavedAs<SavedVariable> saved;
-  Options options;
-
-  variable_list apply(variable_list&& grads) override {
-    const Gradients gradients{std::move(grads[0]), std::move(grads[1]), std::move(grads[2])};
-    if (!gradients.any()) return {Tensor()};
-    return {run_backward(gradients,
-                         {saved.mask.unpack(), saved.extrema.unpack(getptr()), saved.indices.unpack(),
-                          saved.size, saved.channels_last, saved.dtype},
-                         options)};
+std::pair<Tensor, Record> forward(const Tensor& x, const Layer& layer) {
+  ForwardResult result = run_forward(x, layer);
+  const int64_t units = x.size(layer.options.unit_dim), points = result.extrema.size(1) - units;
+  Record record{result.slack_sums,      result.extrema,       {},   units,
+                x.numel() ? points : 0, layer.options.margin, false};
+  if (layer.inplace) torch::autograd::impl::bump_version(x);
+  if (at::GradMode::is_enabled() && x.requires_grad()) {
+    auto* node = new JumpstartActivationBackward();
+    record.node = own(node);
+    node->set_next_edges(torch::autograd::collect_next_edges(x));
+    node->options = layer.options;
+    Saved saved = save_for_backward(x, result, layer.options);
+    const torch::autograd::Edge edge{record.node, node->add_input_metadata(result.output)};
+    if (layer.inplace) {
+      torch::autograd::impl::rebase_history(result.output, edge);
+    } else {
+      torch::autograd::impl::set_gradient_edge(result.output, edge);
+    }
+    using torch::autograd::SavedVariable;
+    node->saved = {SavedVariable(saved.mask, false),
+                   SavedVariable(saved.extrema, false),
+                   SavedVariable(saved.indices, false),
+                   std::move(saved.size),
+                   saved.channels_last,
+                   saved.dtype};
   }
-
-  void release_variables() override {
-    saved.mask.reset_data();
-    saved.extrema.reset_data();
-    saved.indices.reset_data();
-  }
-
-  std::string name() const override { return "JumpstartActivationBackward"; }
-};
-
-// The node of penalty.cpp.
-struct PenaltyBackward : torch::autograd::Node {
-  std::optional<SavedVariable> value;  // if it is a square root
-  std::vector<double> weights;
-
-  variable_list apply(variable_list&& grads) override {
-    return run_penalty_backward(grads[0],
-                                value ? std::optional<Tensor>(value->unpack(getptr())) : std::nullopt,
-                                weights, num_outputs());
-  }
-
-  void release_variables() override {
-    if (value) value->reset_data();
-  }
-
-  std::string name() const override { return "PenaltyBackward"; }
-};
-
-ForwardResult forward(const Tensor& x, const Options& options, bool inplace) {
-  ForwardResult result = [&] {
-    at::AutoDispatchBelowADInplaceOrView below;
-    return inplace ? call_inplace(x, options) : call_forward(x, options);
-  }();
-  if (inplace) torch::autograd::impl::bump_version(x);
-  if (!at::GradMode::is_enabled() || !x.requires_grad()) return result;
-  auto* node = new JumpstartActivationBackward();
-  const NodePointer owner = own(node);
-  node->set_next_edges(torch::autograd::collect_next_edges(x));
-  node->options = options;
-  const Saved saved = save_for_backward(x, result, options);
-  const torch::autograd::Edge edge{owner, node->add_input_metadata(result.output)};
-  if (inplace) {
-    torch::autograd::impl::rebase_history(result.output, edge);
-  } else {
-    torch::autograd::impl::set_gradient_edge(result.output, edge);
-  }
-  for (const Tensor* statistic : {&result.slack_sums, &result.extrema}) {
-    torch::autograd::impl::set_gradient_edge(*statistic, {owner, node->add_input_metadata(*statistic)});
-  }
-  node->saved = {SavedVariable(saved.mask, false),
-                 SavedVariable(saved.extrema, true),
-                 SavedVariable(saved.indices, false),
-                 saved.size,
-                 saved.channels_last,
-                 saved.dtype};
-  return result;
+  return {std::move(result.output), std::move(record)};
 }
 
 // Whether only autograd comes between the call and the kernel: no mode, tracer, transform or subclass.
@@ -131,65 +102,151 @@ bool can_overwrite(const Tensor& x, int64_t unit_dim) {
          !(x.is_leaf() && x.requires_grad());
 }
 
-Tensor penalty(const std::vector<Tensor>& slack_sums, const std::vector<double>& weights, bool square_root) {
+template <typename Node>
+void connect(const Tensor& value, Node* node, torch::autograd::edge_list edges) {
+  const NodePointer owner = own(node);
+  node->set_next_edges(std::move(edges));
+  torch::autograd::impl::set_gradient_edge(value, {owner, node->add_input_metadata(value)});
+}
+
+// The penalty's value, and its node unless nothing is differentiable; its edges are not set.
+std::pair<Tensor, PenaltyBackward*> penalty(const std::vector<Tensor>& slack_sums,
+                                            const std::vector<double>& weights, bool square_root,
+                                            bool differentiable) {
   Tensor value = [&] {
     at::AutoDispatchBelowADInplaceOrView below;
     return call_penalty(slack_sums, weights, square_root);
   }();
-  const auto differentiable = [](const Tensor& sums) { return sums.requires_grad(); };
-  if (at::GradMode::is_enabled() && std::any_of(slack_sums.begin(), slack_sums.end(), differentiable)) {
-    auto* node = new PenaltyBackward();
-    const NodePointer owner = own(node);
-    node->set_next_edges(torch::autograd::collect_next_edges(slack_sums));
-    torch::autograd::impl::set_gradient_edge(value, {owner, node->add_input_metadata(value)});
-    node->weights = weights;
-    if (square_root) node->value = SavedVariable(value, true);
+  if (!at::GradMode::is_enabled() || !differentiable) return {value, nullptr};
+  auto* node = new PenaltyBackward();
+  node->weights = weights;
+  return {value, node};
+}
+
+// All layers read their gradient in one place.
+Tensor penalty_of_records(const std::vector<Record*>& records, const std::vector<double>& weights,
+                          bool square_root) {
+  std::vector<Tensor> slack_sums;
+  torch::autograd::edge_list edges;
+  for (const Record* record : records) {
+    slack_sums.push_back(record->slack_sums);
+    if (record->node) edges.emplace_back(record->node, 0);
   }
+  auto [value, node] = penalty(slack_sums, weights, square_root, !edges.empty());
+  if (node == nullptr) return value;
+  node->shared = std::make_shared<SharedGradient>();
+  for (const Record* record : records) {
+    if (record->node) record->layer()->penalty = node->shared;
+  }
+  connect(value, node, std::move(edges));
+  if (square_root) node->value = torch::autograd::SavedVariable(value, true);
   return value;
+}
+
+Tensor penalty_of_sums(const std::vector<Tensor>& slack_sums, const std::vector<double>& weights,
+                       bool square_root) {
+  const bool differentiable = std::any_of(slack_sums.begin(), slack_sums.end(),
+                                          [](const Tensor& sums) { return sums.requires_grad(); });
+  auto [value, node] = penalty(slack_sums, weights, square_root, differentiable);
+  if (node == nullptr) return value;
+  connect(value, node, torch::autograd::collect_next_edges(slack_sums));
+  if (square_root) node->value = torch::autograd::SavedVariable(value, true);
+  return value;
+}
+
+// A place for the gradient takes one device, on which nodes run one after the other, and one penalty.
+bool can_share(const std::vector<Record*>& records) {
+  const auto dtype = records.front()->slack_sums.scalar_type();
+  return std::all_of(records.begin(), records.end(), [&](const Record* record) {
+    return runs_on_cpu(record->slack_sums) && record->slack_sums.scalar_type() == dtype &&
+           !(record->node && record->layer()->penalty);
+  });
+}
+
+std::string_view text(PyObject* object) {
+  Py_ssize_t size = 0;
+  const char* characters = PyUnicode_AsUTF8AndSize(object, &size);
+  if (characters == nullptr) throw pybind11::error_already_set();
+  return {characters, static_cast<size_t>(size)};
+}
+
+double number(PyObject* object) {
+  const double value = PyFloat_AsDouble(object);
+  if (value == -1 && PyErr_Occurred()) throw pybind11::error_already_set();
+  return value;
+}
+
+bool flag(PyObject* object) { return object == Py_True; }
+
+PyObject* jumpstart_activation(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 8, "jumpstart_activation takes 8 arguments, got ", count);
+  PyObject* const object = arguments[0];
+  if (!THPVariable_CheckExact(object)) Py_RETURN_NONE;
+  const Tensor& x = THPVariable_Unpack(object);
+  int64_t unit_dim = PyLong_AsLongLong(arguments[3]);
+  if (unit_dim == -1 && PyErr_Occurred()) throw pybind11::error_already_set();
+  if (unit_dim < 0) unit_dim += x.dim();
+  const bool position_points = flag(arguments[4]), inplace = flag(arguments[6]);
+  if (!is_plain(x) || !is_supported(x, unit_dim, position_points)) Py_RETURN_NONE;
+  if (inplace && !can_overwrite(x, unit_dim)) Py_RETURN_NONE;
+  const Layer layer{make_options(text(arguments[1]), number(arguments[2]), unit_dim, position_points,
+                                 number(arguments[5]), text(arguments[7])),
+                    inplace};
+  if (layer.options.activation == kStatisticsAlone) Py_RETURN_NONE;
+  auto [output, record] = [&] {
+    const WithoutInterpreter released;
+    return forward(x, layer);
+  }();
+  const auto of_output = pybind11::reinterpret_steal<pybind11::object>(
+      inplace ? Py_NewRef(object) : THPVariable_Wrap(std::move(output)));
+  return PyTuple_Pack(2, of_output.ptr(), wrap(std::move(record)).ptr());
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* penalty(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 3, "penalty takes 3 arguments, got ", count);
+  const auto items = pybind11::reinterpret_borrow<pybind11::list>(arguments[0]);
+  std::vector<Record*> records;
+  for (const auto& item : items) {
+    Record* const record = record_of(item.ptr());
+    if (record != nullptr) records.push_back(record);
+  }
+  if (records.empty() || records.size() != items.size()) Py_RETURN_NONE;
+  const auto weights = pybind11::cast<std::vector<double>>(pybind11::handle(arguments[1]));
+  const bool square_root = flag(arguments[2]);
+  Tensor value;
+  if (can_share(records)) {
+    const WithoutInterpreter released;
+    value = penalty_of_records(records, weights, square_root);
+  } else {
+    std::vector<Tensor> slack_sums;
+    for (Record* record : records) {
+      record->expose();
+      slack_sums.push_back(record->slack_sums);
+      if (!is_plain(slack_sums.back())) Py_RETURN_NONE;
+    }
+    const WithoutInterpreter released;
+    value = penalty_of_sums(slack_sums, weights, square_root);
+  }
+  return THPVariable_Wrap(std::move(value));
+  END_HANDLE_TH_ERRORS
+}
+
+template <PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t)>
+PyMethodDef method(const char* name) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL,
+          nullptr};
 }
 
 }  // namespace
 
-pybind11::object jumpstart_activation_eager(pybind11::handle object, std::string_view activation,
-                                            double parameter, int64_t unit_dim, bool position_points,
-                                            double margin, bool inplace, std::string_view extrema_kind) {
-  if (!THPVariable_CheckExact(object.ptr())) return pybind11::none();
-  const Tensor& x = THPVariable_Unpack(object.ptr());
-  if (unit_dim < 0) unit_dim += x.dim();
-  if (!is_plain(x) || !is_supported(x, unit_dim, position_points)) return pybind11::none();
-  if (inplace && !can_overwrite(x, unit_dim)) return pybind11::none();
-  const Options options =
-      make_options(activation, parameter, unit_dim, position_points, margin, extrema_kind);
-  if (options.activation == kStatisticsAlone) return pybind11::none();
-  ForwardResult result;
-  {
-    pybind11::gil_scoped_release release;
-    result = forward(x, options, inplace);
-  }
-  const int64_t units = x.size(unit_dim), points = result.extrema.size(1) - units;
-  const auto wrap = [](Tensor& tensor) {
-    return pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(std::move(tensor)));
-  };
-  return pybind11::make_tuple(
-      inplace ? pybind11::reinterpret_borrow<pybind11::object>(object) : wrap(result.output),
-      wrap(result.slack_sums), wrap(result.extrema), units, x.numel() ? points : 0);
-}
-
-pybind11::object penalty_eager(const pybind11::list& list, const std::vector<double>& weights,
-                               bool square_root) {
-  std::vector<Tensor> slack_sums;
-  slack_sums.reserve(list.size());
-  for (const auto& item : list) {
-    if (!THPVariable_CheckExact(item.ptr())) return pybind11::none();
-    slack_sums.push_back(THPVariable_Unpack(item.ptr()));
-    if (!is_plain(slack_sums.back())) return pybind11::none();
-  }
-  Tensor value;
-  {
-    pybind11::gil_scoped_release release;
-    value = penalty(slack_sums, weights, square_root);
-  }
-  return pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(value));
+void define_eager(pybind11::module& module) {
+  static PyMethodDef methods[] = {method<jumpstart_activation>("jumpstart_activation"),
+                                  method<penalty>("penalty"),
+                                  {nullptr, nullptr, 0, nullptr}};
+  if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw pybind11::error_already_set();
 }
 
 }  // namespace jumpstart

@@ -5,6 +5,7 @@
 #include <limits>
 #include <string>
 
+#include "blocks.h"
 #include "slack.h"
 
 namespace jumpstart {
@@ -33,13 +34,16 @@ ForwardResult allocate_result(const at::Tensor& x, const Layout& layout, bool po
                               bool with_mask) {
   const int64_t points = layout.samples * (position_points ? layout.rows * layout.inner : 1);
   const int64_t count = layout.units + points;
-  const auto stat = x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+  const auto stat = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const auto empty = [&](at::IntArrayRef size, at::ScalarType dtype) {
+    return x.is_cpu() ? empty_block(size, dtype) : at::empty(size, x.options().dtype(dtype));
+  };
   ForwardResult result;
-  result.mask = at::empty({with_mask ? layout.matrix_rows() : 0, with_mask ? layout.mask_columns() : 0},
-                          x.options().dtype(at::kByte));
-  result.slack_sums = at::empty({2, kSlackSums}, stat);
-  result.extrema = at::empty({2, count}, stat);
-  result.indices = at::empty({2, count}, x.options().dtype(at::kLong));
+  result.mask =
+      empty({with_mask ? layout.matrix_rows() : 0, with_mask ? layout.mask_columns() : 0}, at::kByte);
+  result.slack_sums = empty({2, kSlackSums}, stat);
+  result.extrema = empty({2, count}, stat);
+  result.indices = empty({2, count}, at::kLong);
   if (x.numel() == 0) {
     result.slack_sums.zero_();
     result.extrema.select(0, 0).fill_(-std::numeric_limits<double>::infinity());
@@ -53,7 +57,8 @@ ForwardResult allocate_result(const at::Tensor& x, const Layout& layout, bool po
 
 Options make_options(std::string_view activation, double parameter, int64_t unit_dim, bool position_points,
                      double margin, std::string_view extrema_kind) {
-  return {activation_of(activation), parameter, unit_dim, position_points, margin, extrema_kind_of(extrema_kind)};
+  return {activation_of(activation), parameter, unit_dim,
+          position_points,           margin,    extrema_kind_of(extrema_kind)};
 }
 
 Scalar scalar_of(at::ScalarType dtype) {

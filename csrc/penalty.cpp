@@ -2,6 +2,7 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <cmath>
 #include <type_traits>
 #include <vector>
@@ -31,8 +32,12 @@ struct Penalty : torch::autograd::Function<Penalty> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
     const auto value = saved.empty() ? std::nullopt : std::optional<Tensor>(saved[0]);
-    auto result = run_penalty_backward(grads[0], value, ctx->saved_data["weights"].toDoubleVector(),
-                                       static_cast<size_t>(ctx->saved_data["layers"].toInt()));
+    variable_list result(static_cast<size_t>(ctx->saved_data["layers"].toInt()));
+    if (grads[0].defined()) {
+      const Tensor gradient =
+          run_penalty_backward(grads[0], value, ctx->saved_data["weights"].toDoubleVector());
+      std::fill(result.begin(), result.end(), gradient);  // the same for every layer
+    }
     result.resize(result.size() + 2);  // none for weights and square_root
     return result;
   }
@@ -57,15 +62,12 @@ Tensor call_penalty(at::TensorList slack_sums, at::ArrayRef<double> weights, boo
   return op.call(slack_sums, weights, square_root);
 }
 
-variable_list run_penalty_backward(const Tensor& grad, const std::optional<Tensor>& value,
-                                   at::ArrayRef<double> weights, size_t layers) {
+Tensor run_penalty_backward(const Tensor& grad, const std::optional<Tensor>& value,
+                            at::ArrayRef<double> weights) {
   static const auto op = native_overload("penalty_backward", penalty_backward_cpu);
-  const auto run = [&] {
-    if (at::GradMode::is_enabled()) return op.call(grad, value, weights);
-    at::AutoDispatchBelowADInplaceOrView below;
-    return op.call(grad, value, weights);
-  };
-  return variable_list(layers, grad.defined() ? run() : Tensor());  // the same for every layer
+  if (at::GradMode::is_enabled()) return op.call(grad, value, weights);
+  at::AutoDispatchBelowADInplaceOrView below;
+  return op.call(grad, value, weights);
 }
 
 void check_penalty(at::TensorList slack_sums, at::ArrayRef<double> weights) {

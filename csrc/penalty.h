@@ -3,9 +3,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/variable.h>
 
-#include <cstddef>
 #include <optional>
 
 namespace jumpstart {
@@ -25,9 +23,8 @@ at::Tensor penalty_autograd(at::TensorList slack_sums, at::ArrayRef<double> weig
 // The operator, through the dispatcher.
 at::Tensor call_penalty(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root);
 
-// Gradients of the slack sums of each layer, through the dispatcher; differentiable in grad mode.
-torch::autograd::variable_list run_penalty_backward(const at::Tensor& grad,
-                                                    const std::optional<at::Tensor>& value,
-                                                    at::ArrayRef<double> weights, size_t layers);
+// Gradient of every layer's slack sums, through the dispatcher; differentiable in grad mode.
+at::Tensor run_penalty_backward(const at::Tensor& grad, const std::optional<at::Tensor>& value,
+                                at::ArrayRef<double> weights);
 
 }  // namespace jumpstart

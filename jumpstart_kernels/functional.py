@@ -10,8 +10,8 @@ from torch import Tensor
 
 from jumpstart_kernels.ops import OVERLOADS
 from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
-from jumpstart_kernels.ops.arguments import ForwardResult, Options
-from jumpstart_kernels.ops.backends import BACKENDS, select
+from jumpstart_kernels.ops.arguments import ForwardResult, Options, Record
+from jumpstart_kernels.ops.backends import select, select_shortcuts
 from jumpstart_kernels.ops.composite import composite_extrema, is_transformed
 from jumpstart_kernels.ops.layout import point_shape
 from jumpstart_kernels.ops.slack import slacks, sum_slacks
@@ -177,11 +177,11 @@ def run_layer_eagerly(
     tie_breaking: str,
     inplace: bool,
     extrema_kind: str,
-) -> tuple[Tensor, Tensor, Tensor, int, int] | None:
+) -> tuple[Tensor, Record] | None:
     """:func:`run_layer` through the backend's shortcut; None where that does not apply."""
-    if tie_breaking != "single" or torch.compiler.is_compiling() or not isinstance(x, Tensor):
+    if tie_breaking != "single" or torch.compiler.is_dynamo_compiling() or not isinstance(x, Tensor):
         return None
-    shortcuts = BACKENDS[select(x)].shortcuts
+    shortcuts = select_shortcuts(x)
     if shortcuts is None:
         return None
     return shortcuts.jumpstart_activation(
@@ -199,16 +199,17 @@ def run_layer(
     tie_breaking: str,
     inplace: bool,
     extrema_kind: str,
-) -> tuple[Tensor, Tensor, Tensor, int, int]:
-    """What a module needs: output, slack sums, ``[2, C + P]`` extrema, units C and points P (0 if empty).
+) -> tuple[Tensor, Record]:
+    """What a module needs: the output, and what the penalty needs.
 
     Args:
         extrema_kind: ``"limited"`` or ``"exact"``: only those with slack have a gradient.
     """
     options = Options(activation, parameter, unit_dim, points == "position", margin, extrema_kind)
-    output, slack_sums, values = run(x, options, tie_breaking, inplace)
+    output, slack_sums, extrema = run(x, options, tie_breaking, inplace)
     units = x.shape[unit_dim]
-    return output, slack_sums, values, units, values.shape[1] - units if x.numel() else 0
+    points = extrema.shape[1] - units if x.numel() else 0
+    return output, Record(slack_sums, extrema, units, points, margin)
 
 
 def split_extrema(

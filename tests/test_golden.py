@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import jumpstart_kernels as jk
-from jumpstart_kernels.nn.records import Record
+from jumpstart_kernels.ops.arguments import Record
 from jumpstart_kernels.penalties.reduction import reduce_records
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "jumpstart_penalty.npz")

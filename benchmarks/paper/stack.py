@@ -74,14 +74,11 @@ class Stack(nn.Module):
 
         def regularized_relu(x: Tensor) -> Tensor:
             by_unit, by_point = self.views(x)
-            output, _, extrema, _, _ = run_layer(
-                by_unit, "relu", 0.0, 1, "sample", MARGIN, "single", False, "exact"
-            )
-            of_units.append(extrema)
-            _, _, extrema, _, _ = run_layer(
-                by_point, "relu", 0.0, 1, self.points, MARGIN, "single", False, "exact"
-            )
-            of_points.append(extrema)
+            options = (MARGIN, "single", False, "exact")
+            output, record = run_layer(by_unit, "relu", 0.0, 1, "sample", *options)
+            of_units.append(record.extrema)
+            _, record = run_layer(by_point, "relu", 0.0, 1, self.points, *options)
+            of_points.append(record.extrema)
             return output.view_as(x)
 
         regularized = self.technique == "jumpstart" and self.training

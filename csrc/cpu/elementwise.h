@@ -38,6 +38,15 @@ void backward(const Backward& b, int64_t begin, int64_t end) {
     auto* to = grad_x + row * span.columns;
     const uint8_t* mask = b.mask + span.first_byte + row * span.mask_columns;
     int64_t column = 0;
+    for (; column + 4 * V::lanes <= span.columns; column += 4 * V::lanes) {
+      typename V::Sign positive[4];
+      V::load_signs(mask + column / 8, positive);
+      JUMPSTART_UNROLL for (int i = 0; i < 4; ++i) {
+        const auto grad = activation.template gradient<V>(V::load(from + column + i * V::lanes), positive[i]);
+        scalar_t* place = to + column + i * V::lanes;
+        b.stream ? V::stream(place, grad) : V::store(place, grad);
+      }
+    }
     for (; column + V::lanes <= span.columns; column += V::lanes) {
       const auto positive = V::lanes_of(load_bits<V::lanes>(mask + column / 8));
       const auto grad = activation.template gradient<V>(V::load(from + column), positive);
@@ -80,7 +89,11 @@ void inplace(const Forward& f, int64_t begin, int64_t end) {
       const auto raw = V::load(x + column);
       const auto sign = V::positive(raw);
       V::store(x + column, activation.template value<V>(raw, sign));
-      store_bits<V::lanes>(mask + column / 8, V::sign_bits(sign));
+      if constexpr (kStoresSigns) {
+        V::store_signs(mask + column / 8, sign);
+      } else {
+        store_bits<V::lanes>(mask + column / 8, V::sign_bits(sign));
+      }
     }
     if (!rest) continue;
     const auto raw = V::load_first(x + whole, rest);

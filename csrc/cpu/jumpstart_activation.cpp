@@ -6,6 +6,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <array>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -36,14 +37,14 @@ using stat_of = std::conditional_t<std::is_same<scalar_t, double>::value, double
 
 // Slack sums and indices of the units or the points: in chunks whose sums are added in order, so that the
 // result does not depend on the threads.
-template <typename stat_t, typename Find>
+template <bool find_all, typename stat_t, typename Find>
 void finish_axis(int64_t begin, int64_t end, bool parallel, stat_t margin, ExtremaKind kind, const Find& find,
                  const Statistics<stat_t>& statistics, stat_t* to) {
   constexpr int64_t kChunk = 4096;
   Sums total{};
   const auto run = [&](int64_t chunk) {
     const int64_t first = begin + chunk * kChunk;
-    return finish(first, std::min(first + kChunk, end), margin, kind, find, statistics);
+    return finish<find_all>(first, std::min(first + kChunk, end), margin, kind, find, statistics);
   };
   const auto add = [&](const Sums& sums) {
     for (size_t i = 0; i < sums.size(); ++i) total[i] += sums[i];
@@ -81,14 +82,22 @@ void forward_dense(const Forward& f, ActivationKind activation, const ForwardRes
   const auto margin = static_cast<stat_t>(options.margin);
   const int64_t units = statistics.units;
   const bool parallel = threads > 1;
-  finish_axis(
+  finish_axis<false>(
       0, units, parallel, margin, options.extrema_kind,
       [&](int64_t k, stat_t value, bool maximum) { return finder.of_unit(k, value, maximum); }, statistics,
       statistics.sums);
-  finish_axis(
-      units, statistics.count, parallel, margin, options.extrema_kind,
-      [&](int64_t k, stat_t value, bool) { return finder.of_point(k - units, value); }, statistics,
-      statistics.sums + kSlackSums);
+  auto* const point_sums = statistics.sums + kSlackSums;
+  if (has_narrow_points(f.layout, f.position_points)) {
+    const auto find = [&](int64_t k, stat_t, bool maximum) {
+      return finder.logical(k - units, statistics.indices[maximum ? k : statistics.count + k]);
+    };
+    finish_axis<true>(units, statistics.count, parallel, margin, options.extrema_kind, find, statistics,
+                      point_sums);
+  } else {
+    const auto find = [&](int64_t k, stat_t value, bool) { return finder.of_point(k - units, value); };
+    finish_axis<false>(units, statistics.count, parallel, margin, options.extrema_kind, find, statistics,
+                       point_sums);
+  }
 }
 
 Forward forward_of(const PreparedForward& prepared, const Options& options) {
@@ -101,6 +110,8 @@ Forward forward_of(const PreparedForward& prepared, const Options& options) {
   f.layout = prepared.layout;
   f.position_points = options.position_points;
   f.parameter = options.parameter;
+  f.limited = options.extrema_kind == kLimited;
+  f.margin = options.margin;
   return f;
 }
 
@@ -132,22 +143,31 @@ void add_extrema(const PreparedBackward& b, const Saved& saved, const Options& o
   const auto* point_sums = sums ? sums + kSlackSums : nullptr;
   auto* grad = b.grad_x.mutable_data_ptr<scalar_t>();
   std::vector<std::pair<int64_t, stat_t>> late;  // for 16-bit gradients: added before rounding
+  const auto add = [&](int64_t k, int side, const stat_t* axis_sums) {
+    int64_t place = places[side * count + k];
+    stat_t g = direct ? direct[side * count + k] : stat_t{0};
+    if (axis_sums) g += slack_gradient(slack_of(values[k], values[count + k], margin), side == 1, axis_sums);
+    if (layout.channels_last) {
+      const int64_t sample = place / plane, unit = place % plane / layout.rows;
+      place = (sample * layout.rows + place % layout.rows) * layout.units + unit;
+    }
+    if (sizeof(scalar_t) == 2) {
+      late.emplace_back(place, g);
+    } else {
+      grad[place] += g;
+    }
+  };
+  std::array<int64_t, 256> found;
   const auto add_side = [&](int64_t begin, int64_t end, int side, const stat_t* axis_sums) {
-    for (int64_t k = begin; k < end; ++k) {
-      int64_t place = places[side * count + k];
-      if (place < 0) continue;
-      stat_t g = direct ? direct[side * count + k] : stat_t{0};
-      if (axis_sums)
-        g += slack_gradient(slack_of(values[k], values[count + k], margin), side == 1, axis_sums);
-      if (layout.channels_last) {
-        const int64_t sample = place / plane, unit = place % plane / layout.rows;
-        place = (sample * layout.rows + place % layout.rows) * layout.units + unit;
+    for (int64_t first = begin; first < end; first += found.size()) {
+      // Which extrema have a place cannot be predicted: collect them first, without a branch.
+      size_t number = 0;
+      const int64_t last = std::min<int64_t>(end, first + found.size());
+      for (int64_t k = first; k < last; ++k) {
+        found[number] = k;
+        number += places[side * count + k] >= 0;
       }
-      if (sizeof(scalar_t) == 2) {
-        late.emplace_back(place, g);
-      } else {
-        grad[place] += g;
-      }
+      for (size_t i = 0; i < number; ++i) add(found[i], side, axis_sums);
     }
   };
   for (int side = 0; side < 2; ++side) add_side(0, layout.units, side, sums);

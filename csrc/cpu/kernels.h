@@ -21,6 +21,8 @@ struct Forward {
   bool position_points;
   bool stream;       // store the output past the caches; all its vectors are aligned
   double parameter;  // of the activation
+  bool limited;      // extrema need not be followed beyond the margin
+  double margin;
 };
 
 // Extrema of the matrix rows [begin, end). stat_t is float, or double for double.
@@ -32,9 +34,12 @@ struct Partial {
   // [units], where to search for it, relative to begin: the first matrix row; with inner > 1 the group of
   // planes, one of each unit. -1: the task has no plane of the unit.
   int32_t *unit_max_at, *unit_min_at;
+  uint8_t* follows;               // scratch memory of a kernel: a flag for every two vectors of columns
   stat_t *point_max, *point_min;  // of all points: a task writes those that begin in it
-  bool continues;                 // its first row belongs to a point that begins in an earlier task
-  stat_t head_max, head_min;      // of that point
+  // Of all points, the matrix column of the extremum, if each is a row with few columns; or null.
+  int64_t *point_max_column, *point_min_column;
+  bool continues;             // its first row belongs to a point that begins in an earlier task
+  stat_t head_max, head_min;  // of that point
 
   // Where to store the extrema of the point that a row of this task belongs to.
   JUMPSTART_INLINE stat_t* max_of(int64_t point, int64_t row) {

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 
@@ -23,7 +24,7 @@ class NarrowRows {
 
  public:
   static bool fits(const Forward& f, const Partial<stat_t>& partial) {
-    return f.layout.rows_per_point(f.position_points) == 1 && f.layout.units < V::lanes &&
+    return partial.point_max_column != nullptr && f.layout.units < V::lanes &&
            f.layout.units * V::lanes <= kBits && partial.end - partial.begin >= V::lanes;
   }
 
@@ -40,7 +41,8 @@ class NarrowRows {
     for (int c = 0; c < columns_; ++c) {
       V::store_values(max_[c], V::broadcast(-std::numeric_limits<stat_t>::infinity()));
       V::store_values(min_[c], V::broadcast(std::numeric_limits<stat_t>::infinity()));
-      for (int i = 0; i < V::lanes; ++i) max_at_[c][i] = min_at_[c][i] = i;
+      std::fill_n(max_at_[c], V::lanes, 0);
+      std::fill_n(min_at_[c], V::lanes, 0);
     }
     Mask nan = V::none();
     int64_t row = p_.begin;
@@ -51,23 +53,23 @@ class NarrowRows {
       return;
     }
     for (int c = 0; c < columns_; ++c) {
-      int highest = 0, lowest = 0;
-      for (int i = 1; i < V::lanes; ++i) {
-        if (max_[c][i] > max_[c][highest] ||
-            (max_[c][i] == max_[c][highest] && max_at_[c][i] < max_at_[c][highest])) {
-          highest = i;
-        }
-        if (min_[c][i] < min_[c][lowest] ||
-            (min_[c][i] == min_[c][lowest] && min_at_[c][i] < min_at_[c][lowest])) {
-          lowest = i;
-        }
-      }
-      p_.unit_max[c] = max_[c][highest], p_.unit_max_at[c] = max_at_[c][highest];
-      p_.unit_min[c] = min_[c][lowest], p_.unit_min_at[c] = min_at_[c][lowest];
+      p_.unit_max[c] = V::largest(V::load_values(max_[c]));
+      p_.unit_min[c] = V::smallest(V::load_values(min_[c]));
+      p_.unit_max_at[c] = first_row(max_[c], max_at_[c], p_.unit_max[c]);
+      p_.unit_min_at[c] = first_row(min_[c], min_at_[c], p_.unit_min[c]);
     }
   }
 
  private:
+  // The first row that holds an extremum, of those that each lane has found.
+  static int32_t first_row(const stat_t* found, const int32_t* at, stat_t extremum) {
+    int32_t first = std::numeric_limits<int32_t>::max();
+    for (int i = 0; i < V::lanes; ++i) {
+      first = std::min(first, found[i] == extremum ? at[i] + i : std::numeric_limits<int32_t>::max());
+    }
+    return first;
+  }
+
   JUMPSTART_INLINE void block(int64_t row, Mask& nan) {
     stat_t values[kBits];  // [lanes, columns]
     uint64_t bits = 0;
@@ -89,25 +91,31 @@ class NarrowRows {
         mask_[row + i] = static_cast<uint8_t>(bits >> (i * columns_) & row_bits);
       }
     }
+    const int32_t at = static_cast<int32_t>(row - p_.begin);  // of the first lane
     Values row_max = V::gather(values, columns_), row_min = row_max;
+    Values max_column = V::broadcast(0), min_column = max_column;
     for (int c = 0; c < columns_; ++c) {
       const Values v = c ? V::gather(values + c, columns_) : row_max;
+      const Values column = V::broadcast(static_cast<stat_t>(c));
+      max_column = V::select(V::less(row_max, v), column, max_column);
+      min_column = V::select(V::less(v, row_min), column, min_column);
       row_max = V::max(row_max, v);
       row_min = V::min(row_min, v);
       const Values unit_max = V::load_values(max_[c]), unit_min = V::load_values(min_[c]);
-      const Mask higher = V::less(unit_max, v), lower = V::less(v, unit_min);
-      if (V::bits(V::either(higher, lower)) == 0) continue;
+      V::store_where(max_at_[c], V::less(unit_max, v), at);
+      V::store_where(min_at_[c], V::less(v, unit_min), at);
       V::store_values(max_[c], V::max(unit_max, v));
       V::store_values(min_[c], V::min(unit_min, v));
-      const uint32_t up = V::bits(higher), down = V::bits(lower);
-      const int32_t at = static_cast<int32_t>(row - p_.begin);
-      for (int i = 0; i < V::lanes; ++i) {
-        max_at_[c][i] = up >> i & 1 ? at + i : max_at_[c][i];
-        min_at_[c][i] = down >> i & 1 ? at + i : min_at_[c][i];
-      }
     }
     V::store_values(p_.point_max + row, row_max);
     V::store_values(p_.point_min + row, row_min);
+    stat_t columns[2][V::lanes];
+    V::store_values(columns[0], max_column);
+    V::store_values(columns[1], min_column);
+    for (int i = 0; i < V::lanes; ++i) {
+      p_.point_max_column[row + i] = static_cast<int64_t>(columns[0][i]);
+      p_.point_min_column[row + i] = static_cast<int64_t>(columns[1][i]);
+    }
   }
 
   const Forward& forward_;

@@ -22,6 +22,8 @@ class Planes {
   using Sign = typename V::Sign;
 
   static constexpr bool store = has_output<Activation>;
+  static constexpr int64_t kFour = 4 * V::lanes;  // columns of four vectors
+  static constexpr int64_t kSegment = 2 * kFour;  // columns after which a plane is tested for its margin
 
  public:
   Planes(const Forward& f, Partial<stat_t>& partial)
@@ -35,6 +37,8 @@ class Planes {
         rows_per_point_(f.layout.rows_per_sample()),
         stream_(f.stream),
         activation_(f.parameter),
+        limited_(f.limited),
+        margin_(static_cast<stat_t>(f.margin)),
         p_(partial) {}
 
   void run() {
@@ -48,30 +52,36 @@ class Planes {
     int64_t first = p_.begin;                      // row of the point in this task
     int64_t next = (point + 1) * rows_per_point_;  // first row of the next one
     for (int64_t plane = p_.begin; plane < p_.end; ++plane) {
+      if (!across_ && plane == next) first = plane, next += rows_per_point_, ++point;
+      stat_t *point_max = p_.max_of(point, first), *point_min = p_.min_of(point, first);
+      const bool follows = !limited_ || across_ || plane == first || p_.unit_max_at[unit] < 0 ||
+                           is_open(p_.unit_max[unit], p_.unit_min[unit]) || is_open(*point_max, *point_min);
       stat_t largest, smallest;
-      scan(plane, largest, smallest);
-      if (p_.unit_max_at[unit] < 0 || above(largest, p_.unit_max[unit])) {
-        p_.unit_max[unit] = largest;
-        p_.unit_max_at[unit] = group;
+      if (scan(plane, follows, largest, smallest)) {
+        if (p_.unit_max_at[unit] < 0 || above(largest, p_.unit_max[unit])) {
+          p_.unit_max[unit] = largest;
+          p_.unit_max_at[unit] = group;
+        }
+        if (p_.unit_min_at[unit] < 0 || below(smallest, p_.unit_min[unit])) {
+          p_.unit_min[unit] = smallest;
+          p_.unit_min_at[unit] = group;
+        }
+        if (!across_) {
+          if (plane == first || above(largest, *point_max)) *point_max = largest;
+          if (plane == first || below(smallest, *point_min)) *point_min = smallest;
+        }
       }
-      if (p_.unit_min_at[unit] < 0 || below(smallest, p_.unit_min[unit])) {
-        p_.unit_min[unit] = smallest;
-        p_.unit_min_at[unit] = group;
-      }
-      if (across_) {
-        positions(plane, unit == 0);
-      } else {
-        if (plane == next) first = plane, next += rows_per_point_, ++point;
-        stat_t *point_max = p_.max_of(point, first), *point_min = p_.min_of(point, first);
-        if (plane == first || above(largest, *point_max)) *point_max = largest;
-        if (plane == first || below(smallest, *point_min)) *point_min = smallest;
-      }
+      if (across_) positions(plane, unit == 0);
       if (++unit == units_) unit = 0, ++group;
     }
   }
 
  private:
-  JUMPSTART_INLINE void scan(int64_t plane, stat_t& largest, stat_t& smallest) {
+  bool is_open(stat_t largest, stat_t smallest) const { return largest < margin_ || smallest > -margin_; }
+
+  // Output and mask of a plane, and its extrema if they are followed; if they are limited, to the margin.
+  // Returns whether there are extrema: a plane with a NaN has them in any case.
+  JUMPSTART_INLINE bool scan(int64_t plane, bool follows, stat_t& largest, stat_t& smallest) {
     // Local copies: a store to the mask may alias any member, so members would be reloaded.
     const scalar_t* x = x_ + plane * inner_;
     scalar_t* output = output_ + plane * inner_;
@@ -84,14 +94,29 @@ class Planes {
       min[k] = V::broadcast(std::numeric_limits<stat_t>::infinity());
       sum[k] = V::broadcast(0);
     }
+    const int64_t end = inner / kFour * kFour;
     int64_t column = 0;
+    while (follows && column < end) {
+      const int64_t next = limited_ && column + kSegment < end ? column + kSegment : end;
+      if (stream_) {
+        for (; column < next; column += kFour) {
+          four<true, true>(activation, x + column, output + column, mask + column / 8, max, min, sum);
+        }
+      } else {
+        for (; column < next; column += kFour) {
+          four<false, true>(activation, x + column, output + column, mask + column / 8, max, min, sum);
+        }
+      }
+      follows = !limited_ || is_open(V::largest(V::max(max[0], max[1])), V::smallest(V::min(min[0], min[1])));
+    }
+    const bool followed = column > 0 || follows;
     if (stream_) {
-      for (; column + 4 * V::lanes <= inner; column += 4 * V::lanes) {
-        four<true>(activation, x + column, output + column, mask + column / 8, max, min, sum);
+      for (; column < end; column += kFour) {
+        four<true, false>(activation, x + column, output + column, mask + column / 8, max, min, sum);
       }
     } else {
-      for (; column + 4 * V::lanes <= inner; column += 4 * V::lanes) {
-        four<false>(activation, x + column, output + column, mask + column / 8, max, min, sum);
+      for (; column < end; column += kFour) {
+        four<false, false>(activation, x + column, output + column, mask + column / 8, max, min, sum);
       }
     }
     for (; column + V::lanes <= inner; column += V::lanes) {
@@ -101,31 +126,33 @@ class Planes {
     if (column < inner) rest(activation, x, output, mask, column, max[0], min[0], sum[0]);
     if (V::bits(V::unordered(sum[0], sum[1]))) {
       exact(plane, largest, smallest);
-      return;
+      return true;
     }
+    if (!followed) return false;
     largest = V::largest(V::max(max[0], max[1]));
     smallest = V::smallest(V::min(min[0], min[1]));
+    return true;
   }
 
-  template <bool stream>
+  template <bool stream, bool follows>
   JUMPSTART_INLINE void four(const Activation& activation, const scalar_t* x, scalar_t* output, uint8_t* mask,
                              Values* max, Values* min, Values* sum) {
     Sign sign[4];
     JUMPSTART_UNROLL for (int k = 0; k < 4; ++k) {
-      sign[k] = one<stream>(activation, V::load(x + k * V::lanes), output + k * V::lanes, max[k % 2],
-                            min[k % 2], sum[k % 2]);
+      sign[k] = one<stream, follows>(activation, V::load(x + k * V::lanes), output + k * V::lanes, max[k % 2],
+                                     min[k % 2], sum[k % 2]);
     }
-    if (!store) return;
-    const uint64_t bits = V::sign_bits(sign[0], sign[1], sign[2], sign[3]);
-    std::memcpy(mask, &bits, 4 * V::lanes / 8);
+    if (store) V::store_signs(mask, sign);
   }
 
-  template <bool stream = false>
+  template <bool stream = false, bool follows = true>
   JUMPSTART_INLINE Sign one(const Activation& activation, typename V::Raw raw, scalar_t* output, Values& max,
                             Values& min, Values& sum) {
     const Values v = V::values(raw);
-    max = V::max(max, v);
-    min = V::min(min, v);
+    if constexpr (follows) {
+      max = V::max(max, v);
+      min = V::min(min, v);
+    }
     sum = V::add(sum, v);
     Sign sign{};
     if constexpr (store) {
@@ -187,6 +214,8 @@ class Planes {
   int64_t rows_per_point_;
   bool stream_;
   Activation activation_;
+  bool limited_;
+  stat_t margin_;
   Partial<stat_t>& p_;
 };
 

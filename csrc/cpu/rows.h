@@ -28,6 +28,8 @@ class Rows {
 
   // Rows per chunk: unit extrema are located to a chunk, which is then searched.
   static constexpr int64_t kChunk = 32;
+  static constexpr int64_t kPair = 2 * V::lanes;   // columns of two vectors
+  static constexpr int64_t kGroup = 4 * V::lanes;  // columns that are followed together, if at all
 
   template <int count>
   struct Block {
@@ -50,20 +52,23 @@ class Rows {
         rows_per_point_(f.layout.rows_per_point(f.position_points)),
         stream_(f.stream),
         activation_(f.parameter),
+        limited_(f.limited),
+        margin_(static_cast<stat_t>(f.margin)),
         p_(partial) {}
 
   void run() {
+    for (int64_t group = 0; group * kGroup < columns_; ++group) p_.follows[group] = 1;
     clear(p_.unit_max, p_.unit_min);
     for (int64_t c = 0; c < columns_; ++c) p_.unit_max_at[c] = p_.unit_min_at[c] = 0;
     Mask nan = V::none();  // lanes with a NaN, or with infinities of both signs
     for (int64_t row = p_.begin; row < p_.end;) {
       const int64_t begin = row, end = row + kChunk < p_.end ? row + kChunk : p_.end;
-      clear(p_.chunk_max, p_.chunk_min);
+      if (follows_columns_) clear(p_.chunk_max, p_.chunk_min);
       while (row < end) {
         const Mask found = rows_per_point_ == 1 ? points(row, end) : part_of_point(row, end);
         nan = V::either(nan, found);
       }
-      merge_chunk(begin);
+      if (follows_columns_) merge_chunk(begin);
     }
     if (V::bits(nan)) exact();
   }
@@ -81,11 +86,18 @@ class Rows {
         exact_row(activation_, values, output_ + row * columns_, mask_ + row * mask_columns_, columns_);
       }
       if (row == first) *largest = *smallest = to_float(values[0]);
+      if (p_.point_max_column) p_.point_max_column[point] = p_.point_min_column[point] = 0;
       const int32_t at = static_cast<int32_t>(row - p_.begin);
       for (int64_t c = 0; c < columns_; ++c) {
         const stat_t v = to_float(values[c]);
-        if (above(v, *largest)) *largest = v;
-        if (below(v, *smallest)) *smallest = v;
+        if (above(v, *largest)) {
+          *largest = v;
+          if (p_.point_max_column) p_.point_max_column[point] = c;
+        }
+        if (below(v, *smallest)) {
+          *smallest = v;
+          if (p_.point_min_column) p_.point_min_column[point] = c;
+        }
         if (above(v, p_.unit_max[c])) p_.unit_max[c] = v, p_.unit_max_at[c] = at;
         if (below(v, p_.unit_min[c])) p_.unit_min[c] = v, p_.unit_min_at[c] = at;
       }
@@ -107,19 +119,38 @@ class Rows {
     int64_t row = next;
     for (; row + 4 <= end; row += 4) {
       start<4>(max, min);
-      JUMPSTART_UNROLL for (int k = 0; k < 4; k += kRowBlock)
-          block<kRowBlock>(row + k, max + k, min + k, sum);
+      JUMPSTART_UNROLL for (int k = 0; k < 4; k += kRowBlock) {
+        bool follows = true;
+        block<kRowBlock>(row + k, max + k, min + k, sum, follows);
+      }
       V::largest(max, p_.point_max + row);
       V::smallest(min, p_.point_min + row);
+      if (p_.point_max_column) {
+        for (int64_t k = row; k < row + 4; ++k) locate(k);
+      }
     }
     for (; row < end; ++row) {
       start<1>(max, min);
-      block<1>(row, max, min, sum);
+      bool follows = true;
+      block<1>(row, max, min, sum, follows);
       p_.point_max[row] = V::largest(max[0]);
       p_.point_min[row] = V::smallest(min[0]);
+      if (p_.point_max_column) locate(row);
     }
     next = row;
     return V::unordered(sum, sum);
+  }
+
+  // Finds the columns of the extrema of a point that is a row of few columns.
+  void locate(int64_t row) {
+    const scalar_t* values = x_ + row * columns_;
+    int64_t max_column = 0, min_column = 0;
+    for (int64_t c = columns_ - 1; c >= 0; --c) {
+      const stat_t v = to_float(values[c]);
+      max_column = v == p_.point_max[row] ? c : max_column;
+      min_column = v == p_.point_min[row] ? c : min_column;
+    }
+    p_.point_max_column[row] = max_column, p_.point_min_column[row] = min_column;
   }
 
   // The rows of one point, up to its last row or the end.
@@ -130,8 +161,9 @@ class Rows {
     if ((point + 1) * rows_per_point_ < end) end = (point + 1) * rows_per_point_;
     Values max[kRowBlock], min[kRowBlock];
     start<kRowBlock>(max, min);
-    for (; row + kRowBlock <= end; row += kRowBlock) block<kRowBlock>(row, max, min, sum);
-    for (; row < end; ++row) block<1>(row, max, min, sum);
+    bool follows = true;
+    for (; row + kRowBlock <= end; row += kRowBlock) block<kRowBlock>(row, max, min, sum, follows);
+    for (; row < end; ++row) block<1>(row, max, min, sum, follows);
     JUMPSTART_UNROLL for (int k = 1; k < kRowBlock; ++k) {
       max[0] = V::max(max[0], max[k]);
       min[0] = V::min(min[0], min[k]);
@@ -145,7 +177,8 @@ class Rows {
     return V::unordered(sum, sum);
   }
 
-  // Merges the extrema of a chunk of rows into those of the task.
+  // Merges the extrema of a chunk of rows into those of the task, and decides which columns to follow
+  // further.
   void merge_chunk(int64_t row) {
     const int32_t at = static_cast<int32_t>(row - p_.begin);
     for (int64_t column = 0; column < columns_; column += V::lanes) {  // padded to whole vectors
@@ -159,6 +192,35 @@ class Rows {
       V::store_values(p_.unit_max + column, V::max(unit_max, max));
       V::store_values(p_.unit_min + column, V::min(unit_min, min));
     }
+    if (!limited_) return;
+    follows_columns_ = columns_ % kGroup != 0;  // what is left after the last group
+    for (int64_t group = 0; (group + 1) * kGroup <= columns_; ++group) {
+      if (!p_.follows[group]) continue;
+      Mask open = V::none();
+      for (int64_t column = group * kGroup; column < (group + 1) * kGroup; column += V::lanes) {
+        const Values max = V::load_values(p_.unit_max + column), min = V::load_values(p_.unit_min + column);
+        open = V::either(open, outside(max, min));
+      }
+      p_.follows[group] = V::bits(open) != 0;
+      follows_columns_ |= V::bits(open) != 0;
+    }
+  }
+
+  // The lanes whose extrema have not reached the margin.
+  JUMPSTART_INLINE Mask outside(Values max, Values min) const {
+    return V::either(V::less(max, V::broadcast(margin_)), V::less(V::broadcast(-margin_), min));
+  }
+
+  // Whether an extremum of a block's rows has not reached the margin.
+  template <int count>
+  bool is_open(const Values* max, const Values* min) const {
+    constexpr uint32_t all = (uint32_t{1} << V::lanes) - 1;
+    const Values margin = V::broadcast(margin_), negative = V::broadcast(-margin_);
+    bool open = false;
+    JUMPSTART_UNROLL for (int k = 0; k < count; ++k) {
+      open |= V::bits(V::less(max[k], margin)) == all || V::bits(V::less(negative, min[k])) == all;
+    }
+    return open;
   }
 
   template <int count>
@@ -169,9 +231,10 @@ class Rows {
     }
   }
 
-  // Reads a block of matrix rows once: outputs, mask bits, extrema of its rows and of its columns.
+  // Reads a block of matrix rows once: outputs, mask bits, extrema of its rows and of its columns. If extrema
+  // are limited, rows are followed while `follows`, columns as merge_chunk decides.
   template <int count>
-  JUMPSTART_INLINE void block(int64_t row, Values* max, Values* min, Values& sum) {
+  JUMPSTART_INLINE void block(int64_t row, Values* max, Values* min, Values& sum, bool& follows) {
     // Local copies: a store to the mask may alias any member, so members would be reloaded.
     const Block<count> b{x_ + row * columns_,
                          output_ + row * columns_,
@@ -182,15 +245,11 @@ class Rows {
                          mask_columns_,
                          static_cast<int>(columns_ % V::lanes),
                          activation_};
-    int64_t column = 0;
-    if (stream_) {
-      for (; column + 2 * V::lanes <= b.columns; column += 2 * V::lanes) {
-        vectors<count, 2, streamed>(b, column, max, min, sum);
-      }
-    } else {
-      for (; column + 2 * V::lanes <= b.columns; column += 2 * V::lanes) {
-        vectors<count, 2, whole>(b, column, max, min, sum);
-      }
+    int64_t column = stream_ ? groups<count, streamed>(b, max, min, sum, follows)
+                             : groups<count, whole>(b, max, min, sum, follows);
+    if (column + kPair <= b.columns) {
+      vectors<count, 2, whole>(b, column, max, min, sum);
+      column += kPair;
     }
     if (column + V::lanes <= b.columns) {
       vectors<count, 1, whole>(b, column, max, min, sum);
@@ -202,6 +261,54 @@ class Rows {
     } else {
       vectors<count, 1, short_row>(b, 0, max, min, sum);
     }
+  }
+
+  // The whole groups of vectors; returns the first column after them.
+  template <int count, Reach reach>
+  JUMPSTART_INLINE int64_t groups(const Block<count>& b, Values* max, Values* min, Values& sum,
+                                  bool& follows) {
+    const int64_t end = b.columns / kGroup * kGroup;
+    const uint8_t* follows_columns = p_.follows;
+    const bool limited = limited_;
+    for (int64_t column = 0; column < end;) {
+      if (count == 1 || follows || follows_columns[column / kGroup]) {
+        vectors<count, 2, reach>(b, column, max, min, sum);
+        vectors<count, 2, reach>(b, column + kPair, max, min, sum);
+        column += kGroup;
+        if (follows && limited) follows = is_open<count>(max, min);
+        continue;
+      }
+      int64_t next = column + kGroup;
+      while (next < end && !follows_columns[next / kGroup]) next += kGroup;
+      for (int k = 0; k < count; ++k) unfollowed<reach>(b, k, column, next, sum);
+      column = next;
+    }
+    return end;
+  }
+
+  // Columns of one row whose extrema need not be followed.
+  template <Reach reach, int count>
+  JUMPSTART_INLINE void unfollowed(const Block<count>& b, int k, int64_t column, int64_t end, Values& sum) {
+    const scalar_t* x = b.x + k * b.columns;
+    scalar_t* output = b.output + k * b.columns;
+    uint8_t* mask = b.mask + k * b.mask_columns;
+    const Activation activation = b.activation;
+    Values sums[2] = {V::broadcast(0), V::broadcast(0)};
+    for (; column < end; column += kGroup) {
+      Sign sign[4];
+      JUMPSTART_UNROLL for (int i = 0; i < 4; ++i) {
+        const auto raw = V::load(x + column + i * V::lanes);
+        sums[i % 2] = V::add(sums[i % 2], V::values(raw));
+        if constexpr (store) {
+          sign[i] = V::positive(raw);
+          const auto value = activation.template value<V>(raw, sign[i]);
+          scalar_t* to = output + column + i * V::lanes;
+          reach == streamed ? V::stream(to, value) : V::store(to, value);
+        }
+      }
+      if constexpr (store) V::store_signs(mask + column / 8, sign);
+    }
+    sum = V::add(sum, V::add(sums[0], sums[1]));
   }
 
   // `width` adjacent vectors of each row.
@@ -230,7 +337,11 @@ class Rows {
         column_min[i] = k ? V::min(column_min[i], v) : v;
         part = k + i ? V::add(part, v) : v;
       }
-      if (store && width == 2 && k % 2) {
+      if constexpr (store && kStoresSigns && (reach == whole || reach == streamed)) {
+        JUMPSTART_UNROLL for (int i = 0; i < width; ++i) {
+          V::store_signs(b.mask + k * b.mask_columns + column / 8 + i * V::lanes / 8, sign[k][i]);
+        }
+      } else if (store && width == 2 && k % 2) {
         const uint64_t bits = V::sign_bits(sign[k - 1][0], sign[k - 1][1], sign[k][0], sign[k][1]);
         uint8_t* mask = b.mask + (k - 1) * b.mask_columns + column / 8;
         store_bits<2 * V::lanes>(mask, static_cast<uint32_t>(bits));
@@ -267,6 +378,9 @@ class Rows {
   int64_t columns_, mask_columns_, rows_per_point_;
   bool stream_;
   Activation activation_;
+  bool limited_;
+  stat_t margin_;
+  bool follows_columns_ = true;  // any of them
   Partial<stat_t>& p_;
 };
 

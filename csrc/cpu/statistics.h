@@ -4,12 +4,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <limits>
-#include <memory>
-#include <new>
 #include <vector>
 
+#include "blocks.h"
 #include "cpu/kernels.h"
 #include "options.h"
 #include "slack.h"
@@ -25,14 +23,19 @@ struct Statistics {
   stat_t* sums;          // [2, kSlackSums]
 };
 
+// Whether each point is a matrix row of so few columns that its extrema are followed to their column.
+inline bool has_narrow_points(const Layout& layout, bool position_points) {
+  constexpr int64_t kColumns = 8;
+  return layout.inner == 1 && layout.units < kColumns && layout.rows_per_point(position_points) == 1;
+}
+
 // The tasks of a forward, with memory for their results.
 template <typename stat_t>
 class Tasks {
  public:
   // One per thread, or more if the offsets within a task would not fit into 32 bits.
   Tasks(const Layout& layout, bool position_points, int64_t threads, const Statistics<stat_t>& statistics) {
-    constexpr int64_t kRows = 16, kPadding = 16,
-                      kAlignment = 64;  // whole blocks of rows, vectors, cache lines
+    constexpr int64_t kRows = 16, kPadding = 16;  // whole blocks of rows, cache lines
     constexpr int64_t kMostRows = int64_t{1} << 30;
     const int64_t rows = layout.matrix_rows();
     const bool across = layout.points_across(position_points);
@@ -42,18 +45,25 @@ class Tasks {
     const int64_t needed = (rows + kMostRows - 1) / kMostRows;
     const int64_t count = std::min(std::max(threads, needed), steps);
     partials_.resize(static_cast<size_t>(count));
-    values_.reset(static_cast<stat_t*>(
-        std::aligned_alloc(kAlignment, static_cast<size_t>(4 * units * count) * sizeof(stat_t))));
-    if (values_ == nullptr) throw std::bad_alloc();
-    unit_at_.reset(new int32_t[static_cast<size_t>(2 * units * count)]);
+    constexpr size_t kBytesPerUnit = 4 * sizeof(stat_t) + 2 * sizeof(int32_t) + sizeof(uint8_t);
+    memory_ = take_block(static_cast<size_t>(units * count) * kBytesPerUnit);
+    auto* const values = static_cast<stat_t*>(memory_.mutable_get());
+    auto* const unit_at = reinterpret_cast<int32_t*>(values + 4 * units * count);
+    auto* const follows = reinterpret_cast<uint8_t*>(unit_at + 2 * units * count);
+    const bool narrow = has_narrow_points(layout, position_points);
     for (int64_t t = 0; t < count; ++t) {
       Partial<stat_t>& p = partials_[static_cast<size_t>(t)];
       p.begin = steps * t / count * step;
       p.end = std::min(steps * (t + 1) / count * step, rows);
-      p.unit_max = values_.get() + 4 * t * units, p.unit_min = p.unit_max + units;
+      p.unit_max = values + 4 * t * units, p.unit_min = p.unit_max + units;
       p.chunk_max = p.unit_min + units, p.chunk_min = p.chunk_max + units;
-      p.unit_max_at = unit_at_.get() + 2 * t * units, p.unit_min_at = p.unit_max_at + units;
+      p.unit_max_at = unit_at + 2 * t * units, p.unit_min_at = p.unit_max_at + units;
+      p.follows = follows + t * units;
       p.point_max = statistics.extrema + statistics.units, p.point_min = p.point_max + statistics.count;
+      if (narrow) {
+        p.point_max_column = statistics.indices + statistics.units;
+        p.point_min_column = p.point_max_column + statistics.count;
+      }
       p.continues = !across && p.begin % layout.rows_per_point(position_points) != 0;
     }
   }
@@ -62,8 +72,7 @@ class Tasks {
 
  private:
   std::vector<Partial<stat_t>> partials_;
-  std::unique_ptr<stat_t[], decltype(&std::free)> values_{nullptr, &std::free};  // whole cache lines
-  std::unique_ptr<int32_t[]> unit_at_;
+  at::DataPtr memory_;
 };
 
 // Merges the results of the tasks, without branches in the loop over units.
@@ -138,6 +147,12 @@ class Finder {
     return logical(best_row, unit);
   }
 
+  // Index in the flattened tensor of a matrix element.
+  int64_t logical(int64_t row, int64_t column) const {
+    if (!layout_.channels_last) return row * layout_.matrix_columns() + column;
+    return (row / layout_.rows * layout_.units + column) * layout_.rows + row % layout_.rows;
+  }
+
  private:
   stat_t at_place(int64_t place) const { return static_cast<stat_t>(x_[place]); }
 
@@ -154,12 +169,6 @@ class Finder {
     return i;
   }
 
-  // Index in the flattened tensor of a matrix element.
-  int64_t logical(int64_t row, int64_t column) const {
-    if (!layout_.channels_last) return row * layout_.matrix_columns() + column;
-    return (row / layout_.rows * layout_.units + column) * layout_.rows + row % layout_.rows;
-  }
-
   const scalar_t* x_;
   const Layout& layout_;
   bool position_points_;
@@ -168,8 +177,9 @@ class Finder {
 
 using Sums = std::array<double, kSlackSums>;
 
-// Slack sums of the extrema [begin, end) of units or points, and the indices of those with slack.
-template <typename stat_t, typename Find>
+// Slack sums of the extrema [begin, end) of units or points, and the indices of those with slack. `find` is
+// called for every one if that costs less than to predict which have slack.
+template <bool find_all, typename stat_t, typename Find>
 Sums finish(int64_t begin, int64_t end, stat_t margin, ExtremaKind kind, const Find& find,
             const Statistics<stat_t>& statistics) {
   constexpr int64_t kStep = 16;
@@ -190,13 +200,22 @@ Sums finish(int64_t begin, int64_t end, stat_t margin, ExtremaKind kind, const F
       continue;
     }
     for (int64_t k = group; k < last; ++k) {
-      const Slack<stat_t> slack = slack_of(maxima[k], minima[k], margin);
+      const stat_t largest = maxima[k], smallest = minima[k];
+      const Slack<stat_t> slack = slack_of(largest, smallest, margin);
       add_slack(slack, sums.data());
-      max_indices[k] = slack.positive != 0 || kind == kIndexed ? find(k, maxima[k], true) : -1;
-      min_indices[k] = slack.negative != 0 || kind == kIndexed ? find(k, minima[k], false) : -1;
+      const bool find_max = slack.positive != 0 || kind == kIndexed;
+      const bool find_min = slack.negative != 0 || kind == kIndexed;
+      if constexpr (find_all) {
+        const int64_t max_index = find(k, largest, true), min_index = find(k, smallest, false);
+        max_indices[k] = find_max ? max_index : -1;
+        min_indices[k] = find_min ? min_index : -1;
+      } else {
+        max_indices[k] = find_max ? find(k, largest, true) : -1;
+        min_indices[k] = find_min ? find(k, smallest, false) : -1;
+      }
       if (kind == kLimited) {
-        maxima[k] = limit_maximum(maxima[k], margin);
-        minima[k] = limit_minimum(minima[k], margin);
+        maxima[k] = limit_maximum(largest, margin);
+        minima[k] = limit_minimum(smallest, margin);
       }
     }
   }

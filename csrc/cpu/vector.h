@@ -15,6 +15,7 @@
 //   choose(sign, a, b)       a where the flag is set, else b
 //   scale(raw, factor)       the product with a stat_t, rounded to nearest even
 //   sign_bits, lanes_of      from a Sign (or four) to mask bits, lowest lane first, and back
+//   store_signs, load_signs  the bits of four adjacent vectors; or of one, if kStoresSigns
 //   values(raw)              as Values, exactly
 //
 // Values, for the extrema:
@@ -22,6 +23,7 @@
 //   max, min, add                 by lane; max and min may lose NaN
 //   less, unordered               to a Mask; unordered: one of the two is NaN
 //   none, either, bits            of Masks
+//   select(mask, a, b)            a where the flag is set, else b
 //   largest, smallest             across the lanes of one vector, or of four at once
 //   store_where(to, mask, value)  an int32_t
 //

@@ -10,6 +10,7 @@ namespace jumpstart {
 namespace JUMPSTART_ISA {
 
 constexpr int kRowBlock = 2;
+constexpr bool kStoresSigns = false;
 
 struct FloatLanes {  // shared by the vectors with float values
   using stat_t = float;
@@ -29,6 +30,7 @@ struct FloatLanes {  // shared by the vectors with float values
   static Values min(Values a, Values b) { return _mm256_min_ps(a, b); }
   static Mask none() { return _mm256_setzero_ps(); }
   static Mask either(Mask a, Mask b) { return _mm256_or_ps(a, b); }
+  static Values select(Mask m, Values a, Values b) { return _mm256_blendv_ps(b, a, m); }
   static Mask less(Values a, Values b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
   static Mask unordered(Values a, Values b) { return _mm256_cmp_ps(a, b, _CMP_UNORD_Q); }
   static Values add(Values a, Values b) { return _mm256_add_ps(a, b); }
@@ -96,6 +98,19 @@ struct VectorFloat : FloatLanes {
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(all, order)));
   }
+  static void store_signs(uint8_t* to, const Sign* s) {
+    const auto bits = static_cast<uint32_t>(sign_bits(s[0], s[1], s[2], s[3]));
+    std::memcpy(to, &bits, sizeof bits);
+  }
+  static void load_signs(const uint8_t* from, Sign* s) {
+    int bits;
+    std::memcpy(&bits, from, sizeof bits);
+    const __m256i all = _mm256_set1_epi32(bits), first = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    for (int i = 0; i < 4; ++i) {
+      const __m256i place = _mm256_slli_epi32(first, 8 * i);
+      s[i] = _mm256_cmpeq_epi32(_mm256_and_si256(all, place), place);
+    }
+  }
   static Raw keep(Raw raw, Sign s) { return _mm256_and_ps(raw, _mm256_castsi256_ps(s)); }
   static Raw choose(Sign s, Raw a, Raw b) { return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(s)); }
   static Raw scale(Raw raw, float factor) { return _mm256_mul_ps(raw, broadcast(factor)); }
@@ -131,6 +146,13 @@ struct Vector16Bit : FloatLanes {
   static uint64_t sign_bits(Sign a, Sign b, Sign c, Sign d) {
     const auto low = static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(a, b)));
     return low | static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(c, d))) << 16;
+  }
+  static void store_signs(uint8_t* to, const Sign* s) {
+    const auto bits = static_cast<uint32_t>(sign_bits(s[0], s[1], s[2], s[3]));
+    std::memcpy(to, &bits, sizeof bits);
+  }
+  static void load_signs(const uint8_t* from, Sign* s) {
+    for (int i = 0; i < 4; ++i) s[i] = lanes_of(from[i]);
   }
   static Raw keep(Raw raw, Sign s) { return _mm_and_si128(raw, s); }
   static Raw choose(Sign s, Raw a, Raw b) { return _mm_blendv_epi8(b, a, s); }
@@ -202,6 +224,9 @@ struct VectorDouble {
   }
   static Mask none() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
   static Mask either(Mask a, Mask b) { return {_mm256_or_pd(a.low, b.low), _mm256_or_pd(a.high, b.high)}; }
+  static Values select(Mask m, Values a, Values b) {
+    return {_mm256_blendv_pd(b.low, a.low, m.low), _mm256_blendv_pd(b.high, a.high, m.high)};
+  }
   static Mask less(Values a, Values b) {
     return {_mm256_cmp_pd(a.low, b.low, _CMP_LT_OQ), _mm256_cmp_pd(a.high, b.high, _CMP_LT_OQ)};
   }
@@ -229,6 +254,13 @@ struct VectorDouble {
       return _mm256_castsi256_pd(_mm256_cmpeq_epi64(spread, place));
     };
     return {four(bits), four(bits >> 4)};
+  }
+  static void store_signs(uint8_t* to, const Sign* s) {
+    const auto bits = static_cast<uint32_t>(sign_bits(s[0], s[1], s[2], s[3]));
+    std::memcpy(to, &bits, sizeof bits);
+  }
+  static void load_signs(const uint8_t* from, Sign* s) {
+    for (int i = 0; i < 4; ++i) s[i] = lanes_of(from[i]);
   }
   static Raw keep(Raw raw, Sign m) {
     return {_mm256_and_pd(raw.low, m.low), _mm256_and_pd(raw.high, m.high)};

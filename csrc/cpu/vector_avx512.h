@@ -5,11 +5,13 @@
 #include <immintrin.h>
 
 #include "cpu/half.h"
+#include "cpu/mask_bits.h"
 
 namespace jumpstart {
 namespace JUMPSTART_ISA {
 
 constexpr int kRowBlock = 4;
+constexpr bool kStoresSigns = true;
 
 inline uint32_t first_bits(int count) { return (1u << count) - 1; }
 
@@ -28,11 +30,20 @@ struct FloatLanes {  // shared by the vectors with float values
   static Values min(Values a, Values b) { return _mm512_min_ps(a, b); }
   static Mask none() { return 0; }
   static Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
+  static Values select(Mask m, Values a, Values b) { return _mm512_mask_mov_ps(b, m, a); }
   static Mask less(Values a, Values b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
   static Mask unordered(Values a, Values b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
   static Values add(Values a, Values b) { return _mm512_add_ps(a, b); }
   static uint32_t bits(Mask m) { return m; }
   static uint32_t sign_bits(Sign s) { return s; }
+  static void store_signs(uint8_t* to, Sign s) { _store_mask16(reinterpret_cast<__mmask16*>(to), s); }
+  static void store_signs(uint8_t* to, const Sign* s) {
+    const __mmask32 low = _mm512_kunpackw(s[1], s[0]), high = _mm512_kunpackw(s[3], s[2]);
+    _store_mask64(reinterpret_cast<__mmask64*>(to), _mm512_kunpackd(high, low));
+  }
+  static void load_signs(const uint8_t* from, Sign* s) {
+    for (int i = 0; i < 4; ++i) s[i] = lanes_of(load_bits<16>(from + 2 * i));
+  }
   static uint64_t sign_bits(Sign a, Sign b, Sign c, Sign d) {
     return a | static_cast<uint64_t>(b) << 16 | static_cast<uint64_t>(c) << 32 |
            static_cast<uint64_t>(d) << 48;
@@ -163,12 +174,20 @@ struct VectorDouble {
   }
   static Mask none() { return 0; }
   static Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
+  static Values select(Mask m, Values a, Values b) { return _mm512_mask_mov_pd(b, m, a); }
   static Mask less(Values a, Values b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
   static Mask unordered(Values a, Values b) { return _mm512_cmp_pd_mask(a, b, _CMP_UNORD_Q); }
   static Values add(Values a, Values b) { return _mm512_add_pd(a, b); }
   static Sign positive(Raw v) { return _mm512_cmp_pd_mask(v, _mm512_setzero_pd(), _CMP_NLE_UQ); }
   static uint32_t bits(Mask m) { return m; }
   static uint32_t sign_bits(Sign s) { return s; }
+  static void store_signs(uint8_t* to, Sign s) { _store_mask8(reinterpret_cast<__mmask8*>(to), s); }
+  static void store_signs(uint8_t* to, const Sign* s) {
+    for (int i = 0; i < 4; ++i) store_signs(to + i, s[i]);
+  }
+  static void load_signs(const uint8_t* from, Sign* s) {
+    for (int i = 0; i < 4; ++i) s[i] = lanes_of(from[i]);
+  }
   static uint64_t sign_bits(Sign a, Sign b, Sign c, Sign d) {
     return a | static_cast<uint32_t>(b) << 8 | static_cast<uint32_t>(c) << 16 |
            static_cast<uint32_t>(d) << 24;

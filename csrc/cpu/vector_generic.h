@@ -9,6 +9,7 @@ namespace jumpstart {
 namespace JUMPSTART_ISA {
 
 constexpr int kRowBlock = 2;
+constexpr bool kStoresSigns = false;
 
 typedef float Float8 __attribute__((vector_size(32)));
 typedef double Double8 __attribute__((vector_size(64)));
@@ -58,6 +59,7 @@ struct Lanes {
   static Values min(Values a, Values b) { return a < b ? a : b; }
   static Mask none() { return Mask{}; }
   static Mask either(Mask a, Mask b) { return a | b; }
+  static Values select(Mask m, Values a, Values b) { return m ? a : b; }
   static Mask less(Values a, Values b) { return a < b; }
   static Mask unordered(Values a, Values b) { return (a != a) | (b != b); }
   static Values add(Values a, Values b) { return a + b; }
@@ -69,6 +71,13 @@ struct Lanes {
   static Sign lanes_of(uint32_t bits) {
     const Mask place = {1, 2, 4, 8, 16, 32, 64, 128};
     return (place & static_cast<int32_t>(bits)) != 0;
+  }
+  static void store_signs(uint8_t* to, const Sign* s) {
+    const auto bits = static_cast<uint32_t>(sign_bits(s[0], s[1], s[2], s[3]));
+    std::memcpy(to, &bits, sizeof bits);
+  }
+  static void load_signs(const uint8_t* from, Sign* s) {
+    for (int i = 0; i < 4; ++i) s[i] = lanes_of(from[i]);
   }
   static stat_t largest(Values v) {
     stat_t best = v[0];

@@ -75,9 +75,11 @@ class JumpstartActivation(nn.Module):
         if not recording and not watchers:
             return self._run_plain(x)
         seen, unit_dim = x, self.unit_dim
-        kind = "exact" if watchers else "limited"
-        options: tuple[Any, ...] = (self.points, self.margin, self.tie_breaking, self.inplace, kind)
-        result = run_layer_eagerly(x, self.activation, self.activation_parameter, unit_dim, *options)
+        options = (
+            self.points, self.margin, self.tie_breaking, self.inplace, "exact" if watchers else "limited"
+        )  # fmt: skip
+        parameter = 0.0 if self.parameter_name is None else self.activation_parameter
+        result = run_layer_eagerly(x, self.activation, parameter, unit_dim, *options)
         if result is None:
             if isinstance(x, Tensor) and x.dim() < 2:
                 self._warn_of_no_units(x)
@@ -85,14 +87,14 @@ class JumpstartActivation(nn.Module):
             seen, unit_dim = as_batch(x, unit_dim, self.points, self._derived)
             if torch._C._are_functorch_transforms_active():
                 self._enter_transform()
-            result = run_layer(seen, self.activation, self.activation_parameter, unit_dim, *options)
-        output, slack_sums, extrema, units, points = result
+            result = run_layer(seen, self.activation, parameter, unit_dim, *options)
+        output, record = result
         if recording and self._inject is not None:
-            output = self._inject(output, slack_sums, not self._pauses)
+            output = self._inject(output, record.slack_sums, not self._pauses)
         elif recording and not self._pauses and not records.recomputing():
-            records.add(self, records.Record(slack_sums, extrema, units, points, self.margin))
+            records.add(self, record)
         for watch in watchers:
-            watch(LayerExtrema(*split_extrema(extrema.detach(), seen, unit_dim, self.points)))
+            watch(LayerExtrema(*split_extrema(record.extrema.detach(), seen, unit_dim, self.points)))
         if seen is x:
             return output
         return x if output is seen else output.squeeze(0)

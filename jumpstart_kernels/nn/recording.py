@@ -52,7 +52,25 @@ def named_layers(model: nn.Module) -> list[tuple[str, JumpstartActivation]]:
 
 def layers_of(model: nn.Module) -> list[JumpstartActivation]:
     """All Jumpstart layers of a model."""
-    return [module for module in model.modules() if isinstance(module, JumpstartActivation)]
+    if torch.compiler.is_dynamo_compiling():
+        return [module for module in model.modules() if isinstance(module, JumpstartActivation)]
+    # Generators that yield every module through all of its parents take longer than a thin layer's forward.
+    layers, seen, left = [], set(), [model]
+    while left:
+        module = left.pop()
+        if module is None or module in seen:
+            continue
+        seen.add(module)
+        if isinstance(module, JumpstartActivation):
+            layers.append(module)
+        if module._modules:
+            left += reversed(module._modules.values())
+    return layers
+
+
+def name_of(model: nn.Module, layer: JumpstartActivation) -> str:
+    """The name of one of its layers."""
+    return next(name for name, module in named_layers(model) if module is layer)
 
 
 def _add_pauses(layers: list[JumpstartActivation], count: int) -> None:

@@ -1,8 +1,7 @@
 """What a layer's forwards record for the penalty, and how recomputed forwards are kept out."""
 
-import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -35,11 +34,14 @@ class Recorder(Protocol):
 
 
 def add(layer: Recorder, record: Record) -> None:
-    layer._records = (record, layer._records)
     if torch.compiler.is_dynamo_compiling():
+        note_compilation()
+        layer._records = (record, layer._records)
         return
-    layer._unclaimed += 1
-    if layer._unclaimed == UNCLAIMED_WARNING:
+    state = layer.__dict__  # a module's attributes are slow to set
+    state["_records"] = (record, state["_records"])
+    state["_unclaimed"] = unclaimed = state["_unclaimed"] + 1
+    if unclaimed == UNCLAIMED_WARNING:
         warnings.warn(
             f"a {type(layer).__name__} has recorded {UNCLAIMED_WARNING} forwards that no penalty(model) "
             "consumed, and keeps their memory. Add the penalty to the loss, call clear_records(model), or "
@@ -56,10 +58,40 @@ def unwind(records: Records) -> Iterator[Record]:
 
 
 def clear(layer: Recorder) -> None:
-    layer._records = None
-    layer._unclaimed = 0
-    if layer._unreachable or layer._transformed:  # a module's attributes are slow to set
+    if torch.compiler.is_dynamo_compiling():
+        layer._records = None
+        layer._unclaimed = 0
+    else:
+        state = layer.__dict__
+        state["_records"] = None
+        state["_unclaimed"] = 0
+    if layer._unreachable or layer._transformed:
         layer._unreachable = layer._transformed = False
+
+
+def take(layer: Recorder) -> list[Record]:
+    """A layer's records, oldest first, which it then has no longer."""
+    newest = layer._records
+    if newest is not None and newest[1] is None and not layer._transformed:
+        taken = [newest[0]]
+    else:
+        taken = list(unwind(newest))[::-1]
+        if layer._transformed:
+            taken = [record for record in taken if not is_left_behind(record)]
+    clear(layer)  # also if an error follows: they must not stay behind
+    return taken
+
+
+_compiled = False  # whether the compiler has traced a layer
+
+
+def note_compilation() -> None:
+    global _compiled
+    _compiled = True
+
+
+# What torch.compiler.assume_constant_result does, without importing the compiler: called once, in tracing.
+note_compilation._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def recomputing() -> bool:
@@ -72,7 +104,10 @@ def is_unreachable() -> bool:
 
     Such a function disables forward gradients too, which ``torch.no_grad`` does not.
     """
-    if torch.compiler.is_dynamo_compiling() or torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+    if torch.compiler.is_dynamo_compiling():
+        note_compilation()
+        return False
+    if torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         return False
     return not torch._C._is_fwd_grad_enabled()
 
@@ -97,7 +132,9 @@ def is_left_behind(record: Record) -> bool:
     return functorch.maybe_get_level(tensor) > (functorch.maybe_current_level() or 0)
 
 
-def forget_recomputed(value: Tensor, layers: Sequence[tuple[str, Recorder]], taken: Sequence[int]) -> None:
+def forget_recomputed(
+    value: Tensor, layers: Sequence[Recorder], taken: Sequence[int], name_of: Callable[[Recorder], str]
+) -> None:
     """Have the backward of a penalty drop what compiled layers record in it.
 
     A compiled layer cannot see that its forward is recomputed, so whatever it records during backward is
@@ -105,26 +142,27 @@ def forget_recomputed(value: Tensor, layers: Sequence[tuple[str, Recorder]], tak
 
     Args:
         value: the penalty.
-        layers: all layers of the model by name.
+        layers: all layers of the model.
         taken: how many records of each the penalty consumed.
+        name_of: the name of a layer in the model.
     """
-    if torch.compiler.is_dynamo_compiling() or "torch._dynamo" not in sys.modules or not value.requires_grad:
+    if torch.compiler.is_dynamo_compiling() or not _compiled or not value.requires_grad:
         return
     if torch._C._are_functorch_transforms_active():  # no hooks, and no checkpoints either
         return
 
     def begin(_: Tensor) -> None:
-        before = [layer._records for _, layer in layers]
+        before = [layer._records for layer in layers]
 
         def end() -> None:
             hidden = []
-            for (name, layer), records, count in zip(layers, before, taken, strict=True):
+            for layer, records, count in zip(layers, before, taken, strict=True):
                 recomputed = 0
                 while layer._records is not None and layer._records is not records:
                     layer._records = layer._records[1]
                     recomputed += 1
                 if recomputed > count:
-                    hidden.append(name)
+                    hidden.append(name_of(layer))
             if hidden:
                 raise RuntimeError(unreachable(hidden))
 

@@ -3,7 +3,7 @@
 The dispatcher passes flat arguments; on both sides of it functions pass these tuples.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -52,6 +52,21 @@ class ForwardResult(NamedTuple):
     :data:`EXTREMA_KINDS`."""
 
 
+class Record(NamedTuple):
+    """What one forward of one layer contributes to the penalty; ``csrc/record.h`` is the counterpart."""
+
+    slack_sums: Tensor
+    """``[2, 5]``"""
+    extrema: Tensor
+    """``[2, C + P]``, maxima then minima, perhaps limited to the margin; only those with slack have a
+    gradient."""
+    units: int
+    """C"""
+    points: int
+    """P, or 0 if the input was empty"""
+    margin: float
+
+
 class Gradients(NamedTuple):
     """Gradients of the forward's differentiable results; None for those not in the loss."""
 
@@ -94,6 +109,12 @@ def save_penalty(ctx: Any, layers: int, weights: list[float], value: Tensor | No
 def penalty_gradients(ctx: Any, grad: Tensor, backward: Callable[..., Tensor]) -> list[Tensor]:
     """The gradient of every layer's slack sums: the same for each."""
     return [backward(grad, *(ctx.saved_tensors or (None,)), ctx.weights)] * ctx.layers
+
+
+def are_alike(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors have one dtype and one device."""
+    first = tensors[0]
+    return all(tensor.dtype == first.dtype and tensor.device == first.device for tensor in tensors[1:])
 
 
 def dense_gradients(gradients: Gradients, saved: Saved) -> Gradients:

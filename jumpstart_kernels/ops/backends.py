@@ -70,6 +70,13 @@ def select(x: Tensor) -> str:
     return backend
 
 
+def select_shortcuts(x: Tensor) -> ModuleType | None:
+    """The shortcuts for ``x`` in eager code; see :func:`select`."""
+    device_type = "cpu" if x.is_cpu else x.device.type
+    backend = _resolved.get(device_type)
+    return BACKENDS[select(x) if backend is None else backend].shortcuts
+
+
 @contextmanager
 def use_backend(backend: str) -> Iterator[None]:
     """Run every Jumpstart operator inside the ``with`` block on one backend.

@@ -67,11 +67,11 @@ def _declines(*arguments) -> Any:
 
 
 jumpstart_activation = getattr(_extension, "jumpstart_activation", _declines)
-"""``(x, activation, parameter, unit_dim, position_points, margin, inplace, extrema_kind)`` to output, slack
-sums, extrema, units and points (0 if ``x`` is empty); None where the operator must be called instead."""
+"""``(x, activation, parameter, unit_dim, position_points, margin, inplace, extrema_kind)`` to the output and
+a :class:`~jumpstart_kernels.ops.arguments.Record`; None where the operator must be called instead."""
 
 penalty = getattr(_extension, "penalty", _declines)
-"""``(slack_sums, weights, square_root)`` to the penalty; None where the operator must be called instead."""
+"""``(records, weights, square_root)`` to the penalty; None where the operator must be called instead."""
 
 
 def has_cuda() -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from jumpstart_kernels.nn.records import Record
+from jumpstart_kernels.ops.arguments import Record
 from jumpstart_kernels.ops.slack import extremum_gradients, slacks, sum_slacks
 
 if TYPE_CHECKING:

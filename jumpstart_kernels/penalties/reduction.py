@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from jumpstart_kernels.functional import check_choice
 from jumpstart_kernels.nn import records
 from jumpstart_kernels.nn.activation import JumpstartActivation
-from jumpstart_kernels.nn.recording import check_module, named_layers
-from jumpstart_kernels.nn.records import Record
-from jumpstart_kernels.ops import PENALTY_OVERLOADS
+from jumpstart_kernels.nn.recording import check_module, layers_of, name_of
+from jumpstart_kernels.ops import PENALTY_OVERLOADS, native
+from jumpstart_kernels.ops.arguments import Record, are_alike
 from jumpstart_kernels.ops.backends import BACKENDS, select
 from jumpstart_kernels.ops.composite import is_transformed
 from jumpstart_kernels.ops.reference import penalty as reference_penalty
@@ -86,27 +86,24 @@ def penalty(
     check_module(model)
     check_penalty_options(reduction, sign_balance, terms)
     group = None if process_group is None else check_process_group(process_group)
-    layers = named_layers(model)
+    layers = layers_of(model)
     taken: list[Record] = []
     counts, unreachable = [], []
-    for name, layer in layers:
-        of_layer = list(records.unwind(layer._records))
-        if layer._transformed:
-            of_layer = [record for record in of_layer if not records.is_left_behind(record)]
-        taken += reversed(of_layer)
-        counts.append(len(of_layer))
+    for layer in layers:
         if layer._unreachable:
-            unreachable.append(name)
-        records.clear(layer)  # also if an error follows: they must not stay behind
+            unreachable.append(layer)
+        of_layer = records.take(layer)
+        taken += of_layer
+        counts.append(len(of_layer))
     if unreachable:
-        raise RuntimeError(records.unreachable(unreachable))
+        raise RuntimeError(records.unreachable([name_of(model, layer) for layer in unreachable]))
     if not taken:
-        raise RuntimeError(_nothing_recorded([layer for _, layer in layers]))
+        raise RuntimeError(_nothing_recorded(layers))
     if group is None or group.size() == 1:
         value = reduce_records(taken, reduction, sign_balance, terms)
     else:
         value = reduce_records_across(taken, group, reduction, sign_balance, terms)
-    records.forget_recomputed(value, layers, counts)
+    records.forget_recomputed(value, layers, counts, functools.partial(name_of, model))
     return value
 
 
@@ -122,24 +119,26 @@ def check_penalty_options(reduction: str, sign_balance: float, terms: str) -> No
 
 def reduce_records(taken: Sequence[Record], reduction: str, sign_balance: float, terms: str) -> Tensor:
     """The penalty of records, from their slack sums only."""
-    slack_sums, units, points = [], 0, 0
+    units = points = 0
     for record in taken:
-        slack_sums.append(record.slack_sums)
         if record.points:
             units += record.units
             points += record.points
-    slack_sums = _alike(slack_sums)
     square_root = reduction == "norm"
-    first = slack_sums[0]
     # A compiler gains nothing from the operator: it fuses the reference.
-    plain = torch.compiler.is_compiling() or is_transformed()
-    overload = None if plain else PENALTY_OVERLOADS.get(backend := select(first))
-    if overload is None:
+    if torch.compiler.is_compiling() or is_transformed():
         weights = penalty_weights(reduction, sign_balance, terms, units, points)
-        return reference_penalty(slack_sums, weights, square_root)
+        return reference_penalty(_alike([record.slack_sums for record in taken]), weights, square_root)
     weights = _cached_weights(reduction, sign_balance, terms, units, points)
-    shortcuts = BACKENDS[backend].shortcuts
-    value = None if shortcuts is None else shortcuts.penalty(slack_sums, weights, square_root)
+    value = native.penalty(taken, weights, square_root)  # None unless all records are the extension's
+    if value is not None:
+        return value
+    slack_sums = _alike([record.slack_sums for record in taken])
+    backend = select(slack_sums[0])
+    overload, shortcuts = PENALTY_OVERLOADS.get(backend), BACKENDS[backend].shortcuts
+    if overload is None:
+        return reference_penalty(slack_sums, weights, square_root)
+    value = None if shortcuts is None else shortcuts.penalty(taken, weights, square_root)
     return overload(slack_sums, weights, square_root) if value is None else value
 
 
@@ -198,11 +197,10 @@ _cached_weights = functools.lru_cache(penalty_weights)
 
 def _alike(tensors: list[Tensor]) -> list[Tensor]:
     """Cast to the widest dtype and to the device of the first."""
-    first = tensors[0]
-    if all(tensor.dtype == first.dtype and tensor.device == first.device for tensor in tensors[1:]):
+    if are_alike(tensors):
         return tensors
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
-    return [tensor.to(first.device, dtype) for tensor in tensors]
+    return [tensor.to(tensors[0].device, dtype) for tensor in tensors]
 
 
 def _nothing_recorded(layers: list[JumpstartActivation]) -> str:

@@ -6,7 +6,7 @@ from fuzz import definition
 from fuzz.definition import KEPT, LayerOptions, PenaltyOptions
 
 import jumpstart_kernels as jk
-from jumpstart_kernels.nn.records import Record
+from jumpstart_kernels.ops.arguments import Record
 from jumpstart_kernels.penalties.reduction import REDUCTIONS, TERMS
 
 

@@ -21,6 +21,8 @@ from torch.autograd import forward_ad
 from jumpstart_kernels.ops import triton
 from jumpstart_kernels.ops.arguments import (
     Options,
+    Record,
+    are_alike,
     dense_gradients,
     penalty_gradients,
     save_for_backward,
@@ -80,8 +82,8 @@ def jumpstart_activation(
     margin: float,
     inplace: bool,
     extrema_kind: str,
-) -> tuple[Tensor, Tensor, Tensor, int, int] | None:
-    """Output, slack sums, extrema, units and points (0 if ``x`` is empty)."""
+) -> tuple[Tensor, Record] | None:
+    """Output and record."""
     dim = x.dim()
     if not _are_plain(x) or dim < 2 or x.dtype not in _DTYPES or not -dim <= unit_dim < dim:
         return None
@@ -93,12 +95,13 @@ def jumpstart_activation(
     )
     units = x.shape[unit_dim]
     points = values.shape[1] - units if x.numel() else 0
-    return (x.copy_(output) if inplace else output), slack_sums, values, units, points
+    return (x.copy_(output) if inplace else output), Record(slack_sums, values, units, points, margin)
 
 
-def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -> Tensor | None:
+def penalty(records: list[Record], weights: list[float], square_root: bool) -> Tensor | None:
     """The penalty of all layers."""
-    if not _are_plain(*slack_sums):
+    slack_sums = [record.slack_sums for record in records]
+    if not _are_plain(*slack_sums) or not are_alike(slack_sums):
         return None
     return _Penalty.apply(weights, square_root, *slack_sums)
 

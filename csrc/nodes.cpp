@@ -1,0 +1,121 @@
+#include "nodes.h"
+
+#include <ATen/record_function.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/graph_task.h>
+
+#include <algorithm>
+
+#include "autograd.h"
+#include "penalty.h"
+#include "slack.h"
+
+namespace jumpstart {
+
+using at::Tensor;
+using torch::autograd::variable_list;
+
+void SharedGradient::set(Tensor gradient) {
+  const int backward = torch::autograd::get_current_graph_task_id();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    by_backward_.emplace_back(backward, std::move(gradient));
+  }
+  torch::autograd::Engine::get_default_engine().queue_callback(
+      [self = shared_from_this(), backward] { self->forget(backward); });
+}
+
+void SharedGradient::forget(int backward) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto is_its = [&](const auto& entry) { return entry.first == backward; };
+  by_backward_.erase(std::remove_if(by_backward_.begin(), by_backward_.end(), is_its), by_backward_.end());
+}
+
+Tensor SharedGradient::get() {
+  const int backward = torch::autograd::get_current_graph_task_id();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& [other, gradient] : by_backward_) {
+    if (other == backward) return gradient;
+  }
+  return {};
+}
+
+bool runs_on_cpu(const Tensor& x) {
+  const auto local = c10::impl::tls_local_dispatch_key_set();
+  const auto above =
+      c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset |
+      c10::DispatchKeySet({c10::DispatchKey::ADInplaceOrView, c10::DispatchKey::BackendSelect});
+  const auto keys = ((x.key_set() | local.included_) - local.excluded_) - above;
+  return keys.highestPriorityTypeId() == c10::DispatchKey::CPU;
+}
+
+namespace {
+
+bool runs_on_cpu(const Gradients& gradients, const Saved& saved) {
+  for (const Tensor* grad : {&gradients.output, &gradients.slack_sums, &gradients.extrema}) {
+    if (grad->defined() && !jumpstart::runs_on_cpu(*grad)) return false;
+  }
+  return jumpstart::runs_on_cpu(saved.mask) && jumpstart::runs_on_cpu(saved.extrema) &&
+         jumpstart::runs_on_cpu(saved.indices);
+}
+
+}  // namespace
+
+void JumpstartActivationBackward::expose(Tensor& slack_sums, Tensor& extrema) {
+  const auto self = getptr();
+  if (num_inputs() == 1) {
+    add_input_metadata(slack_sums);
+    add_input_metadata(extrema);
+  }
+  torch::autograd::impl::set_gradient_edge(slack_sums, {self, 1});
+  torch::autograd::impl::set_gradient_edge(extrema, {self, 2});
+}
+
+variable_list JumpstartActivationBackward::apply(variable_list&& grads) {
+  Gradients gradients{std::move(grads[0]), {}, {}};
+  if (grads.size() > 1) gradients.slack_sums = std::move(grads[1]), gradients.extrema = std::move(grads[2]);
+  if (penalty) {
+    Tensor shared = penalty->get();
+    if (shared.defined()) {
+      gradients.slack_sums = gradients.slack_sums.defined() ? gradients.slack_sums + shared : shared;
+    }
+  }
+  if (!gradients.any()) return {Tensor()};
+  Saved unpacked{saved.mask.unpack(), saved.extrema.unpack(), saved.indices.unpack(),
+                 saved.size,          saved.channels_last,    saved.dtype};
+  if (!at::GradMode::is_enabled() && runs_on_cpu(gradients, unpacked)) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation_backward", std::vector<c10::IValue>());
+    return {backward_cpu(gradients, unpacked, options)};
+  }
+  if (at::GradMode::is_enabled()) {  // the second derivative goes through the extrema
+    Tensor slack_sums = at::empty({2, kSlackSums}, unpacked.extrema.options());
+    unpacked.extrema = unpacked.extrema.variable_data();
+    expose(slack_sums, unpacked.extrema);
+  }
+  return {run_backward(gradients, unpacked, options)};
+}
+
+void JumpstartActivationBackward::release_variables() {
+  saved.mask.reset_data();
+  saved.extrema.reset_data();
+  saved.indices.reset_data();
+}
+
+variable_list PenaltyBackward::apply(variable_list&& grads) {
+  Tensor gradient;
+  if (grads[0].defined()) {
+    const auto root = value ? std::optional<Tensor>(value->unpack(getptr())) : std::nullopt;
+    gradient = run_penalty_backward(grads[0], root, weights);
+  }
+  if (!shared) return variable_list(num_outputs(), gradient);  // the same for every layer
+  if (gradient.defined()) shared->set(std::move(gradient));
+  return variable_list(num_outputs());
+}
+
+void PenaltyBackward::release_variables() {
+  if (value) value->reset_data();
+}
+
+}  // namespace jumpstart

@@ -1,0 +1,79 @@
+// The autograd nodes of eager code: the counterparts of those in autograd.cpp and penalty.cpp.
+
+#pragma once
+
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "jumpstart_activation.h"
+#include "options.h"
+#include "saved.h"
+
+namespace jumpstart {
+
+// An intrusive_ptr in newer versions of PyTorch.
+using NodePointer = decltype(torch::autograd::Edge::function);
+
+// Pointer is a template parameter so that if constexpr discards the branch for the other version of PyTorch.
+template <typename T, typename Pointer = NodePointer>
+Pointer own(T* node) {
+  if constexpr (std::is_same_v<Pointer, std::shared_ptr<torch::autograd::Node>>) {
+    return Pointer(node, [](T* owned) { deleteNode(owned); });  // no recursion
+  } else {
+    return Pointer::unsafe_steal_from_new(node);
+  }
+}
+
+// The gradient of their slack sums that a penalty has for all its layers, in one place: the edges between the
+// nodes order them and carry nothing.
+class SharedGradient : public std::enable_shared_from_this<SharedGradient> {
+ public:
+  // Of the backward that runs now, until it ends; several may run at once on a retained graph.
+  void set(at::Tensor gradient);
+  at::Tensor get();  // undefined if this backward did not reach the penalty
+
+ private:
+  void forget(int backward);
+
+  std::mutex mutex_;
+  std::vector<std::pair<int, at::Tensor>> by_backward_;
+};
+
+// Of the output, and of slack sums and extrema once these are exposed.
+struct JumpstartActivationBackward : torch::autograd::Node {
+  SavedAs<torch::autograd::SavedVariable> saved;
+  Options options;
+  std::shared_ptr<SharedGradient> penalty;  // set by a penalty that does not use the slack sums' edge
+
+  // Makes results of the forward differentiable. The extrema must be another tensor than the one saved.
+  void expose(at::Tensor& slack_sums, at::Tensor& extrema);
+
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override;
+  void release_variables() override;
+  std::string name() const override { return "JumpstartActivationBackward"; }
+};
+
+struct PenaltyBackward : torch::autograd::Node {
+  std::optional<torch::autograd::SavedVariable> value;  // if it is a square root
+  std::vector<double> weights;
+  std::shared_ptr<SharedGradient> shared;  // if the layers read their gradient there
+
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override;
+  void release_variables() override;
+  std::string name() const override { return "PenaltyBackward"; }
+};
+
+// Whether the dispatcher would call the CPU kernel, below autograd: no mode, transform, subclass or lazy
+// value comes before it.
+bool runs_on_cpu(const at::Tensor& x);
+
+}  // namespace jumpstart
