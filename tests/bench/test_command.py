@@ -162,7 +162,8 @@ def test_the_heading_names_the_instruction_set_of_the_native_kernels(capsys):
     assert heading(MACHINE) == "CPU, 2 threads, native kernels for avx2, torch 2"
     for other in ({"instruction_set": None}, {"device_type": "cuda"}):  # not built, or not used
         assert heading(MACHINE | other) == "CPU, 2 threads, torch 2"
-    _, out, _ = run(capsys, *"--device cpu --shape 16x8 --dtype float32 --rounds 1 --peer composite".split())
+    options = "--device cpu --shape 16x8 --dtype float32 --rounds 1 --peer composite"
+    _, out, _ = run(capsys, *options.split())
     names = f"native kernels for {native.instruction_set()}"
     assert (names in out) == (native.instruction_set() is not None)
 
