@@ -45,10 +45,11 @@ class Comparison:
 
 
 def make_thin_comparison(
-    device: torch.device, authors: Path | None = None, quick: bool = False
+    device: torch.device, samples: int | None = None, authors: Path | None = None, quick: bool = False
 ) -> Comparison:
-    """The demo's 50 layers of 4 units (``quick``: 6 layers), with a batch of 256."""
-    features, classes, samples, depth = 30, 2, 256, 6 if quick else 50
+    """The demo's 50 layers of 4 units (``quick``: 6 layers), by default with a batch of 256 samples."""
+    features, classes, depth = 30, 2, 6 if quick else 50
+    samples = samples or 256
     plain = build_network(features, classes, depth=depth)
     variants = [
         Variant(PLAIN, plain),

@@ -10,9 +10,9 @@ from math import nan, prod
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.result_files import DEVICE_NAMES, FOLDER, Record, Results, load
+from benchmarks.result_files import DEVICE_NAMES, FOLDER, Record, Results, is_healthy, load, optimizer_of
+from jumpstart_kernels.bench.cases import BOTH
 
-BOTH = "forward+backward"
 LARGE = 256 * 2**20  # bytes: bandwidth-bound on a GPU
 LAUNCH_BOUND = ((256, 4), (256, 1024))
 
@@ -74,8 +74,8 @@ def least_share_of_copy(wanted: Callable[[Record], bool]) -> Measure:
 def _figures(
     results: Results, wanted: Callable[[Record], bool], backend: str, pass_: str
 ) -> Iterator[tuple[Record, Record | None]]:
-    """The cases in which the backend was measured, with its figures, or None if it failed."""
-    for case in filter(wanted, results.cases()):
+    """The cases with healthy units that have the backend, with its figures, or None if it failed."""
+    for case in filter(wanted, filter(is_healthy, results.cases())):
         for peer in case["peers"]:
             if peer["backend"] == backend:
                 yield case, peer["passes"].get(pass_)
@@ -87,12 +87,19 @@ def _worst(choose: Callable, figures: list[float | None]) -> float | None:
     return choose(figures) if figures else None
 
 
-def step_ratio(network: str, variant: str, other: str) -> Measure:
-    """The median step time of a variant relative to another one, in eager mode."""
+def step_ratio(network: str, samples: int, variant: str, other: str) -> Measure:
+    """The median step time of a variant relative to another one, in eager mode, with SGD.
+
+    Args:
+        network: its name in the results.
+        samples: of a batch.
+        variant: its name, and ``other`` likewise.
+    """
 
     def measure(results: Results, backend: str) -> float | None:
         for record in results.networks():
-            if record["network"] == network and record["mode"] == "eager":
+            found = (record["network"], record["input"][0], record["mode"], optimizer_of(record))
+            if found == (network, samples, "eager", "sgd"):
                 steps = {each["name"]: each["step"] for each in record["variants"]}
                 if any(steps.get(name) is None for name in (variant, other)):
                     return nan
@@ -142,13 +149,13 @@ GOALS = (
     Goal(
         "cuda",
         "step of plain ResNet-50, relative to the same without Jumpstart",
-        step_ratio("resnet50", "Jumpstart", "plain"),
+        step_ratio("resnet50", 128, "Jumpstart", "plain"),
         0.95,
     ),
     Goal(
         "cuda",
         "step of plain ResNet-50, relative to one with BatchNorm and skips",
-        step_ratio("resnet50", "Jumpstart", "BatchNorm + skips"),
+        step_ratio("resnet50", 128, "Jumpstart", "BatchNorm + skips"),
         1.0,
     ),
     Goal(
@@ -163,7 +170,7 @@ GOALS = (
     Goal(
         "cpu",
         "step of 50 layers of 4 units, relative to the same without Jumpstart",
-        step_ratio("50x4", "Jumpstart", "plain"),
+        step_ratio("50x4", 256, "Jumpstart", "plain"),
         1.15,
     ),
 )

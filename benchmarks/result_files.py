@@ -31,6 +31,16 @@ class Results(NamedTuple):
         return next((record["machine"] for record in self if record is not None), None)
 
 
+def is_healthy(case: Record) -> bool:
+    """Whether no unit of the input was made dead or linear: so in files from before there was a choice."""
+    return case.get("health", "healthy") == "healthy"
+
+
+def optimizer_of(network: Record) -> str:
+    """The optimizer of a training step: SGD in files from before there was a choice."""
+    return network.get("optimizer", "sgd")
+
+
 def load(device_type: str, folder: Path = FOLDER) -> Results:
     """The results of ``"cpu"`` or ``"cuda"`` in ``folder``."""
     return Results(*(_read(folder / f"{device_type}_{kind}.json") for kind in KINDS))

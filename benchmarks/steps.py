@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.comparisons import (
     LAM,
@@ -40,12 +40,22 @@ from jumpstart_kernels.cli.inputs import find_device, positive
 
 NETWORKS = ("50x4", "resnet50")
 MODES = ("eager", "graphs", "compiled")  # graphs: the whole step as one CUDA graph
+OPTIMIZERS = ("sgd", "adam")
 
 
-def make_step(comparison: Comparison, variant: Variant, mode: str) -> Callable[[], None]:
+def make_optimizer(name: str, model: nn.Module, mode: str) -> torch.optim.Optimizer:
+    """One of ``OPTIMIZERS`` with PyTorch's defaults, and steps so small that training does not diverge."""
+    if name == "adam":
+        return torch.optim.Adam(model.parameters(), lr=1e-4, capturable=mode == "graphs")
+    return torch.optim.SGD(model.parameters(), lr=1e-4)
+
+
+def make_step(
+    comparison: Comparison, variant: Variant, mode: str, optimizer_name: str = "sgd"
+) -> Callable[[], None]:
     """A training step of a variant on the batch of the comparison."""
     x, y, model = comparison.x, comparison.y, variant.model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    optimizer = make_optimizer(optimizer_name, model, mode)
     penalty = None if variant.regularize is None else variant.regularize(model)
     autocast = partial(
         torch.autocast, x.device.type, comparison.dtype, enabled=comparison.dtype != torch.float32
@@ -80,8 +90,10 @@ def _capture(step: Callable[[], None], device: torch.device) -> Callable[[], Non
     return graph.replay
 
 
-def measure(comparison: Comparison, mode: str, rounds: int | None, budget: float) -> dict[str, Any]:
-    """The record of a comparison in one mode."""
+def measure(
+    comparison: Comparison, mode: str, optimizer: str, rounds: int | None, budget: float
+) -> dict[str, Any]:
+    """The record of a comparison in one mode, with one optimizer."""
     torch._dynamo.reset()
     device = comparison.x.device
     failures: dict[str, str | None] = {}
@@ -91,7 +103,7 @@ def measure(comparison: Comparison, mode: str, rounds: int | None, budget: float
         try:
             failures[variant.name] = find_failure(comparison, variant)
             if failures[variant.name] is None:
-                step = make_step(comparison, variant, mode)
+                step = make_step(comparison, variant, mode, optimizer)
                 for _ in range(3):  # compile and allocate
                     step()
                 samplers[variant.name] = calibrate(partial(_sample, step, device))
@@ -111,6 +123,7 @@ def measure(comparison: Comparison, mode: str, rounds: int | None, budget: float
     return {
         "network": comparison.network,
         "mode": mode,
+        "optimizer": optimizer,
         "input": list(comparison.x.shape),
         "dtype": str(comparison.dtype).removeprefix("torch."),
         "rounds": len(taken),
@@ -140,7 +153,7 @@ def make_table(record: dict[str, Any]) -> Any:
 
     size = "x".join(map(str, record["input"]))
     table = Table(
-        title=f"{record['network']}, {record['mode']}, {size}, {record['dtype']}",
+        title=f"{record['network']}, {record['mode']}, {record['optimizer']}, {size}, {record['dtype']}",
         caption=f"{record['rounds']} rounds; ratio to {PLAIN}",
         title_justify="left",
         caption_justify="left",
@@ -166,13 +179,21 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.steps", description=__doc__.partition("\n")[0]
     )
-    choices = {"--network": (NETWORKS, NETWORKS), "--mode": (MODES, MODES[:1])}
+    choices = {
+        "--network": (NETWORKS, NETWORKS),
+        "--mode": (MODES, MODES[:1]),
+        "--optimizer": (OPTIMIZERS, OPTIMIZERS[:1]),
+    }
     for option, (allowed, default) in choices.items():
         text = f"may be repeated; default: {' and '.join(default)}"
         parser.add_argument(option, action="append", choices=allowed, help=text)
     parser.add_argument("--authors", type=Path, metavar="PATH", help=f"a checkout of {REPOSITORY}")
     parser.add_argument(
-        "--batch-size", type=positive, metavar="N", help="for resnet50; default: 128, on the CPU 8"
+        "--batch-size",
+        action="append",
+        type=positive,
+        metavar="N",
+        help="may be repeated; default: for 50x4 256, for resnet50 128, on the CPU 8",
     )
     parser.add_argument(
         "--image-size", type=positive, metavar="N", help="for resnet50; default: 224, on the CPU 64"
@@ -185,6 +206,8 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_args(words)
     arguments.network = arguments.network or list(NETWORKS)
     arguments.mode = arguments.mode or list(MODES[:1])
+    arguments.optimizer = arguments.optimizer or list(OPTIMIZERS[:1])
+    arguments.batch_size = arguments.batch_size or [None]
     if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
         parser.error(f"argument --output: there is no folder {arguments.output.parent}")
     try:
@@ -200,16 +223,16 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def _make_comparison(network: str, arguments: argparse.Namespace) -> Comparison:
+def _make_comparison(network: str, samples: int | None, arguments: argparse.Namespace) -> Comparison:
     torch.manual_seed(0)
     device, quick = arguments.device, arguments.quick
     if network == "50x4":
-        return make_thin_comparison(device, arguments.authors, quick)
-    return make_resnet_comparison(device, arguments.batch_size, arguments.image_size, quick)
+        return make_thin_comparison(device, samples, arguments.authors, quick)
+    return make_resnet_comparison(device, samples, arguments.image_size, quick)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure, print a table for each network and mode, write the results; returns 1 if a variant fails."""
+    """Measure, print a table for each combination, write the results; returns 1 if a variant fails."""
     words = sys.argv[1:] if words is None else list(words)
     arguments = parse_arguments(words)
     from rich.console import Console
@@ -224,9 +247,13 @@ def main(words: Sequence[str] | None = None) -> int:
     console.print(heading(results["machine"]), markup=False, soft_wrap=True)
     failed = False
     torch.backends.cudnn.benchmark = True  # the fastest convolutions for every network
-    for mode, network in itertools.product(arguments.mode, arguments.network):
+    combinations = itertools.product(
+        arguments.mode, arguments.network, arguments.optimizer, arguments.batch_size
+    )
+    for mode, network, optimizer, samples in combinations:
         with current(arguments.device):
-            record = measure(_make_comparison(network, arguments), mode, arguments.rounds, arguments.seconds)
+            comparison = _make_comparison(network, samples, arguments)
+            record = measure(comparison, mode, optimizer, arguments.rounds, arguments.seconds)
         results["networks"].append(record)
         console.print(make_table(record))
         for variant in record["variants"]:

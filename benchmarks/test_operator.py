@@ -11,7 +11,7 @@ import torch
 from jumpstart_kernels.bench.cases import PASSES, Case, make_gradient, make_input
 from jumpstart_kernels.bench.check import Check
 from jumpstart_kernels.bench.peers import make_peers
-from jumpstart_kernels.bench.timing import run_both, run_forward
+from jumpstart_kernels.bench.timing import RUNS
 from jumpstart_kernels.ops import backends
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -69,5 +69,4 @@ def test_operator(benchmark, case, peer, pass_):
 
         benchmark.pedantic(synchronized, setup=make_arguments, rounds=50, warmup_rounds=3)
     else:
-        run = run_forward if pass_ == "forward" else run_both
-        benchmark(synchronized, run, peer, [(x, grad)])
+        benchmark(synchronized, RUNS[pass_], peer, [(x, grad)])

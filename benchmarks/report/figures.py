@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.goals import BOTH
 from benchmarks.report.documents import DPI, FIGURES
-from benchmarks.result_files import DEVICE_NAMES, Record, Results, load
-from jumpstart_kernels.bench.cases import shape_name
+from benchmarks.result_files import DEVICE_NAMES, Record, Results, is_healthy, load
+from jumpstart_kernels.bench.cases import BOTH, shape_name
 from jumpstart_kernels.bench.peers import RELU
 
 if TYPE_CHECKING:
@@ -171,7 +170,11 @@ def _elements(case: Record) -> int:
 def draw(folder: Path, root: Path) -> list[Path]:
     """Draw the figures for which there are results; returns their paths."""
     results: dict[str, Results] = {device_type: load(device_type, folder) for device_type in DEVICE_NAMES}
-    sweeps = {name: found.sweep for name, found in results.items() if found.sweep is not None}
+    sweeps = {
+        name: found.sweep | {"cases": list(filter(is_healthy, found.sweep["cases"]))}
+        for name, found in results.items()
+        if found.sweep is not None
+    }
     figures: dict[str, Figure] = {}
     if sweeps:
         figures["speed_of_light"] = draw_speed_of_light(sweeps)

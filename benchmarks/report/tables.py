@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from benchmarks import goals
-from benchmarks.goals import BOTH
-from benchmarks.result_files import DEVICE_NAMES, Record, Results, load
-from jumpstart_kernels.bench.cases import shape_name
+from benchmarks.result_files import DEVICE_NAMES, Record, Results, is_healthy, load, optimizer_of
+from jumpstart_kernels.bench.cases import BOTH, PASSES, shape_name
 from jumpstart_kernels.bench.peers import RELU
 from jumpstart_kernels.bench.report import bytes_text, seconds_text
 
@@ -59,7 +58,7 @@ def machine_line(results: Results) -> str:
 
 def ratio_table(results: Results) -> str:
     """Forward + backward relative to ``nn.ReLU``, contiguous; float32 on the CPU, bfloat16 on a GPU."""
-    cases = [case for case in results.cases() if case["layout"] == "contiguous" and not case["unhealthy"]]
+    cases = [case for case in results.cases() if case["layout"] == "contiguous" and is_healthy(case)]
     dtype = "float32" if _device_type(results) == "cpu" else "bfloat16"
     cases = [case for case in cases if case["dtype"] == dtype]
     names = _present(cases)
@@ -74,10 +73,10 @@ def ratio_table(results: Results) -> str:
 
 
 def operator_table(results: Results) -> str:
-    """Every case with the times of ``nn.ReLU`` and the ratios of each peer: forward, backward, both."""
+    """Every case with the times of ``nn.ReLU`` and the ratios of each peer, by pass."""
     names = _present(results.cases())
     header = ["input", "dtype", "layout", "copy", "`nn.ReLU`", *(PEERS[name] for name in names)]
-    passes = ("forward", "backward", BOTH)
+    passes = [name for name in PASSES if any(_time(case, RELU, name) for case in results.cases())]
 
     def row(case: Record) -> list[str]:
         cells = [_input(case), case["dtype"], case["layout"], seconds_text(case["copy"]["median"])]
@@ -115,7 +114,9 @@ def step_table(results: Results) -> str:
         rows.append(
             [
                 record["network"],
-                record["mode"],
+                record["mode"]
+                if optimizer_of(record) == "sgd"
+                else f"{record['mode']}, {optimizer_of(record)}",
                 f"{shape_name(record['input'])} {record['dtype']}",
                 "" if plain["step"] is None else seconds_text(plain["step"]["median"]),
                 ", ".join(figures),
@@ -192,7 +193,9 @@ def _present(cases: list[Record]) -> list[str]:
 
 
 def _input(case: Record) -> str:
-    return shape_name(case["shape"]).replace("x", "×") + (", CUDA graph" if case["graphs"] else "")
+    options = [] if is_healthy(case) else [case["health"]]
+    options += ["CUDA graph"] if case["graphs"] else []
+    return ", ".join([shape_name(case["shape"]).replace("x", "×"), *options])
 
 
 def _time(case: Record, name: str, pass_: str) -> str:

@@ -16,7 +16,7 @@ from jumpstart_kernels.bench.report import failures, make_table
 from jumpstart_kernels.bench.timing import current
 
 SCHEMA = 1  # of the JSON file
-TABLE_WIDTH = 140  # a narrower terminal wraps the lines; no number is cut
+TABLE_WIDTH = 160  # a narrower terminal wraps the lines; no number is cut
 BUSY = 0.3  # load average per core above which a run warns
 
 
@@ -101,7 +101,10 @@ def run(
 
 def heading(machine: dict[str, Any]) -> str:
     """The heading of the tables: the machine, and a warning if it is busy."""
-    heading = f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
+    kernels = machine["instruction_set"] if machine["device_type"] == "cpu" else None
+    heading = f"{machine['device']}, {machine['threads']} threads, "
+    heading += f"native kernels for {kernels}, " if kernels else ""
+    heading += f"torch {machine['torch']}"
     load = machine["load_average"]
     if load is not None and load > BUSY * machine["cpu_cores"]:
         heading += f"\nwarning: load average {load:.1f}: the machine is busy, timings are unreliable"

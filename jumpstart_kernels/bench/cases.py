@@ -15,8 +15,19 @@ DTYPES = {
     "float64": torch.float64,
 }
 LAYOUTS = ("contiguous", "channels_last")
-PASSES = ("forward", "backward", "forward+backward")
+BOTH = "forward+backward"
+PASSES = ("forward", "backward", BOTH, "step")
 LAUNCH_BOUND = 2**20  # elements up to which launching a kernel costs a GPU more than moving its bytes
+
+
+class Health(NamedTuple):
+    """Fractions of the units that are dead or linear: these get a gradient from the penalty."""
+
+    dead: float = 0.0
+    linear: float = 0.0
+
+
+HEALTHS = {"healthy": Health(), "unhealthy": Health(0.1, 0.1), "dead": Health(dead=1.0)}
 
 _Shapes = list[tuple[int, ...]]
 _CPU_SHAPES: _Shapes = [(64, 64, 56, 56), (4096, 4096), (1024, 1024), (256, 1024), (256, 4)]
@@ -42,8 +53,10 @@ class Case(NamedTuple):
     layout: str = "contiguous"
     graphs: bool = False
     """Replayed as a CUDA graph."""
-    unhealthy: float = 0.0
-    """Fraction of the units that are dead, and as many linear: these get a gradient from the penalty."""
+    dead: float = 0.0
+    """Fraction of the units that are dead, the first ones."""
+    linear: float = 0.0
+    """Fraction of the units that are linear, the last ones."""
     activation: str = "relu"
     """Of :data:`~jumpstart_kernels.ops.activations.ACTIVATIONS`."""
 
@@ -56,10 +69,20 @@ class Case(NamedTuple):
         """Size of one tensor of the case."""
         return self.elements * DTYPES[self.dtype].itemsize
 
+    @property
+    def health(self) -> str:
+        """Of ``HEALTHS``; ``"unhealthy"`` for any fractions that are neither healthy nor dead."""
+        known = (name for name, each in HEALTHS.items() if each == (self.dead, self.linear))
+        return next(known, "unhealthy")
+
     def __str__(self) -> str:
-        unhealthy = f", {self.unhealthy:.0%} of the units dead and {self.unhealthy:.0%} linear"
+        health = {
+            "healthy": "",
+            "unhealthy": f", {self.dead:.0%} of the units dead and {self.linear:.0%} linear",
+            "dead": ", all units dead",
+        }[self.health]
         activation = "" if self.activation == "relu" else f", {self.activation}"
-        options = activation + (", CUDA graph" if self.graphs else "") + (unhealthy if self.unhealthy else "")
+        options = activation + (", CUDA graph" if self.graphs else "") + health
         return f"{shape_name(self.shape)} {self.dtype} {self.layout}{options}"
 
 
@@ -75,7 +98,7 @@ def select_cases(
     dtypes: Sequence[str] = (),
     layouts: Sequence[str] = (),
     graphs: bool = False,
-    unhealthy: float = 0.0,
+    healths: Sequence[Health] = (),
     activation: str = "relu",
 ) -> list[Case]:
     """The cases of a run.
@@ -86,7 +109,8 @@ def select_cases(
         shapes: replace the selection's; likewise ``dtypes`` and ``layouts``. Layouts that a shape does not
             have are skipped.
         graphs: also run cases of up to ``LAUNCH_BOUND`` elements as CUDA graphs.
-        unhealthy: see :class:`Case`, and ``activation`` likewise.
+        healths: of the units of each input; by default all are healthy.
+        activation: see :class:`Case`.
     """
     cuda = device_type == "cuda"
     standard = _CUDA_SHAPES if cuda else _CPU_SHAPES
@@ -101,7 +125,7 @@ def select_cases(
         selection, ["float32", "bfloat16"]
     )
     layouts = layouts or (["contiguous"] if selection in ("quick", "sweep") else LAYOUTS)
-    combined = _combine(shapes or selected[selection], dtypes, layouts, graphs, unhealthy)
+    combined = _combine(shapes or selected[selection], dtypes, layouts, graphs, healths or [Health()])
     return [case._replace(activation=activation) for case in combined]
 
 
@@ -110,17 +134,18 @@ def _combine(
     dtypes: Sequence[str],
     layouts: Sequence[str],
     graphs: bool,
-    unhealthy: float,
+    healths: Sequence[Health],
 ) -> Iterator[Case]:
     for dtype in dtypes:
         for shape in shapes:
             for layout in layouts:
                 if layout == "channels_last" and not has_channels_last(shape):
                     continue
-                case = Case(shape, dtype, layout, False, unhealthy)
-                yield case
-                if graphs and case.elements <= LAUNCH_BOUND:
-                    yield case._replace(graphs=True)
+                for health in healths:
+                    case = Case(shape, dtype, layout, False, *health)
+                    yield case
+                    if graphs and case.elements <= LAUNCH_BOUND:
+                        yield case._replace(graphs=True)
 
 
 def has_channels_last(shape: Sequence[int]) -> bool:
@@ -129,18 +154,21 @@ def has_channels_last(shape: Sequence[int]) -> bool:
 
 
 def make_input(case: Case, device: torch.device) -> Tensor:
-    """Fresh normal pre-activations, ``case.unhealthy`` of their units dead and as many linear."""
+    """Fresh normal pre-activations, fractions of their units dead and linear as the case says."""
     x = _normal(case, device)
-    if case.unhealthy > 0:
-        make_unhealthy(x, 1, case.unhealthy)
+    make_unhealthy(x, 1, Health(case.dead, case.linear))
     return x
 
 
-def make_unhealthy(x: Tensor, dim: int, fraction: float) -> None:
-    """Make a fraction of the units (``dim`` 1) or points (0) of ``x`` dead and as many linear, in place."""
-    count = max(1, int(fraction * x.shape[dim]))
-    x.narrow(dim, 0, count).abs_().neg_()
-    x.narrow(dim, x.shape[dim] - count, count).abs_()
+def make_unhealthy(x: Tensor, dim: int, health: Health) -> None:
+    """Make fractions of the units (``dim`` 1) or points (0) of ``x`` dead and linear, in place.
+
+    At least one for any fraction above 0. The dead are the first and have no value above 0; the linear are
+    the last and have none below.
+    """
+    dead, linear = (max(1, int(fraction * x.shape[dim])) if fraction else 0 for fraction in health)
+    x.narrow(dim, 0, dead).abs_().neg_()
+    x.narrow(dim, x.shape[dim] - linear, linear).abs_()
 
 
 def make_gradient(case: Case, device: torch.device) -> Tensor:

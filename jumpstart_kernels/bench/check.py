@@ -5,24 +5,28 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from jumpstart_kernels.bench.cases import Case, make_gradient, make_input, make_unhealthy
+from jumpstart_kernels.bench.cases import Case, Health, make_gradient, make_input, make_unhealthy
 from jumpstart_kernels.bench.peers import Forward, Outputs, Peer
 from jumpstart_kernels.bench.report import does_not_run
 
 # Relative errors within rounding, by the dtype of the result.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 SUM_TOLERANCE = 1e-4  # for PyTorch's BatchNorm, which sums over hundreds of thousands of float32 values
-UNHEALTHY = 1 / 16  # of the units and points are dead, and as many linear, so that the penalty has a gradient
+UNHEALTHY = Health(1 / 16, 1 / 16)  # of units and points, at least, so that the penalty has a gradient
 
 
 class Check:
-    """Values and gradients of a case in float64, on an input with dead and linear units and points."""
+    """Values and gradients of a case in float64, on an input with dead and linear units and points.
+
+    Where all units are dead, so are all points, and none is linear.
+    """
 
     def __init__(self, case: Case, device: torch.device) -> None:
         self.activation = case.activation
         self.x = make_input(case, device)
-        make_unhealthy(self.x, 1, max(UNHEALTHY, case.unhealthy))
-        make_unhealthy(self.x, 0, UNHEALTHY)
+        if case.health != "dead":
+            make_unhealthy(self.x, 1, UNHEALTHY)
+            make_unhealthy(self.x, 0, UNHEALTHY)
         self.grad = make_gradient(case, device)
         # The mean gives each unit and point a gradient so small that 16 bits would round it away beside grad.
         self.weight = min(2.0**15, case.shape[0] + case.shape[1])  # fits in float16

@@ -40,7 +40,7 @@ def measure(
         case: the input.
         peers: what to run, first what the ratios refer to. One whose results are wrong is not timed: its
             record has ``failure``, and no figure.
-        passes: of ``"forward"``, ``"backward"`` and ``"forward+backward"``.
+        passes: of :data:`~jumpstart_kernels.bench.cases.PASSES`.
         device: where.
         rounds: samples of each peer and pass; by default as many as fit into ``budget``.
         budget: seconds per case.
@@ -79,7 +79,9 @@ def measure(
         "dtype": case.dtype,
         "layout": case.layout,
         "graphs": case.graphs,
-        "unhealthy": case.unhealthy,
+        "health": case.health,
+        "dead": case.dead,
+        "linear": case.linear,
         "activation": case.activation,
         "bytes": case.bytes,
         "rounds": len(rows),
@@ -129,4 +131,4 @@ def _moved(peer: Peer, name: str, case: Case) -> float | None:
     moved = peer.model_bytes(case.elements, DTYPES[case.dtype].itemsize)
     if moved is None:
         return None
-    return {"forward": moved[0], "backward": moved[1], "forward+backward": sum(moved)}[name]
+    return {"forward": moved[0], "backward": moved[1]}.get(name, sum(moved))

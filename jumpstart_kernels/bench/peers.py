@@ -30,6 +30,20 @@ Forward = Callable[[Tensor], Outputs]
 PEERS = ("jumpstart", "composite", "compiled", "batch_norm", "authors")  # nn.ReLU is always measured
 ONLY_RELU = ("batch_norm", "authors")  # peers that there are for no other activation
 RELU = "nn.ReLU"
+PENALTY_WEIGHT = 0.1  # in the loss of a step; its value does not change the time
+
+
+class HandGradient(torch.autograd.Function):
+    """A loss of value 0 whose gradient for the output is handed to it: it moves no bytes of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, grad: Tensor) -> Tensor:
+        ctx.grad = grad
+        return output.new_zeros((), dtype=torch.float32)  # as a criterion computes it in mixed precision
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[Tensor, None]:
+        return ctx.grad, None
 
 
 @dataclass
@@ -60,10 +74,25 @@ class Peer:
 
     def backward(self, x: Tensor, outputs: Outputs, grad: Tensor) -> None:
         """Fresh gradients of ``sum(output · grad) + penalty`` for ``x`` and the parameters."""
+        self._clear(x)
+        torch.autograd.backward(outputs, [grad, *self.ones])
+
+    def step(self, x: Tensor, grad: Tensor) -> None:
+        """Forward and backward as a training loop has them: gradients are cleared first, and one loss is run.
+
+        Fresh gradients of ``sum(output · grad) + PENALTY_WEIGHT · penalty`` for ``x`` and the parameters.
+        """
+        self._clear(x)
+        output, *penalties = self.forward(x)
+        loss = HandGradient.apply(output, grad)
+        for each in penalties:
+            loss = loss + PENALTY_WEIGHT * each
+        loss.backward()
+
+    def _clear(self, x: Tensor) -> None:
         x.grad = None
         for parameter in self.parameters:
             parameter.grad = None
-        torch.autograd.backward(outputs, [grad, *self.ones])
 
     def model_bytes(self, elements: int, size: int) -> tuple[float, float] | None:
         """The minimum bytes that forward and backward move, for elements of ``size`` bytes."""

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from jumpstart_kernels.bench.cases import Case
+from jumpstart_kernels.bench.cases import BOTH, Case
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,9 +15,10 @@ def make_table(record: dict[str, Any], passes: list[str]) -> "Table":
     shape, *options = (record[name] for name in Case._fields)
     case = Case(tuple(shape), *options)
     copy = record["copy"]
+    moving = BOTH if BOTH in passes else passes[-1]
     table = Table(
         title=str(case),
-        caption=f"{record['rounds']} rounds; ratio to {record['peers'][0]['name']}; GB/s of {passes[-1]}, "
+        caption=f"{record['rounds']} rounds; ratio to {record['peers'][0]['name']}; GB/s of {moving}, "
         f"copy {copy['gigabytes_per_second']:.3g} GB/s in {seconds_text(copy['median'])}",
         title_justify="left",
         caption_justify="left",
@@ -28,12 +29,13 @@ def make_table(record: dict[str, Any], passes: list[str]) -> "Table":
     for header in [*headers, "GB/s", "of copy", "kept", *(["peak"] if peaks else [])]:
         table.add_column(header, justify="right", no_wrap=True)
     for peer in record["peers"]:
-        cells = _cells(peer, passes, copy["gigabytes_per_second"])
+        cells = _cells(peer, passes, moving, copy["gigabytes_per_second"])
         table.add_row(peer["name"], *cells[: len(table.columns) - 1])
     return table
 
 
-def _cells(peer: dict[str, Any], passes: list[str], copy: float) -> list[str]:
+def _cells(peer: dict[str, Any], passes: list[str], moving: str, copy: float) -> list[str]:
+    """The cells of a peer; ``moving`` is the pass whose bandwidth is given, beside that of ``copy``."""
     if peer["failure"] is not None:
         return ["no figure", *[""] * (2 * len(passes) + 3)]
     cells = []
@@ -49,8 +51,8 @@ def _cells(peer: dict[str, Any], passes: list[str], copy: float) -> list[str]:
             f"{seconds_text(figures['median'])} ±{spread:3.0%}",
             "" if ratio is None else f"{ratio:.2f}",
         ]
-    widest = peer["passes"].get(passes[-1], {}).get("gigabytes_per_second")
-    cells += ["", ""] if widest is None else [f"{widest:.3g}", f"{widest / copy:.0%}"]
+    moved = peer["passes"].get(moving, {}).get("gigabytes_per_second")
+    cells += ["", ""] if moved is None else [f"{moved:.3g}", f"{moved / copy:.0%}"]
     return [*cells, bytes_text(peer["saved_bytes"]), bytes_text(peer["peak_bytes"])]
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from jumpstart_kernels.bench.cases import Case, make_gradient, make_input
+from jumpstart_kernels.bench.cases import BOTH, Case, make_gradient, make_input
 from jumpstart_kernels.bench.peers import Outputs, Peer
 
 SAMPLE_SECONDS = 2e-3  # minimum duration of a sample, which sets its iterations
@@ -94,6 +94,15 @@ def run_both(peer: Peer, pairs: Pairs) -> None:
         peer.backward(x, peer.forward(x), grad)
 
 
+def run_steps(peer: Peer, pairs: Pairs) -> None:
+    for x, grad in pairs:
+        peer.step(x, grad)
+
+
+RUNS = {"forward": run_forward, BOTH: run_both, "step": run_steps}  # a backward needs forwards before
+GRAPH_PASSES = ("forward", BOTH)  # a replay allocates nothing and runs no Python: a step would be BOTH
+
+
 def run_copy(pairs: Pairs) -> None:
     """The upper bound of any forward: a clone, which allocates its result like the peers."""
     for x, _ in pairs:
@@ -108,23 +117,21 @@ def take_sample(peer: Peer, name: str, buffers: Buffers, iterations: int) -> flo
             outputs = [peer.forward(x) for x, _ in reversed(pairs)]
             taken = seconds(lambda: run_backward(peer, pairs, outputs), buffers.device)
         else:
-            run = run_forward if name == "forward" else run_both
-            taken = seconds(lambda: run(peer, pairs), buffers.device)
+            taken = seconds(lambda: RUNS[name](peer, pairs), buffers.device)
     return taken / iterations
 
 
 def make_samplers(peer: Peer, passes: Sequence[str], buffers: Buffers) -> dict[str, Sampler]:
-    """Warmed-up samplers of a peer by pass. With CUDA graphs there is no backward alone."""
+    """Warmed-up samplers of a peer by pass; with CUDA graphs only of ``GRAPH_PASSES``."""
     x, grad = buffers.pairs[0]
     with peer.active():
         peer.prepare(x)
         peer.backward(x, peer.forward(x), grad)
     if buffers.case.graphs:
-        runs = {"forward": run_forward, "forward+backward": run_both}
         with peer.active():
             return {
-                name: _capture(partial(run, peer, _with_new_leaves(buffers.pairs)), buffers.device)
-                for name, run in runs.items()
+                name: _capture(partial(RUNS[name], peer, _with_new_leaves(buffers.pairs)), buffers.device)
+                for name in GRAPH_PASSES
                 if name in passes
             }
     kept = max(1, MAX_KEPT_BYTES // (4 * buffers.case.bytes))

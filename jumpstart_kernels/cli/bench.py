@@ -12,9 +12,11 @@ from jumpstart_kernels.bench import run
 from jumpstart_kernels.bench.authors import REPOSITORY, load_regularization
 from jumpstart_kernels.bench.cases import (
     DTYPES,
+    HEALTHS,
     LAUNCH_BOUND,
     LAYOUTS,
     PASSES,
+    Health,
     has_channels_last,
     select_cases,
     shape_name,
@@ -42,6 +44,7 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
         "--shape": ("NxC[x...]", parse_shape, None, "of the input"),
         "--dtype": ("", str, tuple(DTYPES), "of the input"),
         "--layout": ("", str, LAYOUTS, "of the input in memory"),
+        "--health": ("", str, tuple(HEALTHS), "of the units: see --unhealthy; dead: all of them"),
         "--pass": ("", str, PASSES, "what to time"),
         "--peer": ("", str, PEERS, "what to time besides nn.ReLU and a copy"),
         "--backend": ("", str, tuple(backends.BACKENDS), "of the peer jumpstart"),
@@ -67,9 +70,9 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--unhealthy",
         type=_fraction,
-        default=0.0,
         metavar="F",
-        help="fraction of the units that are dead, and as many linear; default: 0",
+        help="a further --health: this fraction of the units dead and as many linear; unhealthy: "
+        f"{HEALTHS['unhealthy'].dead:g}",
     )
     parser.add_argument("--activation", choices=tuple(LAYERS), default="relu", help="default: relu")
     parser.add_argument("--rounds", type=positive, metavar="N", help="default: by --seconds")
@@ -114,7 +117,7 @@ def bench(arguments: argparse.Namespace) -> int:
         dtypes=arguments.dtype,
         layouts=arguments.layout,
         graphs=arguments.graphs,
-        unhealthy=arguments.unhealthy,
+        healths=_healths(arguments),
         activation=arguments.activation,
     )
     return run(
@@ -131,6 +134,14 @@ def bench(arguments: argparse.Namespace) -> int:
         command=["python", "-m", "jumpstart_kernels", *arguments.words],
         system_allocator=arguments.system_allocator,
     )
+
+
+def _healths(arguments: argparse.Namespace) -> list[Health]:
+    """Those asked for, each once; none for the default."""
+    asked = [HEALTHS[name] for name in arguments.health]
+    if arguments.unhealthy is not None:
+        asked.append(Health(arguments.unhealthy, arguments.unhealthy))
+    return list(dict.fromkeys(asked))
 
 
 def _peers(arguments: argparse.Namespace, device: torch.device, selection: str) -> list[str]:

@@ -18,9 +18,18 @@ from jumpstart_kernels.bench.cases import PASSES, Case
 from jumpstart_kernels.bench.machine import describe
 from jumpstart_kernels.bench.peers import cannot_compile
 from jumpstart_kernels.bench.report import bytes_text, seconds_text
-from jumpstart_kernels.ops import backends
+from jumpstart_kernels.ops import backends, native
 
 CPU = torch.device("cpu")
+MACHINE = {
+    "device": "CPU",
+    "device_type": "cpu",
+    "instruction_set": "avx2",
+    "threads": 2,
+    "torch": "2",
+    "cpu_cores": 2,
+    "load_average": 0.1,
+}
 BACKEND = "native" if backends.unavailable("native", "cpu") is None else "reference"
 
 
@@ -68,7 +77,7 @@ def test_table_and_results(capsys, tmp_path, authors):
                 assert 0 < lower <= figures["median"] <= upper and figures["iterations"] >= 1
                 assert figures["ratio"] == figures["median"] / relu["passes"][name]["median"]
         elements = torch.Size(case["shape"]).numel()
-        for peer, moved in ((relu, (8, 12, 20)), (jumpstart, (8.125, 8.125, 16.25))):
+        for peer, moved in ((relu, (8, 12, 20, 20)), (jumpstart, (8.125, 8.125, 16.25, 16.25))):
             for name, each in zip(PASSES, moved, strict=True):
                 figures = peer["passes"][name]
                 expected = elements * each / figures["median"] / 1e9
@@ -82,8 +91,28 @@ def test_passes_and_unhealthy_units_can_be_chosen(capsys, tmp_path):
     status, out, _ = run(capsys, *options.split(), "--output", str(output))
     assert status == 0 and "25% of the units dead" in out and "forward" not in out
     (case,) = json.loads(output.read_text())["cases"]
-    assert (case["dtype"], case["unhealthy"]) == ("bfloat16", 0.25)
+    assert (case["dtype"], case["health"], case["dead"], case["linear"]) == (
+        "bfloat16",
+        "unhealthy",
+        0.25,
+        0.25,
+    )
     assert all(list(peer["passes"]) == ["backward"] for peer in case["peers"])
+
+
+def test_healths_are_repeated(capsys, tmp_path):
+    output = tmp_path / "results.json"
+    options = f"--device cpu --shape 16x8 --dtype float32 --rounds 1 --peer jumpstart --backend {BACKEND}"
+    options += " --health healthy --health dead --health unhealthy --unhealthy 0.25 --health dead"
+    status, out, _ = run(capsys, *options.split(), "--output", str(output))
+    assert status == 0 and "all units dead" in out and "25% of the units dead and 25% linear" in out
+    cases = json.loads(output.read_text())["cases"]
+    assert [(case["health"], case["dead"], case["linear"]) for case in cases] == [
+        ("healthy", 0, 0),
+        ("dead", 1, 0),
+        ("unhealthy", 0.1, 0.1),
+        ("unhealthy", 0.25, 0.25),
+    ]
 
 
 def test_a_wrong_kernel_has_no_figure(capsys, tmp_path, monkeypatch):
@@ -100,7 +129,7 @@ def test_a_wrong_kernel_has_no_figure(capsys, tmp_path, monkeypatch):
     (case,) = json.loads(output.read_text())["cases"]
     relu, wrong, plain = case["peers"]
     assert wrong["passes"] == {} and wrong["saved_bytes"] is None and "wrong penalty" in wrong["failure"]
-    assert len(relu["passes"]) == len(plain["passes"]) == 3
+    assert len(relu["passes"]) == len(plain["passes"]) == len(PASSES)
 
 
 def test_words_for_figures():
@@ -124,10 +153,19 @@ def test_machine_names_the_commit_of_the_package_and_no_folder(tmp_path):
 
 
 def test_a_busy_machine_is_warned_of():
-    machine = {"device": "CPU", "threads": 2, "torch": "2", "cpu_cores": 2, "load_average": 0.1}
-    assert "warning" not in heading(machine)
-    assert "load average 1.5" in heading(machine | {"load_average": 1.5})
-    assert "warning" not in heading(machine | {"load_average": None})
+    assert "warning" not in heading(MACHINE)
+    assert "load average 1.5" in heading(MACHINE | {"load_average": 1.5})
+    assert "warning" not in heading(MACHINE | {"load_average": None})
+
+
+def test_the_heading_names_the_instruction_set_of_the_native_kernels(capsys):
+    assert heading(MACHINE) == "CPU, 2 threads, native kernels for avx2, torch 2"
+    for other in ({"instruction_set": None}, {"device_type": "cuda"}):  # not built, or not used
+        assert heading(MACHINE | other) == "CPU, 2 threads, torch 2"
+    options = "--device cpu --shape 16x8 --dtype float32 --rounds 1 --peer composite"
+    _, out, _ = run(capsys, *options.split())
+    names = f"native kernels for {native.instruction_set()}"
+    assert (names in out) == (native.instruction_set() is not None)
 
 
 @pytest.mark.gpu
@@ -163,6 +201,7 @@ def test_inputs_do_not_stay_in_the_cache():
         (["--shape", "4x0"], "argument --shape: must be 2 to 5 positive sizes joined by x"),
         (["--shape", "1x8"], "argument --shape: must have more than one value for each unit, got '1x8'"),
         (["--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
+        (["--health", "sick"], "argument --health: invalid choice: 'sick'"),
         (["--pass", "sideways"], "argument --pass: invalid choice: 'sideways'"),
         (["--rounds", "0"], "argument --rounds: must be a positive integer, got '0'"),
         (["--seconds", "-1"], "argument --seconds: must be a positive number of seconds, got '-1'"),

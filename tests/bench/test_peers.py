@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from jumpstart_kernels.bench import peers
-from jumpstart_kernels.bench.cases import DTYPES, Case, make_gradient, make_input
+from jumpstart_kernels.bench.cases import DTYPES, HEALTHS, Case, make_gradient, make_input
 from jumpstart_kernels.bench.check import Check
 from jumpstart_kernels.bench.memory import peak_bytes, saved_bytes
 from jumpstart_kernels.bench.peers import Peer, make_peers, nested_definition, plain_peer
@@ -19,6 +19,7 @@ composite, first_definition = peers.composite("relu"), peers.first_definition("r
 BACKENDS = [name for name in ("native", "reference") if backends.unavailable(name, "cpu") is None]
 
 
+@pytest.mark.parametrize("health", HEALTHS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "shape, layout",
@@ -30,9 +31,9 @@ BACKENDS = [name for name in ("native", "reference") if backends.unavailable(nam
     ],
     ids=str,
 )
-def test_right_peers_pass_the_check(dtype, shape, layout, authors):
+def test_right_peers_pass_the_check(health, dtype, shape, layout, authors):
     torch.manual_seed(0)
-    case = Case(shape, dtype, layout)
+    case = Case(shape, dtype, layout, dead=HEALTHS[health].dead, linear=HEALTHS[health].linear)
     names = ["jumpstart", "composite", "batch_norm", "authors"]
     check = Check(case, CPU)
     for peer in make_peers(names, BACKENDS, case, CPU, authors):
@@ -65,11 +66,12 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize("dead", (0.0, 1.0))
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
 @pytest.mark.parametrize("wrong", WRONG)
-def test_wrong_peers_are_found(wrong, dtype):
+def test_wrong_peers_are_found(wrong, dtype, dead):
     torch.manual_seed(0)
-    check = Check(Case((32, 16), dtype), CPU)
+    check = Check(Case((32, 16), dtype, dead=dead), CPU)
     check.x[5, 5] = 0
     failure = check.failure(Peer("wrong", WRONG[wrong], first_definition))
     assert failure is not None and failure.startswith(wrong.partition(",")[0])
@@ -125,6 +127,23 @@ def test_backward_is_that_of_output_and_penalty():
     output, penalty = composite(x)
     (expected,) = torch.autograd.grad((output * grad).sum() + penalty, x)
     torch.testing.assert_close(x.grad, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_step_is_that_of_a_loss_with_the_penalty(dtype, authors):
+    torch.manual_seed(0)
+    case = Case((8, 4), dtype)
+    x, grad = make_input(case, CPU).requires_grad_(), make_gradient(case, CPU)
+    for peer in make_peers(["jumpstart", "composite", "batch_norm", "authors"], BACKENDS, case, CPU, authors):
+        with peer.active():
+            output, *penalties = peer.forward(x)
+            loss = (output * grad).sum(dtype=torch.float64) + peers.PENALTY_WEIGHT * sum(penalties)
+            leaves = [x, *peer.parameters]
+            expected = torch.autograd.grad(loss, leaves)
+            for _ in range(2):  # afresh each time
+                peer.step(x, grad)
+        for leaf, of_loss in zip(leaves, expected, strict=True):
+            torch.testing.assert_close(leaf.grad, of_loss)
 
 
 def test_relu_has_the_bytes_that_pytorch_moves():

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from jumpstart_kernels.bench import timing
-from jumpstart_kernels.bench.cases import DTYPES, Case, make_gradient, make_input, select_cases
+from jumpstart_kernels.bench.cases import (
+    DTYPES,
+    HEALTHS,
+    Case,
+    Health,
+    make_gradient,
+    make_input,
+    select_cases,
+)
 from jumpstart_kernels.bench.peers import Peer
 
 CPU = torch.device("cpu")
@@ -12,10 +20,26 @@ CPU = torch.device("cpu")
 
 def test_unhealthy_units_are_dead_and_linear():
     torch.manual_seed(0)
-    x = make_input(Case((50, 20), unhealthy=0.2), CPU)
+    x = make_input(Case((50, 20), dead=0.2, linear=0.2), CPU)
     assert (x.amax(0) <= 0).sum() == 4 and (x.amin(0) > 0).sum() == 4
     healthy = make_input(Case((50, 20)), CPU)
     assert (healthy.amax(0) > 0).all() and (healthy.amin(0) < 0).all()
+    assert (make_input(Case((50, 20), dead=1.0), CPU) < 0).all()
+    x = make_input(Case((50, 4), dead=0.1), CPU)  # at least one unit
+    assert (x.amax(0) <= 0).tolist() == [True, False, False, False] and (x.amin(0) < 0).all()
+
+
+def test_cases_name_the_health_of_their_units():
+    assert {
+        name: Case((2, 3), dead=each.dead, linear=each.linear).health for name, each in HEALTHS.items()
+    } == {name: name for name in HEALTHS}
+    assert Case((2, 3), dead=0.3).health == "unhealthy"
+    assert str(Case((2, 3), dead=1.0)) == "2x3 float32 contiguous, all units dead"
+    cases = select_cases("cpu", selection="quick", healths=list(HEALTHS.values()))
+    assert [case.health for case in cases] == [*HEALTHS] * 3
+    assert {case.health for case in select_cases("cpu", selection="all")} == {"healthy"}
+    (case,) = select_cases("cpu", shapes=[(2, 3)], dtypes=["float32"], healths=[Health(0.25, 0.25)])
+    assert (case.dead, case.linear) == (0.25, 0.25)
 
 
 def test_inputs_have_the_layout_and_dtype_of_the_case():
@@ -78,11 +102,13 @@ def test_a_pass_runs_what_it_says():
 
     peer = Peer("peer", forward, forward)
     peer.backward = lambda x, outputs, grad: calls.append("backward")
+    peer.step = lambda x, grad: calls.append("step")
     buffers = timing.Buffers(Case((2, 3)), CPU)
     for name, expected in {
         "forward": ["forward"] * 2,
         "backward": ["forward"] * 2 + ["backward"] * 2,
         "forward+backward": ["forward", "backward"] * 2,
+        "step": ["step"] * 2,
     }.items():
         calls.clear()
         assert timing.take_sample(peer, name, buffers, 2) > 0

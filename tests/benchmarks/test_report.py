@@ -17,7 +17,7 @@ from benchmarks.report.documents import ROOT, insert
 from benchmarks.result_files import load
 from jumpstart_kernels.bench.cases import PASSES
 
-SECONDS = {"forward": 1.0, "backward": 2.0, "forward+backward": 3.0}  # of nn.ReLU
+SECONDS = {"forward": 1.0, "backward": 2.0, "forward+backward": 3.0, "step": 4.0}  # of nn.ReLU
 MACHINE = {
     "device": "Made-up",
     "device_type": "cpu",
@@ -41,7 +41,9 @@ def make_peer(name, ratios, size, backend=None):
             "ratio": ratio,
             "gigabytes_per_second": size / (SECONDS[pass_] * ratio) / 1e9,
         }
-        for pass_, ratio in zip(PASSES, ratios, strict=True)
+        for pass_, ratio in zip(
+            PASSES, ratios, strict=False
+        )  # files from before there was a step have no ratio of it
     }
     return {
         "name": name,
@@ -53,16 +55,17 @@ def make_peer(name, ratios, size, backend=None):
     }
 
 
-def make_case(shape, dtype="float32", layout="contiguous", graphs=False, **ratios):
+def make_case(shape, dtype="float32", layout="contiguous", graphs=False, fields=None, **ratios):
+    """``fields`` that files from before they were introduced lack."""
     size = {"float32": 4, "bfloat16": 2}[dtype] * math.prod(shape)
-    peers = [make_peer("nn.ReLU", (1, 1, 1), size)]
+    peers = [make_peer("nn.ReLU", [1] * max(map(len, ratios.values())), size)]
     peers += [make_peer(f"JumpstartReLU {backend}", each, size, backend) for backend, each in ratios.items()]
     return {
         "shape": list(shape),
         "dtype": dtype,
         "layout": layout,
         "graphs": graphs,
-        "unhealthy": 0.0,
+        **(fields or {}),
         "bytes": size,
         "rounds": 7,
         "copy": {"median": 1.0, "quartiles": [1, 1], "iterations": 1, "gigabytes_per_second": size / 1e9},
@@ -70,7 +73,7 @@ def make_case(shape, dtype="float32", layout="contiguous", graphs=False, **ratio
     }
 
 
-def make_steps(network, **ratios):
+def make_steps(network, samples=256, fields=None, **ratios):
     variants = [
         {
             "name": name,
@@ -83,7 +86,8 @@ def make_steps(network, **ratios):
     return {
         "network": network,
         "mode": "eager",
-        "input": [256, 30],
+        **(fields or {}),
+        "input": [samples, 30],
         "dtype": "float32",
         "rounds": 7,
         "variants": variants,
@@ -156,7 +160,7 @@ def test_goals_of_a_gpu(tmp_path):
         make_case((256, 1024), native=(1, 1, 1.6), graphs=True),
     ]
     write(tmp_path / "cuda_operator.json", {"machine": MACHINE, "cases": cases})
-    steps = [make_steps("resnet50", Jumpstart=0.94, **{"BatchNorm + skips": 1.2})]
+    steps = [make_steps("resnet50", 128, Jumpstart=0.94, **{"BatchNorm + skips": 1.2})]
     write(tmp_path / "cuda_steps.json", {"machine": MACHINE, "networks": steps})
     found = verdicts(tmp_path)
     large = "256 MiB and more, bf16 and fp32: forward + backward"
@@ -171,6 +175,38 @@ def test_goals_of_a_gpu(tmp_path):
     assert found["step of plain ResNet-50, relative to the same without Jumpstart, native"][1] is True
     measured, met = found["step of plain ResNet-50, relative to one with BatchNorm and skips, native"]
     assert measured == pytest.approx(0.94 / 1.2) and met
+
+
+def test_goals_are_of_healthy_units_and_of_sgd_with_a_batch_of_256(tmp_path):
+    cases = [
+        make_case((256, 4), fields={"health": health}, native=(1, 1, ratio, ratio))
+        for health, ratio in (("dead", 9), ("healthy", 1.5), ("unhealthy", 8))
+    ]
+    write(tmp_path / "cpu_operator.json", {"machine": MACHINE, "cases": cases})
+    steps = [
+        make_steps("50x4", samples, {"optimizer": optimizer}, Jumpstart=ratio)
+        for samples, optimizer, ratio in (
+            (64, "sgd", 3),
+            (256, "adam", 2),
+            (256, "sgd", 1.1),
+            (1024, "sgd", 4),
+        )
+    ]
+    write(tmp_path / "cpu_steps.json", {"machine": MACHINE, "networks": steps})
+    found = verdicts(tmp_path)
+    assert found["fp32 256x4, native"] == (1.5, True)
+    measured, _ = found["step of 50 layers of 4 units, relative to the same without Jumpstart, native"]
+    assert measured == pytest.approx(1.1)
+    made = tables.make_tables(tmp_path)
+    assert [row.split(" |")[0] for row in made["operator-cpu"].splitlines()[2:]] == [
+        "| 256×4, dead",
+        "| 256×4",
+        "| 256×4, unhealthy",
+    ]
+    assert "| 1.00 s / 2.00 s / 3.00 s / 4.00 s | 1.00 / 1.00 / 1.50 / 1.50 |" in made["operator-cpu"]
+    assert made["ratios-cpu"].splitlines()[2:] == ["| 256×4 | 3.00 s | 1.50 |"]
+    assert "| 50x4 | eager, adam | 256x30 float32 |" in made["steps-cpu"]
+    assert "| 50x4 | eager | 256x30 float32 |" in made["steps-cpu"]
 
 
 def test_a_case_without_a_figure_misses_its_goal(folder):

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 def make_comparisons(authors):
     torch.manual_seed(0)
-    yield comparisons.make_thin_comparison(CPU, authors, quick=True)
+    yield comparisons.make_thin_comparison(CPU, authors=authors, quick=True)
     yield comparisons.make_resnet_comparison(CPU, samples=4, image_size=32, quick=True)
 
 
@@ -45,10 +45,11 @@ def test_wrong_losses_are_found(wrong, message):
         assert comparisons.find_failure(comparison, variant).startswith(message)
 
 
+@pytest.mark.parametrize("optimizer", steps.OPTIMIZERS)
 @pytest.mark.parametrize(
     "mode", [pytest.param(mode, marks=[pytest.mark.gpu] if mode == "graphs" else []) for mode in steps.MODES]
 )
-def test_a_step_trains(mode, monkeypatch):
+def test_a_step_trains(mode, optimizer, monkeypatch):
     if mode == "graphs" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # which compiles fast
@@ -58,7 +59,7 @@ def test_a_step_trains(mode, monkeypatch):
     torch._dynamo.reset()
     for variant in comparison.variants[:2]:
         before = [parameter.clone() for parameter in variant.model.parameters()]
-        step = steps.make_step(comparison, variant, mode)
+        step = steps.make_step(comparison, variant, mode, optimizer)
         step()
         step()
         after = list(variant.model.parameters())
@@ -74,7 +75,7 @@ def test_table_and_results(capsys, tmp_path, authors):
     assert steps.main([*options, "--authors", str(authors), "--output", str(output)]) == 0
     out = capsys.readouterr().out
     for word in (
-        "6x4, eager, 256x30",
+        "6x4, eager, sgd, 2x30, float32",
         "two blocks of resnet50",
         "authors' code",
         "BatchNorm + skips",
@@ -84,7 +85,7 @@ def test_table_and_results(capsys, tmp_path, authors):
     results = json.loads(output.read_text())
     assert results["machine"]["command"].startswith("python -m benchmarks.steps --device cpu")
     thin, resnet = results["networks"]
-    assert (thin["network"], thin["mode"], thin["rounds"]) == ("6x4", "eager", 2)
+    assert (thin["network"], thin["mode"], thin["optimizer"], thin["rounds"]) == ("6x4", "eager", "sgd", 2)
     assert (resnet["input"], resnet["dtype"]) == ([2, 3, 32, 32], "float32")
     for record in (thin, resnet):
         plain = record["variants"][0]["step"]["median"]
@@ -92,6 +93,21 @@ def test_table_and_results(capsys, tmp_path, authors):
             lower, upper = variant["step"]["quartiles"]
             assert 0 < lower <= variant["step"]["median"] <= upper
             assert variant["step"]["ratio"] == variant["step"]["median"] / plain
+
+
+def test_batch_sizes_and_optimizers_are_combined(capsys, tmp_path):
+    output = tmp_path / "steps.json"
+    options = "--device cpu --quick --rounds 1 --network 50x4 --batch-size 8 --batch-size 16"
+    options += " --optimizer sgd --optimizer adam"
+    assert steps.main([*options.split(), "--output", str(output)]) == 0
+    assert "6x4, eager, adam, 16x30, float32" in capsys.readouterr().out
+    records = json.loads(output.read_text())["networks"]
+    assert [(record["optimizer"], record["input"]) for record in records] == [
+        ("sgd", [8, 30]),
+        ("sgd", [16, 30]),
+        ("adam", [8, 30]),
+        ("adam", [16, 30]),
+    ]
 
 
 def test_a_wrong_penalty_has_no_figure(capsys, tmp_path, monkeypatch):
@@ -112,6 +128,7 @@ def test_a_wrong_penalty_has_no_figure(capsys, tmp_path, monkeypatch):
     [
         (["--network", "vgg"], "argument --network: invalid choice: 'vgg'"),
         (["--mode", "slow"], "argument --mode: invalid choice: 'slow'"),
+        (["--optimizer", "none"], "argument --optimizer: invalid choice: 'none'"),
         (["--batch-size", "0"], "argument --batch-size: must be a positive integer, got '0'"),
         (["--authors", "nowhere"], "argument --authors: must be a checkout of blauigris/jumpstart"),
         (["--device", "nowhere"], "--device nowhere: "),
