@@ -15,6 +15,10 @@ from benchmarks.models import build_resnet50, pre_activations
 from jumpstart_kernels.bench import definition
 from jumpstart_kernels.bench.authors import attach, load_regularization
 from jumpstart_kernels.demo.training import build_network
+from jumpstart_kernels.nn import records
+from jumpstart_kernels.ops.arguments import Record
+from jumpstart_kernels.ops.composite import composite_extrema
+from jumpstart_kernels.ops.slack import slacks, sum_slacks
 
 PLAIN = "plain"
 LAM = 0.1  # penalty weight; its value does not change the time
@@ -44,10 +48,33 @@ class Comparison:
     variants: list[Variant]
 
 
+class FusibleReLU(jk.JumpstartReLU):
+    """The layer in operations that a compiler can fuse with its neighbours, for ``[N, C]`` in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        points, units = x.shape
+        extrema = composite_extrema(x, 1, False, self.tie_breaking)
+        slack_sums = sum_slacks(slacks(extrema, self.margin), units)
+        records.add(self, Record(slack_sums, extrema, units, points, self.margin))
+        return torch.relu(x)
+
+
 def make_thin_comparison(
-    device: torch.device, samples: int | None = None, authors: Path | None = None, quick: bool = False
+    device: torch.device,
+    samples: int | None = None,
+    authors: Path | None = None,
+    quick: bool = False,
+    fusible: bool = False,
 ) -> Comparison:
-    """The demo's 50 layers of 4 units (``quick``: 6 layers), by default with a batch of 256 samples."""
+    """The demo's 50 layers of 4 units.
+
+    Args:
+        device: where networks and batch are.
+        samples: of the batch; by default 256.
+        authors: a checkout of the authors' code, to compare with it.
+        quick: use 6 layers.
+        fusible: also compare with :class:`FusibleReLU` in place of the operator.
+    """
     features, classes, depth = 30, 2, 6 if quick else 50
     samples = samples or 256
     plain = build_network(features, classes, depth=depth)
@@ -56,6 +83,9 @@ def make_thin_comparison(
         Variant("Jumpstart", jk.replace_relu(copy.deepcopy(plain)), jumpstart_penalty),
         Variant("BatchNorm", build_network(features, classes, depth=depth, batch_norm=True)),
     ]
+    if fusible:
+        layers = [FusibleReLU() if isinstance(each, nn.ReLU) else each for each in copy.deepcopy(plain)]
+        variants.append(Variant("Jumpstart, fusible", nn.Sequential(*layers), jumpstart_penalty))
     if authors is not None:
         regularization = load_regularization(authors)
         variants.append(

@@ -198,6 +198,11 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--image-size", type=positive, metavar="N", help="for resnet50; default: 224, on the CPU 64"
     )
+    parser.add_argument(
+        "--fusible",
+        action="store_true",
+        help="for 50x4: also in operations that a compiler can fuse, which compile for minutes",
+    )
     parser.add_argument("--quick", action="store_true", help="use a few layers, to check that it runs")
     parser.add_argument("--rounds", type=positive, metavar="N", help="default: as many as fit in --seconds")
     parser.add_argument("--seconds", type=positive, default=15, metavar="S", help="per network; default: 15")
@@ -227,7 +232,7 @@ def _make_comparison(network: str, samples: int | None, arguments: argparse.Name
     torch.manual_seed(0)
     device, quick = arguments.device, arguments.quick
     if network == "50x4":
-        return make_thin_comparison(device, samples, arguments.authors, quick)
+        return make_thin_comparison(device, samples, arguments.authors, quick, arguments.fusible)
     return make_resnet_comparison(device, samples, arguments.image_size, quick)
 
 

@@ -110,6 +110,13 @@ def test_batch_sizes_and_optimizers_are_combined(capsys, tmp_path):
     ]
 
 
+def test_fusible_layers(capsys):
+    options = ["--device", "cpu", "--quick", "--rounds", "1", "--network", "50x4"]
+    assert steps.main([*options, "--batch-size", "20", "--fusible"]) == 0
+    out = capsys.readouterr().out
+    assert "6x4, eager, sgd, 20x30" in out and "Jumpstart, fusible" in out
+
+
 def test_a_wrong_penalty_has_no_figure(capsys, tmp_path, monkeypatch):
     right = jk.penalty
     monkeypatch.setattr(jk, "penalty", lambda model: right(model) + 0.1)
