@@ -225,7 +225,10 @@ PyObject* penalty(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     for (Record* record : records) {
       record->expose();
       slack_sums.push_back(record->slack_sums);
-      if (!is_plain(slack_sums.back())) Py_RETURN_NONE;
+      const Tensor &first = slack_sums.front(), &sums = slack_sums.back();
+      if (!is_plain(sums) || sums.scalar_type() != first.scalar_type() || sums.device() != first.device()) {
+        Py_RETURN_NONE;
+      }
     }
     const WithoutInterpreter released;
     value = penalty_of_sums(slack_sums, weights, square_root);

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import jumpstart_kernels as jk
 from jumpstart_kernels.ops import backends
+from jumpstart_kernels.ops.arguments import Record
 from jumpstart_kernels.ops.reference import penalty as reference_penalty
 from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE
 from jumpstart_kernels.ops.triton import eager
@@ -52,9 +53,13 @@ def make_input(size, channels_last=False):
     return (x.contiguous(memory_format=torch.channels_last) if channels_last else x).requires_grad_()
 
 
-def run_eagerly(x, unit_dim=1, margin=1.0, inplace=False):
-    """Output, slack sums, extrema, units and points by the shortcut, or None."""
-    return eager.jumpstart_activation(x, "relu", 0.0, unit_dim, False, margin, inplace, "limited")
+def run_eagerly(x, unit_dim=1, margin=1.0, inplace=False, shortcuts=eager):
+    """Output and record by the shortcut, or None."""
+    return shortcuts.jumpstart_activation(x, "relu", 0.0, unit_dim, False, margin, inplace, "limited")
+
+
+def as_records(*slack_sums):
+    return [Record(sums, sums, 1, 1, 1.0) for sums in slack_sums]
 
 
 def run_layer(x, inplace=False):
@@ -63,16 +68,22 @@ def run_layer(x, inplace=False):
     return layer(x), jk.penalty(layer, reduction="norm")
 
 
+@pytest.mark.parametrize("backend", ("native", "triton"))
 @pytest.mark.parametrize("inplace", (False, True))
 @pytest.mark.parametrize("channels_last", (False, True))
 @pytest.mark.parametrize("name", SIZES)
-def test_equals_the_operator(name, channels_last, inplace):
+def test_equals_the_operator(name, channels_last, inplace, backend):
+    reason = backends.unavailable(backend, "cpu")
+    if reason is not None:
+        pytest.skip(reason)
     if channels_last and name != "images":
         pytest.skip("channels_last is an order of images")
     x, other = make_input(SIZES[name], channels_last), make_input(SIZES[name], channels_last)
-    output, slack_sums, extrema, units, points = run_eagerly(x * 1, margin=3.0, inplace=inplace)
-    expected = run_forward("triton", other, margin=3.0, extrema_kind="limited")
-    assert units == x.shape[1] and points == x.shape[0]
+    shortcuts = backends.BACKENDS[backend].shortcuts
+    output, record = run_eagerly(x * 1, margin=3.0, inplace=inplace, shortcuts=shortcuts)
+    slack_sums, extrema = record.slack_sums, record.extrema
+    expected = run_forward(backend, other, margin=3.0, extrema_kind="limited")
+    assert record.units == x.shape[1] and record.points == x.shape[0] and record.margin == 3.0
     assert torch.equal(output, expected.output) and output.stride() == expected.output.stride()
     assert torch.equal(slack_sums, expected.slack_sums) and torch.equal(extrema, expected.extrema)
     weight = torch.arange(LAYER_SUMS, dtype=torch.float64).view(SUMS_SHAPE)
@@ -84,8 +95,10 @@ def test_equals_the_operator(name, channels_last, inplace):
 
 def test_gradients_of_gradients():
     def run(x):
-        output, slack_sums, *_ = run_eagerly(x, margin=3.0)
-        value = eager.penalty([slack_sums, slack_sums * 2], [0.0, 0.0, 0.5, 0.25, 0.3] * 2, True)
+        output, record = run_eagerly(x, margin=3.0)
+        value = eager.penalty(
+            as_records(record.slack_sums, record.slack_sums * 2), [0.0, 0.0, 0.5, 0.25, 0.3] * 2, True
+        )
         return (output * output).sum() + value
 
     x = make_input((5, 4))
@@ -98,7 +111,7 @@ def test_penalty_equals_the_reference(square_root):
     sums = [torch.rand(SUMS_SHAPE, dtype=torch.float64).requires_grad_() for _ in range(3)]
     others = [each.detach().clone().requires_grad_() for each in sums]
     weights = [0.0, 0.0, 0.09, 0.49, 0.42, 0.0, 0.0, 0.25, 0.25, 0.5]
-    value = eager.penalty(sums, weights, square_root)
+    value = eager.penalty(as_records(*sums), weights, square_root)
     expected = reference_penalty(others, weights, square_root)
     torch.testing.assert_close(value, expected)
     value.backward()
@@ -109,16 +122,16 @@ def test_penalty_equals_the_reference(square_root):
 
 def test_unused_outputs_cost_no_gradient():
     x = make_input((5, 4))
-    output, slack_sums, *_ = run_eagerly(x, margin=3.0)
+    output, record = run_eagerly(x, margin=3.0)
     (grad,) = torch.autograd.grad(output.sum(), x)
     assert torch.equal(grad, (x > 0).double())
-    assert slack_sums.requires_grad
+    assert record.slack_sums.requires_grad
 
 
 def test_compiled_autograd_holds_the_operator():
     x = make_input((5, 4))
-    output, slack_sums, *_ = run_eagerly(x, margin=3.0)
-    value = output.sum() + eager.penalty([slack_sums], [0.5] * LAYER_SUMS, True)
+    output, record = run_eagerly(x, margin=3.0)
+    value = output.sum() + eager.penalty([record], [0.5] * LAYER_SUMS, True)
     (expected,) = torch.autograd.grad(value, x, retain_graph=True)
     with compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
         value.backward()
@@ -130,7 +143,7 @@ def test_leaves_modes_to_the_operator(context):
     x, sums = make_input((5, 4)), torch.ones(SUMS_SHAPE)
     with context():
         assert run_eagerly(x) is None
-        assert eager.penalty([sums], [1.0] * LAYER_SUMS, False) is None
+        assert eager.penalty(as_records(sums), [1.0] * LAYER_SUMS, False) is None
 
 
 def test_leaves_transforms_and_forward_mode_to_the_operator():

@@ -1,0 +1,164 @@
+"""What the extension's layers record, and the gradient that a penalty leaves for all of them in one place."""
+
+import gc
+import threading
+import weakref
+
+import pytest
+import torch
+
+import jumpstart_kernels as jk
+from jumpstart_kernels.nn.records import unwind
+from jumpstart_kernels.ops import native
+
+pytestmark = pytest.mark.skipif(native.extension() is None, reason=str(native.unavailable("cpu")))
+
+WEIGHTS = [0.3, 0.7, 0.0, 0.0, 0.0, 0.2, 0.1, 0.0, 0.0, 0.0]
+
+
+def make_input(*size):
+    return torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+
+
+def make_layers(count=3):
+    """Layers that follow each other, of few units with slack."""
+    torch.manual_seed(0)
+    layers = [jk.JumpstartReLU(margin=3.0) for _ in range(count)]
+    parts = [part for layer in layers for part in (torch.nn.Linear(5, 5).double(), layer)]
+    return torch.nn.Sequential(*parts)
+
+
+def run(model, x, reduction="balanced"):
+    return model(x), jk.penalty(model, reduction=reduction)
+
+
+def record_of(x):
+    output, record = native.jumpstart_activation(x, "relu", 0.0, 1, False, 3.0, False, "limited")
+    assert isinstance(record, native.extension().Record)
+    return output, record
+
+
+def test_nobody_makes_a_record():
+    with pytest.raises(TypeError, match="cannot create"):
+        native.extension().Record()
+
+
+def test_its_attributes_are_those_of_the_operator():
+    x = make_input(6, 5)
+    _, record = record_of(x)
+    expected = jk.functional.jumpstart_relu(x, margin=3.0)
+    assert (record.units, record.points, record.margin) == (5, 6, 3.0)
+    assert record.slack_sums is record.slack_sums and torch.equal(record.slack_sums, expected.slack_sums)
+    assert torch.equal(record.extrema[0], torch.cat([expected.unit_max, expected.point_max]).clamp(max=3.0))
+    for actual, other in ((record.slack_sums, expected.slack_sums), (record.extrema.sum(), None)):
+        (grad,) = torch.autograd.grad(actual.sum(), x, retain_graph=True)
+        if other is not None:
+            assert torch.equal(grad, torch.autograd.grad(other.sum(), x, retain_graph=True)[0])
+    assert grad.any()
+
+
+def test_without_a_gradient_there_is_none():
+    _, record = record_of(make_input(6, 5).detach())
+    assert not record.slack_sums.requires_grad
+    assert not native.penalty([record], WEIGHTS, False).requires_grad
+
+
+@pytest.mark.parametrize("reduction", ("balanced", "norm"))
+def test_parts_of_a_loss_may_go_backward_apart(reduction):
+    model, x = make_layers(), make_input(7, 5)
+    output, penalty = run(model, x, reduction)
+    (whole,) = torch.autograd.grad(output.sum() + penalty, x, retain_graph=True)
+    for _ in range(2):
+        (by_output,) = torch.autograd.grad(output.sum(), x, retain_graph=True)
+        (by_penalty,) = torch.autograd.grad(penalty, x, retain_graph=True)
+        torch.testing.assert_close(by_output + by_penalty, whole)
+    (scaled,) = torch.autograd.grad(output.sum() + 10 * penalty, x)
+    torch.testing.assert_close(scaled, by_output + 10 * by_penalty)
+    plain = make_layers()
+    expected = torch.nn.Sequential(*(torch.nn.ReLU() if i % 2 else part for i, part in enumerate(plain)))(x)
+    assert torch.equal(by_output, torch.autograd.grad(expected.sum(), x)[0])
+
+
+def test_a_record_in_two_penalties():
+    x = make_input(6, 5)
+    _, record = record_of(x)
+    first, second = (native.penalty([record], WEIGHTS, root) for root in (False, True))
+    grads = [torch.autograd.grad(value, x, retain_graph=True)[0] for value in (first, second)]
+    (both,) = torch.autograd.grad(first + second, x)
+    torch.testing.assert_close(both, grads[0] + grads[1])
+
+
+def test_a_record_seen_before_its_penalty():
+    x = make_input(6, 5)
+    _, record = record_of(x)
+    seen = (record.slack_sums**2).sum()
+    value = native.penalty([record], WEIGHTS, False)
+    grads = [torch.autograd.grad(each, x, retain_graph=True)[0] for each in (seen, value)]
+    (both,) = torch.autograd.grad(seen + value, x)
+    torch.testing.assert_close(both, grads[0] + grads[1])
+
+
+@pytest.mark.parametrize("reduction", ("balanced", "norm"))
+def test_second_derivatives(reduction):
+    model = make_layers(2)
+
+    def run_both(x):
+        output, penalty = run(model, x, reduction)
+        return output.square().sum(), penalty
+
+    x = make_input(3, 5)
+    assert torch.autograd.gradcheck(run_both, x)
+    assert torch.autograd.gradgradcheck(run_both, x)
+
+
+def test_backwards_of_one_graph_in_many_threads():
+    model, x = make_layers(), make_input(16, 5)
+    output, penalty = run(model, x)
+    factors = [0.0, 1.0, 2.0, 5.0]
+    expected = [
+        torch.autograd.grad(output.sum() + factor * penalty, x, retain_graph=True)[0] for factor in factors
+    ]
+    wrong = []
+
+    def repeat(factor, gradient):
+        for _ in range(50):
+            loss = output.sum() + factor * penalty
+            (grad,) = torch.autograd.grad(loss, x, retain_graph=True)
+            if not torch.equal(grad, gradient):
+                wrong.append(factor)
+
+    threads = [threading.Thread(target=repeat, args=each) for each in zip(factors, expected, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_failed_backward_leaves_no_gradient_behind():
+    model, x = make_layers(), make_input(7, 5)
+    output, penalty = run(model, x)
+    (expected,) = torch.autograd.grad(output.sum(), x, retain_graph=True)
+
+    def fail(grad):
+        raise ValueError("on purpose")
+
+    handle = x.register_hook(fail)
+    with pytest.raises(ValueError, match="on purpose"):
+        (output.sum() + penalty).backward(retain_graph=True)
+    handle.remove()
+    assert torch.equal(torch.autograd.grad(output.sum(), x)[0], expected)
+
+
+def test_records_and_graphs_are_freed():
+    model, x = make_layers(), make_input(7, 5)
+    output, penalty = run(model, x)
+    model(x)
+    records = [record for layer in model[1::2] for record in unwind(layer._records)]
+    _ = [record.extrema for record in records]
+    alive = weakref.ref(x.grad_fn or output)
+    (output.sum() + penalty).backward()
+    jk.clear_records(model)
+    del output, penalty, records, _
+    gc.collect()
+    assert alive() is None
