@@ -208,8 +208,8 @@ def run_layer(
     options = Options(activation, parameter, unit_dim, points == "position", margin, extrema_kind)
     output, slack_sums, extrema = run(x, options, tie_breaking, inplace)
     units = x.shape[unit_dim]
-    points = extrema.shape[1] - units if x.numel() else 0
-    return output, Record(slack_sums, extrema, units, points, margin)
+    count = extrema.shape[1] - units if x.numel() else 0  # of the points
+    return output, Record(slack_sums, extrema, units, count, margin)
 
 
 def split_extrema(

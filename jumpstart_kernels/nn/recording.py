@@ -55,7 +55,9 @@ def layers_of(model: nn.Module) -> list[JumpstartActivation]:
     if torch.compiler.is_dynamo_compiling():
         return [module for module in model.modules() if isinstance(module, JumpstartActivation)]
     # Generators that yield every module through all of its parents take longer than a thin layer's forward.
-    layers, seen, left = [], set(), [model]
+    layers: list[JumpstartActivation] = []
+    seen: set[nn.Module] = set()
+    left: list[nn.Module | None] = [model]
     while left:
         module = left.pop()
         if module is None or module in seen:
@@ -64,7 +66,7 @@ def layers_of(model: nn.Module) -> list[JumpstartActivation]:
         if isinstance(module, JumpstartActivation):
             layers.append(module)
         if module._modules:
-            left += reversed(module._modules.values())
+            left.extend(reversed(list(module._modules.values())))
     return layers
 
 

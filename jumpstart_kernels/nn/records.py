@@ -2,22 +2,14 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from jumpstart_kernels.ops.arguments import Record
+
 UNCLAIMED_WARNING = 1000
-
-
-class Record(NamedTuple):
-    """What one forward of one layer contributes to the penalty. Only extrema with slack have a gradient."""
-
-    slack_sums: Tensor  # [2, 5]
-    extrema: Tensor  # [2, C + P], maxima then minima; perhaps limited to the margin
-    units: int  # C
-    points: int  # P, or 0 if the input was empty
-    margin: float
 
 
 # Newest first. With a list torch.compile would recompile for every number of open records.
