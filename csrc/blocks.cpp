@@ -35,11 +35,11 @@ class Blocks {
  public:
   at::DataPtr take(size_t index) {
     {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      auto& free = free_[index];
-      if (!free.empty()) {
-        at::DataPtr block = std::move(free.back());
-        free.pop_back();
+      // Never waits: in a forked process nobody might release the mutex.
+      const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+      if (lock && !free_[index].empty()) {
+        at::DataPtr block = std::move(free_[index].back());
+        free_[index].pop_back();
         kept_ -= bytes_of(index);
         return block;
       }
@@ -48,10 +48,10 @@ class Blocks {
   }
 
   void give_back(size_t index, at::DataPtr block) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (kept_ + bytes_of(index) > kMostKept) return;
-    kept_ += bytes_of(index);
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock || kept_ + bytes_of(index) > kMostKept) return;
     free_[index].push_back(std::move(block));
+    kept_ += bytes_of(index);
   }
 
  private:

@@ -62,12 +62,6 @@ std::pair<Tensor, Record> forward(const Tensor& x, const Layer& layer) {
     node->set_next_edges(torch::autograd::collect_next_edges(x));
     node->options = layer.options;
     Saved saved = save_for_backward(x, result, layer.options);
-    const torch::autograd::Edge edge{record.node, node->add_input_metadata(result.output)};
-    if (layer.inplace) {
-      torch::autograd::impl::rebase_history(result.output, edge);
-    } else {
-      torch::autograd::impl::set_gradient_edge(result.output, edge);
-    }
     using torch::autograd::SavedVariable;
     node->saved = {SavedVariable(saved.mask, false),
                    SavedVariable(saved.extrema, false),
@@ -75,6 +69,12 @@ std::pair<Tensor, Record> forward(const Tensor& x, const Layer& layer) {
                    std::move(saved.size),
                    saved.channels_last,
                    saved.dtype};
+    const torch::autograd::Edge edge{record.node, node->add_input_metadata(result.output)};
+    if (layer.inplace) {
+      torch::autograd::impl::rebase_history(result.output, edge);
+    } else {
+      torch::autograd::impl::set_gradient_edge(result.output, edge);
+    }
   }
   return {std::move(result.output), std::move(record)};
 }
@@ -115,7 +115,11 @@ std::pair<Tensor, PenaltyBackward*> penalty(const std::vector<Tensor>& slack_sum
                                             bool differentiable) {
   Tensor value = [&] {
     at::AutoDispatchBelowADInplaceOrView below;
-    return call_penalty(slack_sums, weights, square_root);
+    if (!std::all_of(slack_sums.begin(), slack_sums.end(), runs_on_cpu)) {
+      return call_penalty(slack_sums, weights, square_root);
+    }
+    RECORD_FUNCTION("jumpstart_kernels::penalty", std::vector<c10::IValue>());
+    return penalty_cpu(slack_sums, weights, square_root);
   }();
   if (!at::GradMode::is_enabled() || !differentiable) return {value, nullptr};
   auto* node = new PenaltyBackward();
@@ -154,11 +158,12 @@ Tensor penalty_of_sums(const std::vector<Tensor>& slack_sums, const std::vector<
   return value;
 }
 
-// A place for the gradient takes one device, on which nodes run one after the other, and one penalty.
+// A place for the gradient takes one device, on which nodes run one after the other, one penalty, and nobody
+// who has seen the slack sums and may ask for their gradient.
 bool can_share(const std::vector<Record*>& records) {
   const auto dtype = records.front()->slack_sums.scalar_type();
   return std::all_of(records.begin(), records.end(), [&](const Record* record) {
-    return runs_on_cpu(record->slack_sums) && record->slack_sums.scalar_type() == dtype &&
+    return runs_on_cpu(record->slack_sums) && record->slack_sums.scalar_type() == dtype && !record->exposed &&
            !(record->node && record->layer()->penalty);
   });
 }
@@ -207,6 +212,7 @@ PyObject* jumpstart_activation(PyObject*, PyObject* const* arguments, Py_ssize_t
 PyObject* penalty(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 3, "penalty takes 3 arguments, got ", count);
+  TORCH_CHECK_TYPE(PyList_Check(arguments[0]), "records must be a list");
   const auto items = pybind11::reinterpret_borrow<pybind11::list>(arguments[0]);
   std::vector<Record*> records;
   for (const auto& item : items) {

@@ -18,25 +18,22 @@ using torch::autograd::variable_list;
 
 void SharedGradient::set(Tensor gradient) {
   const int backward = torch::autograd::get_current_graph_task_id();
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    by_backward_.emplace_back(backward, std::move(gradient));
-  }
-  torch::autograd::Engine::get_default_engine().queue_callback(
-      [self = shared_from_this(), backward] { self->forget(backward); });
-}
-
-void SharedGradient::forget(int backward) {
+  auto owned = std::make_shared<Tensor>(std::move(gradient));
+  std::weak_ptr<Tensor> seen = owned;
+  // The callback does nothing: it lives as long as the backward.
+  torch::autograd::Engine::get_default_engine().queue_callback([owned = std::move(owned)] {});
   const std::lock_guard<std::mutex> lock(mutex_);
-  const auto is_its = [&](const auto& entry) { return entry.first == backward; };
-  by_backward_.erase(std::remove_if(by_backward_.begin(), by_backward_.end(), is_its), by_backward_.end());
+  const auto is_over = [](const auto& entry) { return entry.second.expired(); };
+  by_backward_.erase(std::remove_if(by_backward_.begin(), by_backward_.end(), is_over), by_backward_.end());
+  by_backward_.emplace_back(backward, std::move(seen));
 }
 
 Tensor SharedGradient::get() {
   const int backward = torch::autograd::get_current_graph_task_id();
   const std::lock_guard<std::mutex> lock(mutex_);
   for (const auto& [other, gradient] : by_backward_) {
-    if (other == backward) return gradient;
+    if (other != backward) continue;
+    if (const auto owned = gradient.lock()) return *owned;
   }
   return {};
 }
@@ -72,7 +69,9 @@ void JumpstartActivationBackward::expose(Tensor& slack_sums, Tensor& extrema) {
   torch::autograd::impl::set_gradient_edge(extrema, {self, 2});
 }
 
+// As PyTorch's nodes: several threads may go backward through one graph.
 variable_list JumpstartActivationBackward::apply(variable_list&& grads) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   Gradients gradients{std::move(grads[0]), {}, {}};
   if (grads.size() > 1) gradients.slack_sums = std::move(grads[1]), gradients.extrema = std::move(grads[2]);
   if (penalty) {
@@ -98,16 +97,25 @@ variable_list JumpstartActivationBackward::apply(variable_list&& grads) {
 }
 
 void JumpstartActivationBackward::release_variables() {
+  const std::lock_guard<std::mutex> lock(mutex_);
   saved.mask.reset_data();
   saved.extrema.reset_data();
   saved.indices.reset_data();
 }
 
 variable_list PenaltyBackward::apply(variable_list&& grads) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   Tensor gradient;
   if (grads[0].defined()) {
     const auto root = value ? std::optional<Tensor>(value->unpack(getptr())) : std::nullopt;
-    gradient = run_penalty_backward(grads[0], root, weights);
+    if (!at::GradMode::is_enabled() && jumpstart::runs_on_cpu(grads[0]) &&
+        (!root || jumpstart::runs_on_cpu(*root))) {
+      at::AutoDispatchBelowADInplaceOrView below;
+      RECORD_FUNCTION("jumpstart_kernels::penalty_backward", std::vector<c10::IValue>());
+      gradient = penalty_backward_cpu(grads[0], root, weights);
+    } else {
+      gradient = run_penalty_backward(grads[0], root, weights);
+    }
   }
   if (!shared) return variable_list(num_outputs(), gradient);  // the same for every layer
   if (gradient.defined()) shared->set(std::move(gradient));
@@ -115,6 +123,7 @@ variable_list PenaltyBackward::apply(variable_list&& grads) {
 }
 
 void PenaltyBackward::release_variables() {
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (value) value->reset_data();
 }
 

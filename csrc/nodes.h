@@ -35,17 +35,16 @@ Pointer own(T* node) {
 
 // The gradient of their slack sums that a penalty has for all its layers, in one place: the edges between the
 // nodes order them and carry nothing.
-class SharedGradient : public std::enable_shared_from_this<SharedGradient> {
+class SharedGradient {
  public:
   // Of the backward that runs now, until it ends; several may run at once on a retained graph.
   void set(at::Tensor gradient);
   at::Tensor get();  // undefined if this backward did not reach the penalty
 
  private:
-  void forget(int backward);
-
   std::mutex mutex_;
-  std::vector<std::pair<int, at::Tensor>> by_backward_;
+  // The backward owns the gradient: one that fails would leave it here, and with it what it derives from.
+  std::vector<std::pair<int, std::weak_ptr<at::Tensor>>> by_backward_;
 };
 
 // Of the output, and of slack sums and extrema once these are exposed.
@@ -56,6 +55,7 @@ struct JumpstartActivationBackward : torch::autograd::Node {
 
   // Makes results of the forward differentiable. The extrema must be another tensor than the one saved.
   void expose(at::Tensor& slack_sums, at::Tensor& extrema);
+  std::mutex& mutex() { return mutex_; }
 
   torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override;
   void release_variables() override;

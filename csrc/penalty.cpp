@@ -89,7 +89,14 @@ Tensor penalty_cpu(at::TensorList slack_sums, at::ArrayRef<double> weights, bool
   for (const Tensor& sums : slack_sums) {
     value += sums.scalar_type() == at::kDouble ? weigh<double>(sums, weights) : weigh<float>(sums, weights);
   }
-  return at::scalar_tensor(square_root ? std::sqrt(value) : value, slack_sums[0].options());
+  value = square_root ? std::sqrt(value) : value;
+  Tensor result = at::empty({}, slack_sums[0].options());  // scalar_tensor fills it by another operator
+  if (result.scalar_type() == at::kDouble) {
+    *result.mutable_data_ptr<double>() = value;
+  } else {
+    *result.mutable_data_ptr<float>() = static_cast<float>(value);
+  }
+  return result;
 }
 
 Tensor penalty_backward_cpu(const Tensor& grad, const std::optional<Tensor>& value,

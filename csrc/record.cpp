@@ -12,10 +12,15 @@ namespace jumpstart {
 
 void Record::expose() {
   if (exposed) return;
+  if (node) {
+    const pybind11::gil_scoped_release released;
+    const std::lock_guard<std::mutex> lock(layer()->mutex());
+    if (exposed) return;
+    extrema = extrema.variable_data();  // the node keeps the other
+    layer()->expose(slack_sums, extrema);
+    exposed = true;
+  }
   exposed = true;
-  if (!node) return;
-  extrema = extrema.variable_data();  // the node keeps the other
-  layer()->expose(slack_sums, extrema);
 }
 
 namespace {
@@ -70,7 +75,7 @@ PyType_Spec specification = {"jumpstart_kernels._native.Record", sizeof(RecordOb
 void define_record(pybind11::module& module) {
   auto object = pybind11::reinterpret_steal<pybind11::object>(PyType_FromSpec(&specification));
   if (!object) throw pybind11::error_already_set();
-  type = reinterpret_cast<PyTypeObject*>(object.ptr());
+  type = reinterpret_cast<PyTypeObject*>(object.inc_ref().ptr());  // also for those who delete the attribute
   module.attr("Record") = object;
 }
 

@@ -17,7 +17,8 @@ struct Record {
   bool exposed;  // whether Python has seen slack_sums or extrema
 
   JumpstartActivationBackward* layer() const { return static_cast<JumpstartActivationBackward*>(node.get()); }
-  // Makes slack_sums and extrema differentiable.
+  // Makes slack_sums and extrema differentiable. Releases the interpreter: a backward that uses the node may
+  // wait for it.
   void expose();
 };
 

@@ -162,3 +162,63 @@ def test_records_and_graphs_are_freed():
     del output, penalty, records, _
     gc.collect()
     assert alive() is None
+
+
+def test_threads_that_free_the_same_graph():
+    outcomes = []
+
+    def race(loss, x, barrier):
+        barrier.wait()
+        try:
+            torch.autograd.grad(loss, x)
+            outcomes.append("done")
+        except RuntimeError as error:
+            outcomes.append("second time" if "second time" in str(error) else str(error))
+
+    model = make_layers(20)
+    for _ in range(30):
+        x, barrier = make_input(8, 5), threading.Barrier(2)
+        output, penalty = run(model, x * 1)
+        threads = [threading.Thread(target=race, args=(output.sum() + penalty, x, barrier)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert set(outcomes) <= {"done", "second time"} and "done" in outcomes
+
+
+class Failing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise ValueError("on purpose")
+
+
+def test_a_failed_backward_with_a_graph_of_its_own_is_freed():
+    model, x = make_layers(), make_input(7, 5)
+    hidden = Failing.apply(x)
+    output, penalty = run(model, hidden, "norm")
+    alive = weakref.ref(hidden)
+    with pytest.raises(ValueError, match="on purpose"):
+        torch.autograd.grad(output.sum() + 2 * penalty, x, create_graph=True)
+    del output, penalty, hidden
+    gc.collect()
+    assert alive() is None
+
+
+def test_slack_sums_that_were_seen_have_the_gradient_of_the_penalty():
+    model, x = make_layers(1), make_input(7, 5)
+    model(x)
+    (record,) = unwind(model[1]._records)
+    slack_sums = record.slack_sums
+    (grad,) = torch.autograd.grad(jk.penalty(model, reduction="sum"), slack_sums)
+    expected = torch.tensor([0.5, 0.5, 0.0, 0.0, 0.0], dtype=torch.float64).expand(2, 5)
+    assert torch.equal(grad, expected)
+
+
+def test_the_penalty_wants_a_list():
+    with pytest.raises(TypeError, match="records must be a list"):
+        native.penalty((), WEIGHTS, False)
