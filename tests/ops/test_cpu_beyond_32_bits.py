@@ -47,7 +47,7 @@ class Layout(ctypes.Structure):
 class Forward(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("x", "output", "mask")]
     _fields_ += [("layout", Layout), ("position_points", ctypes.c_bool), ("stream", ctypes.c_bool)]
-    _fields_ += [("parameter", ctypes.c_double)]
+    _fields_ += [("parameter", ctypes.c_double), ("limited", ctypes.c_bool), ("margin", ctypes.c_double)]
 
 
 class Partial(ctypes.Structure):
@@ -55,8 +55,8 @@ class Partial(ctypes.Structure):
     _fields_ += [
         (name, ctypes.c_void_p)
         for name in (
-            "unit_max", "unit_min", "chunk_max", "chunk_min", "unit_max_at", "unit_min_at", "point_max",
-            "point_min",
+            "unit_max", "unit_min", "chunk_max", "chunk_min", "unit_max_at", "unit_min_at", "follows",
+            "point_max", "point_min", "point_max_column", "point_min_column",
         )
     ]  # fmt: skip
     _fields_ += [("continues", ctypes.c_bool), ("head_max", ctypes.c_float), ("head_min", ctypes.c_float)]
@@ -110,13 +110,17 @@ def test_the_last_rows_are_right(kernels, name, activation, dtype):
 
     output, mask = sparse_zeros(size, dtype, channels_last), sparse_zeros(mask_shape(layout), torch.uint8)
     forward = Forward(
-        x.data_ptr(), output.data_ptr(), mask.data_ptr(), Layout(*layout), position_points, False, PARAMETER
-    )
+        x.data_ptr(), output.data_ptr(), mask.data_ptr(), Layout(*layout), position_points, False, PARAMETER,
+        False, 0.0,
+    )  # fmt: skip
     extrema = torch.full((4, -(-units // 16) * 16), torch.nan)
     places = torch.full((2, extrema.shape[1]), 2**31 - 1, dtype=torch.int32)
     all_points = point_count(size, 1, position_points)
     points = sparse_zeros((2, all_points), torch.float32)
-    pointers = [row.data_ptr() for tensor in (extrema, places, points) for row in tensor]
+    follows = torch.zeros((1, extrema.shape[1]), dtype=torch.uint8)
+    columns = sparse_zeros((2, all_points), torch.int64)
+    pointers = [row.data_ptr() for tensor in (extrema, places, follows, points) for row in tensor]
+    pointers += [row.data_ptr() if name == "narrow_rows" else None for row in columns]
     partial = Partial(begin, rows, *pointers, False, 0, 0)
     run = kernels[activation]
     run.forward[scalar](ctypes.byref(forward), ctypes.byref(partial))
@@ -125,6 +129,9 @@ def test_the_last_rows_are_right(kernels, name, activation, dtype):
     assert torch.equal(extrema[:2, :units], expected.extrema[:, :units])
     assert torch.equal(points[:, -count:], expected.extrema[:, units:])
     assert not points[:, :100].any()  # of others' rows nothing is written
+    if name == "narrow_rows":
+        of_points = expected.indices[:, units:] - torch.arange(count) * units
+        assert torch.equal(columns[:, -count:], of_points) and not columns[:, :100].any()
     # From where the extremum of a unit is looked for: not behind it, and not far before.
     for side in (0, 1):
         index = expected.indices[side, :units] + offset
@@ -152,7 +159,15 @@ def test_the_last_rows_are_right(kernels, name, activation, dtype):
 
     again = sparse_zeros(mask_shape(layout), torch.uint8)
     forward = Forward(
-        x.data_ptr(), x.data_ptr(), again.data_ptr(), Layout(*layout), position_points, False, PARAMETER
+        x.data_ptr(),
+        x.data_ptr(),
+        again.data_ptr(),
+        Layout(*layout),
+        position_points,
+        False,
+        PARAMETER,
+        False,
+        0.0,
     )
     run.inplace[scalar](ctypes.byref(forward), begin, rows)
     assert torch.equal(part, expected.output) and torch.equal(again[begin:], expected.mask)
