@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "blocks.h"
 #include "cpu/instruction_sets.h"
 #include "cpu/kernels.h"
 #include "cpu/statistics.h"
@@ -71,7 +72,11 @@ void forward_dense(const Forward& f, ActivationKind activation, const ForwardRes
   const Statistics<stat_t> statistics{
       f.layout.units, result.extrema.size(1), result.extrema.mutable_data_ptr<stat_t>(),
       result.indices.mutable_data_ptr<int64_t>(), result.slack_sums.mutable_data_ptr<stat_t>()};
-  Tasks<stat_t> tasks(f.layout, f.position_points, threads, statistics);
+  at::DataPtr memory;
+  Tasks<stat_t> tasks(f.layout, f.position_points, threads, statistics, [&](size_t bytes) {
+    memory = take_block(bytes);
+    return memory.mutable_get();
+  });
   auto& partials = tasks.partials();
   const auto run = kernels().of[activation].forward[index_of(c10::CppTypeToScalarType<scalar_t>::value)];
   at::parallel_for(0, static_cast<int64_t>(partials.size()), 1, [&](int64_t begin, int64_t end) {

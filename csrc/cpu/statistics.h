@@ -7,7 +7,6 @@
 #include <limits>
 #include <vector>
 
-#include "blocks.h"
 #include "cpu/kernels.h"
 #include "options.h"
 #include "slack.h"
@@ -34,7 +33,10 @@ template <typename stat_t>
 class Tasks {
  public:
   // One per thread, or more if the offsets within a task would not fit into 32 bits.
-  Tasks(const Layout& layout, bool position_points, int64_t threads, const Statistics<stat_t>& statistics) {
+  // allocate(bytes) returns the memory, which must outlive them and begins with a cache line.
+  template <typename Allocate>
+  Tasks(const Layout& layout, bool position_points, int64_t threads, const Statistics<stat_t>& statistics,
+        const Allocate& allocate) {
     constexpr int64_t kRows = 16, kPadding = 16;  // whole blocks of rows, cache lines
     constexpr int64_t kMostRows = int64_t{1} << 30;
     const int64_t rows = layout.matrix_rows();
@@ -46,8 +48,7 @@ class Tasks {
     const int64_t count = std::min(std::max(threads, needed), steps);
     partials_.resize(static_cast<size_t>(count));
     constexpr size_t kBytesPerUnit = 4 * sizeof(stat_t) + 2 * sizeof(int32_t) + sizeof(uint8_t);
-    memory_ = take_block(static_cast<size_t>(units * count) * kBytesPerUnit);
-    auto* const values = static_cast<stat_t*>(memory_.mutable_get());
+    auto* const values = static_cast<stat_t*>(allocate(static_cast<size_t>(units * count) * kBytesPerUnit));
     auto* const unit_at = reinterpret_cast<int32_t*>(values + 4 * units * count);
     auto* const follows = reinterpret_cast<uint8_t*>(unit_at + 2 * units * count);
     const bool narrow = has_narrow_points(layout, position_points);
@@ -72,7 +73,6 @@ class Tasks {
 
  private:
   std::vector<Partial<stat_t>> partials_;
-  at::DataPtr memory_;
 };
 
 // Merges the results of the tasks, without branches in the loop over units.

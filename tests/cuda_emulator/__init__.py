@@ -50,7 +50,7 @@ class _Options(ctypes.Structure):
         ("unit_dim", ctypes.c_int64),
         ("position_points", ctypes.c_bool),
         ("margin", ctypes.c_double),
-        ("extrema", ctypes.c_int),
+        ("extrema_kind", ctypes.c_int),
     ]
 
 
@@ -284,7 +284,7 @@ def workspace(size: list[int], unit_dim: int, channels_last: bool, dtype: torch.
 def _options(options: Options) -> _Options:
     activation = library().emulator_activation(options.activation.encode())
     assert activation >= 0, f"csrc/activations.h does not list {options.activation!r}"
-    return _Options(activation, *options[1:-1], EXTREMA_KINDS.index(options.extrema))
+    return _Options(activation, *options[1:-1], EXTREMA_KINDS.index(options.extrema_kind))
 
 
 def _weights(weights: list[float]) -> ctypes.Array:

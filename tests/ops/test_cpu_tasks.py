@@ -19,7 +19,11 @@ extern "C" int64_t ranges(const jumpstart::Layout* layout, bool position_points,
                           int64_t* to) {
   float extrema = 0;
   const jumpstart::Statistics<float> statistics{0, 0, &extrema, nullptr, nullptr};
-  jumpstart::Tasks<float> tasks(*layout, position_points, threads, statistics);
+  std::vector<char> memory;
+  jumpstart::Tasks<float> tasks(*layout, position_points, threads, statistics, [&](size_t bytes) {
+    memory.resize(bytes);
+    return memory.data();
+  });
   for (const auto& task : tasks.partials()) {
     *to++ = task.begin;
     *to++ = task.end;
