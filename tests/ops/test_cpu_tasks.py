@@ -22,7 +22,7 @@ extern "C" int64_t ranges(const jumpstart::Layout* layout, bool position_points,
   std::vector<char> memory;
   jumpstart::Tasks<float> tasks(*layout, position_points, threads, statistics, [&](size_t bytes) {
     memory.resize(bytes);
-    return memory.data();
+    return static_cast<void*>(memory.data());
   });
   for (const auto& task : tasks.partials()) {
     *to++ = task.begin;
