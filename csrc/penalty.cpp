@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "blocks.h"
 #include "dispatcher.h"
 #include "slack.h"
 
@@ -90,7 +91,7 @@ Tensor penalty_cpu(at::TensorList slack_sums, at::ArrayRef<double> weights, bool
     value += sums.scalar_type() == at::kDouble ? weigh<double>(sums, weights) : weigh<float>(sums, weights);
   }
   value = square_root ? std::sqrt(value) : value;
-  Tensor result = at::empty({}, slack_sums[0].options());  // scalar_tensor fills it by another operator
+  Tensor result = empty_block({}, slack_sums[0].scalar_type());
   if (result.scalar_type() == at::kDouble) {
     *result.mutable_data_ptr<double>() = value;
   } else {
@@ -106,7 +107,7 @@ Tensor penalty_backward_cpu(const Tensor& grad, const std::optional<Tensor>& val
     const auto root = value->item<double>();
     factor = root == 0 ? 0 : factor / (2 * root);
   }
-  Tensor by_sum = at::empty({2, kSlackSums}, grad.options());
+  Tensor by_sum = empty_block({2, kSlackSums}, grad.scalar_type());
   const auto fill = [&](auto* to) {
     using stat_t = std::remove_pointer_t<decltype(to)>;
     for (const double weight : weights) *to++ = static_cast<stat_t>(factor * weight);
