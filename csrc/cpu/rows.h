@@ -22,21 +22,23 @@ class Rows {
   using Sign = typename V::Sign;
 
   // Position of a vector in its row: a partial vector at the end is replaced by one that ends with the row.
-  enum Reach { whole, streamed, last, short_row };
+  enum Reach { whole, last, short_row };
 
   static constexpr bool store = has_output<Activation>;
 
   // Rows per chunk: unit extrema are located to a chunk, which is then searched.
   static constexpr int64_t kChunk = 32;
-  static constexpr int64_t kPair = 2 * V::lanes;   // columns of two vectors
   static constexpr int64_t kGroup = 4 * V::lanes;  // columns that are followed together, if at all
+  // Elements that are read once from memory, and a second time from the first cache: a block of rows, in
+  // tiles of columns.
+  static constexpr int64_t kTile = 4096 / sizeof(scalar_t);
+  static constexpr int64_t kBlock = 4 * kTile;
 
-  template <int count>
   struct Block {
     const scalar_t* x;
     scalar_t* output;
     uint8_t* mask;
-    stat_t *unit_max, *unit_min;
+    stat_t *chunk_max, *chunk_min;
     int64_t columns, mask_columns;
     int rest;  // columns after the last whole vector
     Activation activation;
@@ -50,6 +52,8 @@ class Rows {
         columns_(f.layout.units),
         mask_columns_(f.layout.mask_columns()),
         rows_per_point_(f.layout.rows_per_point(f.position_points)),
+        grouped_(columns_ < 2 * kGroup ? 0 : columns_ / kGroup * kGroup),
+        rows_(rows_of_block(columns_)),
         stream_(f.stream),
         activation_(f.parameter),
         limited_(f.limited),
@@ -105,6 +109,11 @@ class Rows {
   }
 
  private:
+  static int64_t rows_of_block(int64_t columns) {
+    const int64_t rows = kBlock / columns / 4 * 4;
+    return rows < 4 ? 4 : rows > kChunk ? kChunk : rows;
+  }
+
   void clear(stat_t* max, stat_t* min) {
     for (int64_t c = 0; c < columns_; ++c) {
       max[c] = -std::numeric_limits<stat_t>::infinity();
@@ -114,31 +123,43 @@ class Rows {
 
   // Rows that are points, up to the end. Returns the lanes in which their sum is NaN.
   Mask points(int64_t& next, int64_t end) {
-    Values sum = V::broadcast(0);
-    Values max[4], min[4];
-    int64_t row = next;
-    for (; row + 4 <= end; row += 4) {
-      start<4>(max, min);
-      JUMPSTART_UNROLL for (int k = 0; k < 4; k += kRowBlock) {
-        bool follows = true;
-        block<kRowBlock>(row + k, max + k, min + k, sum, follows);
+    Values sum = V::broadcast(0), sum_of_groups = sum, max[kChunk], min[kChunk];
+    for (int64_t count; next < end; next += count) {
+      count = end - next < rows_ ? end - next : rows_;
+      for (int64_t k = 0; grouped_ && k < count; ++k) start(max[k], min[k]);
+      groups(next, count, max, min, 1, sum_of_groups);
+      int64_t k = 0;
+      for (; k + 4 <= count; k += 4) {
+        Values largest[4], smallest[4];
+        take<4>(max + k, min + k, largest, smallest);
+        JUMPSTART_UNROLL for (int i = 0; i < 4; i += kRowBlock) {
+          rest<kRowBlock>(next + k + i, largest + i, smallest + i, sum);
+        }
+        V::largest(largest, p_.point_max + next + k);
+        V::smallest(smallest, p_.point_min + next + k);
       }
-      V::largest(max, p_.point_max + row);
-      V::smallest(min, p_.point_min + row);
+      for (; k < count; ++k) {
+        Values largest[1], smallest[1];
+        take<1>(max + k, min + k, largest, smallest);
+        rest<1>(next + k, largest, smallest, sum);
+        p_.point_max[next + k] = V::largest(largest[0]);
+        p_.point_min[next + k] = V::smallest(smallest[0]);
+      }
       if (p_.point_max_column) {
-        for (int64_t k = row; k < row + 4; ++k) locate(k);
+        for (k = next; k < next + count; ++k) locate(k);
       }
     }
-    for (; row < end; ++row) {
-      start<1>(max, min);
-      bool follows = true;
-      block<1>(row, max, min, sum, follows);
-      p_.point_max[row] = V::largest(max[0]);
-      p_.point_min[row] = V::smallest(min[0]);
-      if (p_.point_max_column) locate(row);
+    return V::unordered(sum, sum_of_groups);
+  }
+
+  // The extrema of rows as far as their groups have them.
+  template <int count>
+  JUMPSTART_INLINE void take(const Values* max, const Values* min, Values* largest, Values* smallest) const {
+    if (grouped_) {
+      JUMPSTART_UNROLL for (int i = 0; i < count; ++i) largest[i] = max[i], smallest[i] = min[i];
+    } else {
+      JUMPSTART_UNROLL for (int i = 0; i < count; ++i) start(largest[i], smallest[i]);
     }
-    next = row;
-    return V::unordered(sum, sum);
   }
 
   // Finds the columns of the extrema of a point that is a row of few columns.
@@ -156,25 +177,27 @@ class Rows {
   // The rows of one point, up to its last row or the end.
   Mask part_of_point(int64_t& next, int64_t end) {
     const int64_t point = next / rows_per_point_, begin = next;
-    int64_t row = next;
-    Values sum = V::broadcast(0);
+    Values sum = V::broadcast(0), sum_of_groups = sum, max, min, largest[kRowBlock], smallest[kRowBlock];
     if ((point + 1) * rows_per_point_ < end) end = (point + 1) * rows_per_point_;
-    Values max[kRowBlock], min[kRowBlock];
-    start<kRowBlock>(max, min);
-    bool follows = true;
-    for (; row + kRowBlock <= end; row += kRowBlock) block<kRowBlock>(row, max, min, sum, follows);
-    for (; row < end; ++row) block<1>(row, max, min, sum, follows);
-    JUMPSTART_UNROLL for (int k = 1; k < kRowBlock; ++k) {
-      max[0] = V::max(max[0], max[k]);
-      min[0] = V::min(min[0], min[k]);
+    start(max, min);
+    JUMPSTART_UNROLL for (int i = 0; i < kRowBlock; ++i) start(largest[i], smallest[i]);
+    for (int64_t count; next < end; next += count) {
+      count = end - next < rows_ ? end - next : rows_;
+      groups(next, count, &max, &min, 0, sum_of_groups);
+      int64_t k = 0;
+      for (; k + kRowBlock <= count; k += kRowBlock) rest<kRowBlock>(next + k, largest, smallest, sum);
+      for (; k < count; ++k) rest<1>(next + k, largest, smallest, sum);
     }
-    const stat_t largest = V::largest(max[0]), smallest = V::smallest(min[0]);
+    JUMPSTART_UNROLL for (int i = 0; i < kRowBlock; ++i) {
+      max = V::max(max, largest[i]);
+      min = V::min(min, smallest[i]);
+    }
+    const stat_t row_max = V::largest(max), row_min = V::smallest(min);
     const int64_t first = point * rows_per_point_ > p_.begin ? point * rows_per_point_ : p_.begin;
     stat_t *point_max = p_.max_of(point, first), *point_min = p_.min_of(point, first);
-    if (begin == first || largest > *point_max) *point_max = largest;
-    if (begin == first || smallest < *point_min) *point_min = smallest;
-    next = row;
-    return V::unordered(sum, sum);
+    if (begin == first || row_max > *point_max) *point_max = row_max;
+    if (begin == first || row_min < *point_min) *point_min = row_min;
+    return V::unordered(sum, sum_of_groups);
   }
 
   // Merges the extrema of a chunk of rows into those of the task, and decides which columns to follow
@@ -193,8 +216,8 @@ class Rows {
       V::store_values(p_.unit_min + column, V::min(unit_min, min));
     }
     if (!limited_) return;
-    follows_columns_ = columns_ % kGroup != 0;  // what is left after the last group
-    for (int64_t group = 0; (group + 1) * kGroup <= columns_; ++group) {
+    follows_columns_ = grouped_ != columns_;  // what is left after the last group
+    for (int64_t group = 0; group * kGroup < grouped_; ++group) {
       if (!p_.follows[group]) continue;
       Mask open = V::none();
       for (int64_t column = group * kGroup; column < (group + 1) * kGroup; column += V::lanes) {
@@ -211,45 +234,118 @@ class Rows {
     return V::either(V::less(max, V::broadcast(margin_)), V::less(V::broadcast(-margin_), min));
   }
 
-  // Whether an extremum of a block's rows has not reached the margin.
-  template <int count>
-  bool is_open(const Values* max, const Values* min) const {
+  // Whether an extremum of a row has reached the margin in no lane.
+  JUMPSTART_INLINE bool is_open(Values max, Values min) const {
     constexpr uint32_t all = (uint32_t{1} << V::lanes) - 1;
-    const Values margin = V::broadcast(margin_), negative = V::broadcast(-margin_);
-    bool open = false;
-    JUMPSTART_UNROLL for (int k = 0; k < count; ++k) {
-      open |= V::bits(V::less(max[k], margin)) == all || V::bits(V::less(negative, min[k])) == all;
-    }
-    return open;
+    return V::bits(V::less(max, V::broadcast(margin_))) == all ||
+           V::bits(V::less(V::broadcast(-margin_), min)) == all;
   }
 
-  template <int count>
-  JUMPSTART_INLINE void start(Values* max, Values* min) {
-    JUMPSTART_UNROLL for (int k = 0; k < count; ++k) {
-      max[k] = V::broadcast(-std::numeric_limits<stat_t>::infinity());
-      min[k] = V::broadcast(std::numeric_limits<stat_t>::infinity());
+  JUMPSTART_INLINE static void start(Values& max, Values& min) {
+    max = V::broadcast(-std::numeric_limits<stat_t>::infinity());
+    min = V::broadcast(std::numeric_limits<stat_t>::infinity());
+  }
+
+  // The groups of columns of a block of rows: outputs, mask bits, extrema of its rows (max[0], max[step],
+  // ...) and of its columns.
+  void groups(int64_t row, int64_t count, Values* max, Values* min, int step, Values& sum) {
+    Values total = sum;
+    for (int64_t begin = 0; begin < grouped_; begin += kTile) {
+      const int64_t end = begin + kTile < grouped_ ? begin + kTile : grouped_;
+      for (int64_t k = 0; k < count; ++k) {
+        stream_ ? across<true>(row + k, begin, end, max[k * step], min[k * step], total)
+                : across<false>(row + k, begin, end, max[k * step], min[k * step], total);
+      }
+      if (follows_columns_) down(row, count, begin, end);
+    }
+    sum = total;
+  }
+
+  // Local copies: a store to the mask may alias any member, so members would be reloaded.
+  JUMPSTART_INLINE Block block_at(int64_t row) const {
+    return {x_ + row * columns_,
+            output_ + row * columns_,
+            mask_ + row * mask_columns_,
+            p_.chunk_max,
+            p_.chunk_min,
+            columns_,
+            mask_columns_,
+            static_cast<int>(columns_ % V::lanes),
+            activation_};
+  }
+
+  // Groups of vectors of a row. If extrema are limited, the row's are followed up to the margin.
+  template <bool stream>
+  JUMPSTART_INLINE void across(int64_t row, int64_t column, int64_t end, Values& max, Values& min,
+                               Values& sum) {
+    const Block b = block_at(row);
+    Values largest = max, smallest = min;
+    const bool limited = limited_;
+    bool follows = !limited || is_open(largest, smallest);
+    for (; follows && column < end; column += kGroup) {
+      group<stream, true>(b, column, largest, smallest, sum);
+      if (limited) follows = is_open(largest, smallest);
+    }
+    for (; column < end; column += kGroup) group<stream, false>(b, column, largest, smallest, sum);
+    max = largest, min = smallest;
+  }
+
+  // Four adjacent vectors of a row.
+  template <bool stream, bool follow>
+  JUMPSTART_INLINE static void group(const Block& b, int64_t column, Values& max, Values& min, Values& sum) {
+    Values v[4];
+    Sign sign[4];
+    JUMPSTART_UNROLL for (int i = 0; i < 4; ++i) {
+      const auto raw = V::load(b.x + column + i * V::lanes);
+      v[i] = V::values(raw);
+      if constexpr (store) {
+        sign[i] = V::positive(raw);
+        const auto value = b.activation.template value<V>(raw, sign[i]);
+        scalar_t* to = b.output + column + i * V::lanes;
+        stream ? V::stream(to, value) : V::store(to, value);
+      }
+    }
+    if constexpr (store) V::store_signs(b.mask + column / 8, sign);
+    if constexpr (follow) {
+      max = V::max(max, V::max(V::max(v[0], v[1]), V::max(v[2], v[3])));
+      min = V::min(min, V::min(V::min(v[0], v[1]), V::min(v[2], v[3])));
+    }
+    sum = V::add(sum, V::add(V::add(v[0], v[1]), V::add(v[2], v[3])));
+  }
+
+  // Extrema of groups of columns that are followed, in a block of rows that is in the first cache.
+  void down(int64_t row, int64_t count, int64_t column, int64_t end) {
+    const scalar_t* rows = x_ + row * columns_;
+    for (; column < end; column += kGroup) {
+      if (!p_.follows[column / kGroup]) continue;
+      Values max[4], min[4];
+      JUMPSTART_UNROLL for (int i = 0; i < 4; ++i) {
+        max[i] = V::load_values(p_.chunk_max + column + i * V::lanes);
+        min[i] = V::load_values(p_.chunk_min + column + i * V::lanes);
+      }
+      const scalar_t* x = rows + column;
+      for (int64_t k = 0; k < count; ++k, x += columns_) {
+        JUMPSTART_UNROLL for (int i = 0; i < 4; ++i) {
+          const Values v = V::values(V::load(x + i * V::lanes));
+          max[i] = V::max(max[i], v);
+          min[i] = V::min(min[i], v);
+        }
+      }
+      JUMPSTART_UNROLL for (int i = 0; i < 4; ++i) {
+        V::store_values(p_.chunk_max + column + i * V::lanes, max[i]);
+        V::store_values(p_.chunk_min + column + i * V::lanes, min[i]);
+      }
     }
   }
 
-  // Reads a block of matrix rows once: outputs, mask bits, extrema of its rows and of its columns. If extrema
-  // are limited, rows are followed while `follows`, columns as merge_chunk decides.
+  // The columns after the last group, of which all extrema are followed.
   template <int count>
-  JUMPSTART_INLINE void block(int64_t row, Values* max, Values* min, Values& sum, bool& follows) {
-    // Local copies: a store to the mask may alias any member, so members would be reloaded.
-    const Block<count> b{x_ + row * columns_,
-                         output_ + row * columns_,
-                         mask_ + row * mask_columns_,
-                         p_.chunk_max,
-                         p_.chunk_min,
-                         columns_,
-                         mask_columns_,
-                         static_cast<int>(columns_ % V::lanes),
-                         activation_};
-    int64_t column = stream_ ? groups<count, streamed>(b, max, min, sum, follows)
-                             : groups<count, whole>(b, max, min, sum, follows);
-    if (column + kPair <= b.columns) {
+  JUMPSTART_INLINE void rest(int64_t row, Values* max, Values* min, Values& sum) {
+    int64_t column = grouped_;
+    if (column == columns_) return;
+    const Block b = block_at(row);
+    for (; column + 2 * V::lanes <= b.columns; column += 2 * V::lanes) {
       vectors<count, 2, whole>(b, column, max, min, sum);
-      column += kPair;
     }
     if (column + V::lanes <= b.columns) {
       vectors<count, 1, whole>(b, column, max, min, sum);
@@ -263,72 +359,23 @@ class Rows {
     }
   }
 
-  // The whole groups of vectors; returns the first column after them.
-  template <int count, Reach reach>
-  JUMPSTART_INLINE int64_t groups(const Block<count>& b, Values* max, Values* min, Values& sum,
-                                  bool& follows) {
-    const int64_t end = b.columns / kGroup * kGroup;
-    const uint8_t* follows_columns = p_.follows;
-    const bool limited = limited_;
-    for (int64_t column = 0; column < end;) {
-      if (count == 1 || follows || follows_columns[column / kGroup]) {
-        vectors<count, 2, reach>(b, column, max, min, sum);
-        vectors<count, 2, reach>(b, column + kPair, max, min, sum);
-        column += kGroup;
-        if (follows && limited) follows = is_open<count>(max, min);
-        continue;
-      }
-      int64_t next = column + kGroup;
-      while (next < end && !follows_columns[next / kGroup]) next += kGroup;
-      for (int k = 0; k < count; ++k) unfollowed<reach>(b, k, column, next, sum);
-      column = next;
-    }
-    return end;
-  }
-
-  // Columns of one row whose extrema need not be followed.
-  template <Reach reach, int count>
-  JUMPSTART_INLINE void unfollowed(const Block<count>& b, int k, int64_t column, int64_t end, Values& sum) {
-    const scalar_t* x = b.x + k * b.columns;
-    scalar_t* output = b.output + k * b.columns;
-    uint8_t* mask = b.mask + k * b.mask_columns;
-    const Activation activation = b.activation;
-    Values sums[2] = {V::broadcast(0), V::broadcast(0)};
-    for (; column < end; column += kGroup) {
-      Sign sign[4];
-      JUMPSTART_UNROLL for (int i = 0; i < 4; ++i) {
-        const auto raw = V::load(x + column + i * V::lanes);
-        sums[i % 2] = V::add(sums[i % 2], V::values(raw));
-        if constexpr (store) {
-          sign[i] = V::positive(raw);
-          const auto value = activation.template value<V>(raw, sign[i]);
-          scalar_t* to = output + column + i * V::lanes;
-          reach == streamed ? V::stream(to, value) : V::store(to, value);
-        }
-      }
-      if constexpr (store) V::store_signs(mask + column / 8, sign);
-    }
-    sum = V::add(sum, V::add(sums[0], sums[1]));
-  }
-
   // `width` adjacent vectors of each row.
   template <int count, int width, Reach reach>
-  JUMPSTART_INLINE void vectors(const Block<count>& b, int64_t column, Values* max, Values* min,
-                                Values& sum) {
+  JUMPSTART_INLINE void vectors(const Block& b, int64_t column, Values* max, Values* min, Values& sum) {
     Values column_max[width], column_min[width], part = V::broadcast(0);
-    Sign sign[count][width];
     JUMPSTART_UNROLL for (int k = 0; k < count; ++k) {
+      Sign sign[width];
       JUMPSTART_UNROLL for (int i = 0; i < width; ++i) {
         const int64_t offset = k * b.columns + column + i * V::lanes;
         const auto raw = reach == short_row ? V::load_first(b.x + offset, b.rest) : V::load(b.x + offset);
         const Values v = V::values(raw);
         if constexpr (store) {
-          sign[k][i] = V::positive(raw);
-          const auto value = b.activation.template value<V>(raw, sign[k][i]);
+          sign[i] = V::positive(raw);
+          const auto value = b.activation.template value<V>(raw, sign[i]);
           if (reach == short_row) {
             V::store_first(b.output + offset, value, b.rest);
           } else {
-            reach == streamed ? V::stream(b.output + offset, value) : V::store(b.output + offset, value);
+            V::store(b.output + offset, value);
           }
         }
         max[k] = V::max(max[k], v);
@@ -337,32 +384,28 @@ class Rows {
         column_min[i] = k ? V::min(column_min[i], v) : v;
         part = k + i ? V::add(part, v) : v;
       }
-      if constexpr (store && kStoresSigns && (reach == whole || reach == streamed)) {
+      if constexpr (store) {
         JUMPSTART_UNROLL for (int i = 0; i < width; ++i) {
-          V::store_signs(b.mask + k * b.mask_columns + column / 8 + i * V::lanes / 8, sign[k][i]);
-        }
-      } else if (store && width == 2 && k % 2) {
-        const uint64_t bits = V::sign_bits(sign[k - 1][0], sign[k - 1][1], sign[k][0], sign[k][1]);
-        uint8_t* mask = b.mask + (k - 1) * b.mask_columns + column / 8;
-        store_bits<2 * V::lanes>(mask, static_cast<uint32_t>(bits));
-        store_bits<2 * V::lanes>(mask + b.mask_columns, static_cast<uint32_t>(bits >> 2 * V::lanes));
-      } else if (store && (width == 1 || count == 1)) {
-        JUMPSTART_UNROLL for (int i = 0; i < width; ++i) {
-          store_row_bits<reach>(b.mask + k * b.mask_columns, column + i * V::lanes, V::sign_bits(sign[k][i]),
-                                b);
+          store_row_bits<reach>(b.mask + k * b.mask_columns, column + i * V::lanes, sign[i], b);
         }
       }
     }
     sum = V::add(sum, part);
     JUMPSTART_UNROLL for (int i = 0; i < width; ++i) {
-      stat_t *unit_max = b.unit_max + column + i * V::lanes, *unit_min = b.unit_min + column + i * V::lanes;
+      stat_t *unit_max = p_.chunk_max + column + i * V::lanes,
+             *unit_min = p_.chunk_min + column + i * V::lanes;
       V::store_values(unit_max, V::max(column_max[i], V::load_values(unit_max)));
       V::store_values(unit_min, V::min(column_min[i], V::load_values(unit_min)));
     }
   }
 
-  template <Reach reach, int count>
-  JUMPSTART_INLINE void store_row_bits(uint8_t* mask, int64_t column, uint32_t bits, const Block<count>& b) {
+  template <Reach reach>
+  JUMPSTART_INLINE static void store_row_bits(uint8_t* mask, int64_t column, Sign sign, const Block& b) {
+    if constexpr (reach == whole && kStoresSigns) {
+      V::store_signs(mask + column / 8, sign);
+      return;
+    }
+    const uint32_t bits = V::sign_bits(sign);
     if (reach == last) {
       store_bits(mask + b.columns / V::lanes * V::lanes / 8, bits >> (V::lanes - b.rest), b.rest);
     } else if (reach == short_row) {
@@ -376,6 +419,8 @@ class Rows {
   scalar_t* output_;
   uint8_t* mask_;
   int64_t columns_, mask_columns_, rows_per_point_;
+  int64_t grouped_;  // columns in whole groups
+  int64_t rows_;     // of a block
   bool stream_;
   Activation activation_;
   bool limited_;

@@ -44,10 +44,6 @@ struct FloatLanes {  // shared by the vectors with float values
   static void load_signs(const uint8_t* from, Sign* s) {
     for (int i = 0; i < 4; ++i) s[i] = lanes_of(load_bits<16>(from + 2 * i));
   }
-  static uint64_t sign_bits(Sign a, Sign b, Sign c, Sign d) {
-    return a | static_cast<uint64_t>(b) << 16 | static_cast<uint64_t>(c) << 32 |
-           static_cast<uint64_t>(d) << 48;
-  }
   static Sign lanes_of(uint32_t bits) { return static_cast<Mask>(bits); }
   static float largest(Values v) { return _mm512_reduce_max_ps(v); }
   static float smallest(Values v) { return _mm512_reduce_min_ps(v); }
@@ -187,10 +183,6 @@ struct VectorDouble {
   }
   static void load_signs(const uint8_t* from, Sign* s) {
     for (int i = 0; i < 4; ++i) s[i] = lanes_of(from[i]);
-  }
-  static uint64_t sign_bits(Sign a, Sign b, Sign c, Sign d) {
-    return a | static_cast<uint32_t>(b) << 8 | static_cast<uint32_t>(c) << 16 |
-           static_cast<uint32_t>(d) << 24;
   }
   static Sign lanes_of(uint32_t bits) { return static_cast<Mask>(bits); }
   static double largest(Values v) { return _mm512_reduce_max_pd(v); }
