@@ -25,9 +25,39 @@ struct Span {
   int64_t first = 0, first_byte = 0;
 };
 
+// Whether the mask of a block of matrix rows, as many as a vector has lanes, fits into a word.
+template <typename V>
+bool is_narrow(int64_t columns) {
+  return columns < 8 && columns * V::lanes <= 64;
+}
+
+// Blocks of narrow rows. Returns the first row after the last block.
+template <typename V, typename Activation>
+int64_t narrow_backward(const Backward& b, int64_t row, int64_t end) {
+  using scalar_t = typename V::scalar_t;
+  const Activation activation(b.parameter);
+  const int columns = static_cast<int>(b.layout.matrix_columns());
+  const uint64_t row_bits = (uint64_t{1} << columns) - 1;
+  const auto* from = static_cast<const scalar_t*>(b.grad_output) + row * columns;
+  auto* to = static_cast<scalar_t*>(b.grad_x) + row * columns;
+  for (; row + V::lanes <= end; row += V::lanes) {
+    uint64_t bits = 0;
+    for (int i = 0; i < V::lanes; ++i) {
+      bits |= (b.mask[row + i] & row_bits) << (i * columns);
+    }
+    for (int i = 0; i < columns; ++i, from += V::lanes, to += V::lanes) {
+      const auto positive = V::lanes_of(static_cast<uint32_t>(bits >> (i * V::lanes)));
+      V::store(to, activation.template gradient<V>(V::load(from), positive));
+    }
+  }
+  return row;
+}
+
 template <typename scalar_t, typename Activation>
 void backward(const Backward& b, int64_t begin, int64_t end) {
   using V = VectorOf<scalar_t>;
+  if (is_narrow<V>(b.layout.matrix_columns())) begin = narrow_backward<V, Activation>(b, begin, end);
+  if (begin == end) return;
   const Activation activation(b.parameter);
   const Span span(b.layout, begin, end);
   const auto* all = static_cast<const scalar_t*>(b.grad_output) + span.first;

@@ -38,14 +38,15 @@ using stat_of = std::conditional_t<std::is_same<scalar_t, double>::value, double
 
 // Slack sums and indices of the units or the points: in chunks whose sums are added in order, so that the
 // result does not depend on the threads.
-template <bool find_all, typename stat_t, typename Find>
-void finish_axis(int64_t begin, int64_t end, bool parallel, stat_t margin, ExtremaKind kind, const Find& find,
-                 const Statistics<stat_t>& statistics, stat_t* to) {
+template <typename stat_t, typename Find>
+void finish_axis(int64_t begin, int64_t end, bool parallel, stat_t margin, ExtremaKind kind, bool indexed,
+                 const Find& find, const Statistics<stat_t>& statistics, stat_t* to) {
   constexpr int64_t kChunk = 4096;
   Sums total{};
+  const SlackKernels<stat_t>& slack = kernels().slack(stat_t{});
   const auto run = [&](int64_t chunk) {
     const int64_t first = begin + chunk * kChunk;
-    return finish<find_all>(first, std::min(first + kChunk, end), margin, kind, find, statistics);
+    return finish(first, std::min(first + kChunk, end), margin, kind, indexed, slack, find, statistics);
   };
   const auto add = [&](const Sums& sums) {
     for (size_t i = 0; i < sums.size(); ++i) total[i] += sums[i];
@@ -87,22 +88,16 @@ void forward_dense(const Forward& f, ActivationKind activation, const ForwardRes
   const auto margin = static_cast<stat_t>(options.margin);
   const int64_t units = statistics.units;
   const bool parallel = threads > 1;
-  finish_axis<false>(
-      0, units, parallel, margin, options.extrema_kind,
+  finish_axis(
+      0, units, parallel, margin, options.extrema_kind, /*indexed=*/false,
       [&](int64_t k, stat_t value, bool maximum) { return finder.of_unit(k, value, maximum); }, statistics,
       statistics.sums);
-  auto* const point_sums = statistics.sums + kSlackSums;
-  if (has_narrow_points(f.layout, f.position_points)) {
-    const auto find = [&](int64_t k, stat_t, bool maximum) {
-      return finder.logical(k - units, statistics.indices[maximum ? k : statistics.count + k]);
-    };
-    finish_axis<true>(units, statistics.count, parallel, margin, options.extrema_kind, find, statistics,
-                      point_sums);
-  } else {
-    const auto find = [&](int64_t k, stat_t value, bool) { return finder.of_point(k - units, value); };
-    finish_axis<false>(units, statistics.count, parallel, margin, options.extrema_kind, find, statistics,
-                       point_sums);
-  }
+  const bool narrow = has_narrow_points(f.layout, f.position_points);
+  finish_axis(
+      units, statistics.count, parallel, margin, options.extrema_kind, /*indexed=*/narrow,
+      [&](int64_t k, stat_t value, bool) { return finder.of_point(k - units, value); }, statistics,
+      statistics.sums + kSlackSums);
+  if (narrow && f.layout.channels_last) finder.to_logical(statistics);
 }
 
 Forward forward_of(const PreparedForward& prepared, const Options& options) {
@@ -148,10 +143,8 @@ void add_extrema(const PreparedBackward& b, const Saved& saved, const Options& o
   const auto* point_sums = sums ? sums + kSlackSums : nullptr;
   auto* grad = b.grad_x.mutable_data_ptr<scalar_t>();
   std::vector<std::pair<int64_t, stat_t>> late;  // for 16-bit gradients: added before rounding
-  const auto add = [&](int64_t k, int side, const stat_t* axis_sums) {
-    int64_t place = places[side * count + k];
-    stat_t g = direct ? direct[side * count + k] : stat_t{0};
-    if (axis_sums) g += slack_gradient(slack_of(values[k], values[count + k], margin), side == 1, axis_sums);
+  const SlackKernels<stat_t>& slack = kernels().slack(stat_t{});
+  const auto add = [&](int64_t place, stat_t g) {
     if (layout.channels_last) {
       const int64_t sample = place / plane, unit = place % plane / layout.rows;
       place = (sample * layout.rows + place % layout.rows) * layout.units + unit;
@@ -162,17 +155,28 @@ void add_extrema(const PreparedBackward& b, const Saved& saved, const Options& o
       grad[place] += g;
     }
   };
-  std::array<int64_t, 256> found;
+  constexpr int64_t kStep = 256;
+  std::array<int64_t, kStep> found;
+  std::array<stat_t, kStep> of_slack{};
   const auto add_side = [&](int64_t begin, int64_t end, int side, const stat_t* axis_sums) {
-    for (int64_t first = begin; first < end; first += found.size()) {
+    for (int64_t first = begin; first < end; first += kStep) {
       // Which extrema have a place cannot be predicted: collect them first, without a branch.
+      const int64_t *of_side = places + side * count + first, last = std::min(end - first, kStep);
       size_t number = 0;
-      const int64_t last = std::min<int64_t>(end, first + found.size());
-      for (int64_t k = first; k < last; ++k) {
+      for (int64_t k = 0; k < last; ++k) {
         found[number] = k;
-        number += places[side * count + k] >= 0;
+        number += of_side[k] >= 0;
       }
-      for (size_t i = 0; i < number; ++i) add(found[i], side, axis_sums);
+      if (number == 0) continue;
+      if (axis_sums) {
+        slack.gradients[side](values + first, values + count + first, last, margin, axis_sums,
+                              of_slack.data());
+      }
+      for (size_t i = 0; i < number; ++i) {
+        const int64_t k = found[i];
+        const stat_t g = direct ? direct[side * count + first + k] : stat_t{0};
+        add(of_side[k], g + of_slack[static_cast<size_t>(k)]);
+      }
     }
   };
   for (int side = 0; side < 2; ++side) add_side(0, layout.units, side, sums);

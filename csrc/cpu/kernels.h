@@ -10,6 +10,7 @@
 
 #include "activations.h"
 #include "layout.h"
+#include "options.h"
 
 namespace jumpstart {
 
@@ -34,10 +35,10 @@ struct Partial {
   // [units], where to search for it, relative to begin: the first matrix row; with inner > 1 the group of
   // planes, one of each unit. -1: the task has no plane of the unit.
   int32_t *unit_max_at, *unit_min_at;
-  uint8_t* follows;               // scratch memory of a kernel: a flag for every two vectors of columns
+  uint8_t* follows;               // scratch memory of a kernel: a flag for every group of columns
   stat_t *point_max, *point_min;  // of all points: a task writes those that begin in it
-  // Of all points, the matrix column of the extremum, if each is a row with few columns; or null.
-  int64_t *point_max_column, *point_min_column;
+  // Of all points, the matrix element of the extremum, if each is a row with few columns; or null.
+  int64_t *point_max_element, *point_min_element;
   bool continues;             // its first row belongs to a point that begins in an earlier task
   stat_t head_max, head_min;  // of that point
 
@@ -67,9 +68,36 @@ struct ActivationKernels {
   void (*inplace[4])(const Forward&, int64_t begin, int64_t end);
 };
 
+constexpr int64_t kWanted = -2;  // an index that is to be found
+
+// Some of the units' or of the points' extrema.
+template <typename stat_t>
+struct Extrema {
+  int64_t count;
+  stat_t *maxima, *minima;
+  int64_t *max_indices, *min_indices;
+  stat_t margin;
+};
+
+template <typename stat_t>
+struct SlackKernels {
+  // Adds the slack of extrema to their sums, and limits them if their kind is limited. Sets the index of
+  // those that have none by their kind to -1, of the others to kWanted: [1] leaves these as they are. Returns
+  // whether any is wanted.
+  bool (*sum[2])(const Extrema<stat_t>&, ExtremaKind, double* sums);
+  // The gradients of maxima [0], or of minima [1], from those of their sums.
+  void (*gradients[2])(const stat_t* maxima, const stat_t* minima, int64_t count, stat_t margin,
+                       const stat_t* grad_sums, stat_t* to);
+};
+
 // Indexed by ActivationKind; kStatisticsAlone has only a forward, which writes no output and no mask.
 struct Kernels {
   ActivationKernels of[kActivations + 1];
+  SlackKernels<float> of_floats;
+  SlackKernels<double> of_doubles;
+
+  const SlackKernels<float>& slack(float) const { return of_floats; }
+  const SlackKernels<double>& slack(double) const { return of_doubles; }
 };
 
 const Kernels& kernels_default();

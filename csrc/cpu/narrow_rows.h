@@ -24,7 +24,7 @@ class NarrowRows {
 
  public:
   static bool fits(const Forward& f, const Partial<stat_t>& partial) {
-    return partial.point_max_column != nullptr && f.layout.units < V::lanes &&
+    return partial.point_max_element != nullptr && f.layout.units < V::lanes &&
            f.layout.units * V::lanes <= kBits && partial.end - partial.begin >= V::lanes;
   }
 
@@ -35,7 +35,9 @@ class NarrowRows {
         mask_(f.mask),
         columns_(static_cast<int>(f.layout.units)),
         activation_(f.parameter),
-        p_(partial) {}
+        p_(partial) {
+    for (int i = 0; i < V::lanes; ++i) first_element_[i] = static_cast<stat_t>(i * columns_);
+  }
 
   void run() {
     for (int c = 0; c < columns_; ++c) {
@@ -93,12 +95,13 @@ class NarrowRows {
     }
     const int32_t at = static_cast<int32_t>(row - p_.begin);  // of the first lane
     Values row_max = V::gather(values, columns_), row_min = row_max;
-    Values max_column = V::broadcast(0), min_column = max_column;
+    Values element = V::load_values(first_element_), max_element = element,
+           min_element = element;  // in block
     for (int c = 0; c < columns_; ++c) {
       const Values v = c ? V::gather(values + c, columns_) : row_max;
-      const Values column = V::broadcast(static_cast<stat_t>(c));
-      max_column = V::select(V::less(row_max, v), column, max_column);
-      min_column = V::select(V::less(v, row_min), column, min_column);
+      max_element = V::select(V::less(row_max, v), element, max_element);
+      min_element = V::select(V::less(v, row_min), element, min_element);
+      element = V::add(element, V::broadcast(1));
       row_max = V::max(row_max, v);
       row_min = V::min(row_min, v);
       const Values unit_max = V::load_values(max_[c]), unit_min = V::load_values(min_[c]);
@@ -109,13 +112,8 @@ class NarrowRows {
     }
     V::store_values(p_.point_max + row, row_max);
     V::store_values(p_.point_min + row, row_min);
-    stat_t columns[2][V::lanes];
-    V::store_values(columns[0], max_column);
-    V::store_values(columns[1], min_column);
-    for (int i = 0; i < V::lanes; ++i) {
-      p_.point_max_column[row + i] = static_cast<int64_t>(columns[0][i]);
-      p_.point_min_column[row + i] = static_cast<int64_t>(columns[1][i]);
-    }
+    V::store_integers(p_.point_max_element + row, max_element, row * columns_);
+    V::store_integers(p_.point_min_element + row, min_element, row * columns_);
   }
 
   const Forward& forward_;
@@ -125,6 +123,7 @@ class NarrowRows {
   int columns_;
   Activation activation_;
   Partial<stat_t>& p_;
+  stat_t first_element_[V::lanes];                            // of each row of a block
   stat_t max_[V::lanes][V::lanes], min_[V::lanes][V::lanes];  // [columns, lanes]
   int32_t max_at_[V::lanes][V::lanes], min_at_[V::lanes][V::lanes];
 };

@@ -90,17 +90,17 @@ class Rows {
         exact_row(activation_, values, output_ + row * columns_, mask_ + row * mask_columns_, columns_);
       }
       if (row == first) *largest = *smallest = to_float(values[0]);
-      if (p_.point_max_column) p_.point_max_column[point] = p_.point_min_column[point] = 0;
+      if (p_.point_max_element) p_.point_max_element[point] = p_.point_min_element[point] = row * columns_;
       const int32_t at = static_cast<int32_t>(row - p_.begin);
       for (int64_t c = 0; c < columns_; ++c) {
         const stat_t v = to_float(values[c]);
         if (above(v, *largest)) {
           *largest = v;
-          if (p_.point_max_column) p_.point_max_column[point] = c;
+          if (p_.point_max_element) p_.point_max_element[point] = row * columns_ + c;
         }
         if (below(v, *smallest)) {
           *smallest = v;
-          if (p_.point_min_column) p_.point_min_column[point] = c;
+          if (p_.point_min_element) p_.point_min_element[point] = row * columns_ + c;
         }
         if (above(v, p_.unit_max[c])) p_.unit_max[c] = v, p_.unit_max_at[c] = at;
         if (below(v, p_.unit_min[c])) p_.unit_min[c] = v, p_.unit_min_at[c] = at;
@@ -145,7 +145,7 @@ class Rows {
         p_.point_max[next + k] = V::largest(largest[0]);
         p_.point_min[next + k] = V::smallest(smallest[0]);
       }
-      if (p_.point_max_column) {
+      if (p_.point_max_element) {
         for (k = next; k < next + count; ++k) locate(k);
       }
     }
@@ -162,7 +162,7 @@ class Rows {
     }
   }
 
-  // Finds the columns of the extrema of a point that is a row of few columns.
+  // Finds the elements of the extrema of a point that is a row of few columns.
   void locate(int64_t row) {
     const scalar_t* values = x_ + row * columns_;
     int64_t max_column = 0, min_column = 0;
@@ -171,7 +171,8 @@ class Rows {
       max_column = v == p_.point_max[row] ? c : max_column;
       min_column = v == p_.point_min[row] ? c : min_column;
     }
-    p_.point_max_column[row] = max_column, p_.point_min_column[row] = min_column;
+    p_.point_max_element[row] = row * columns_ + max_column;
+    p_.point_min_element[row] = row * columns_ + min_column;
   }
 
   // The rows of one point, up to its last row or the end.

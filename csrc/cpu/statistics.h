@@ -22,7 +22,7 @@ struct Statistics {
   stat_t* sums;          // [2, kSlackSums]
 };
 
-// Whether each point is a matrix row of so few columns that its extrema are followed to their column.
+// Whether each point is a matrix row of so few columns that its extrema are followed to their element.
 inline bool has_narrow_points(const Layout& layout, bool position_points) {
   constexpr int64_t kColumns = 8;
   return layout.inner == 1 && layout.units < kColumns && layout.rows_per_point(position_points) == 1;
@@ -62,8 +62,8 @@ class Tasks {
       p.follows = follows + t * units;
       p.point_max = statistics.extrema + statistics.units, p.point_min = p.point_max + statistics.count;
       if (narrow) {
-        p.point_max_column = statistics.indices + statistics.units;
-        p.point_min_column = p.point_max_column + statistics.count;
+        p.point_max_element = statistics.indices + statistics.units;
+        p.point_min_element = p.point_max_element + statistics.count;
       }
       p.continues = !across && p.begin % layout.rows_per_point(position_points) != 0;
     }
@@ -147,13 +147,22 @@ class Finder {
     return logical(best_row, unit);
   }
 
+  // From elements of the matrix to indices, of points that are rows.
+  void to_logical(const Statistics<stat_t>& statistics) const {
+    for (int64_t k = statistics.units; k < statistics.count; ++k) {
+      for (int64_t* index : {statistics.indices + k, statistics.indices + statistics.count + k}) {
+        if (*index >= 0) *index = logical(k - statistics.units, *index % layout_.units);
+      }
+    }
+  }
+
+ private:
   // Index in the flattened tensor of a matrix element.
   int64_t logical(int64_t row, int64_t column) const {
     if (!layout_.channels_last) return row * layout_.matrix_columns() + column;
     return (row / layout_.rows * layout_.units + column) * layout_.rows + row % layout_.rows;
   }
 
- private:
   stat_t at_place(int64_t place) const { return static_cast<stat_t>(x_[place]); }
 
   // The first of `length` elements with this value, or `length`.
@@ -177,47 +186,25 @@ class Finder {
 
 using Sums = std::array<double, kSlackSums>;
 
-// Slack sums of the extrema [begin, end) of units or points, and the indices of those with slack. `find` is
-// called for every one if that costs less than to predict which have slack.
-template <bool find_all, typename stat_t, typename Find>
-Sums finish(int64_t begin, int64_t end, stat_t margin, ExtremaKind kind, const Find& find,
-            const Statistics<stat_t>& statistics) {
-  constexpr int64_t kStep = 16;
-  stat_t *maxima = statistics.extrema, *minima = maxima + statistics.count;
-  int64_t *max_indices = statistics.indices, *min_indices = max_indices + statistics.count;
+// Slack sums of the extrema [begin, end) of units or points, and their indices: those they have, in elements
+// of the matrix, if `indexed`, or what `find` returns.
+template <typename stat_t, typename Find>
+Sums finish(int64_t begin, int64_t end, stat_t margin, ExtremaKind kind, bool indexed,
+            const SlackKernels<stat_t>& kernels, const Find& find, const Statistics<stat_t>& statistics) {
+  stat_t* const maxima = statistics.extrema;
+  int64_t* const max_indices = statistics.indices;
+  const Extrema<stat_t> extrema{end - begin,
+                                maxima + begin,
+                                maxima + statistics.count + begin,
+                                max_indices + begin,
+                                max_indices + statistics.count + begin,
+                                margin};
   Sums sums{};
-  for (int64_t group = begin; group < end; group += kStep) {
-    const int64_t last = std::min(group + kStep, end);
-    int healthy = 1;
-    for (int64_t k = group; k < last; ++k) healthy &= (maxima[k] >= margin) & (minima[k] <= -margin);
-    if (healthy && kind != kIndexed) {
-      if (kind == kLimited) {
-        std::fill(maxima + group, maxima + last, margin);
-        std::fill(minima + group, minima + last, -margin);
-      }
-      std::fill(max_indices + group, max_indices + last, int64_t{-1});
-      std::fill(min_indices + group, min_indices + last, int64_t{-1});
-      continue;
-    }
-    for (int64_t k = group; k < last; ++k) {
-      const stat_t largest = maxima[k], smallest = minima[k];
-      const Slack<stat_t> slack = slack_of(largest, smallest, margin);
-      add_slack(slack, sums.data());
-      const bool find_max = slack.positive != 0 || kind == kIndexed;
-      const bool find_min = slack.negative != 0 || kind == kIndexed;
-      if constexpr (find_all) {
-        const int64_t max_index = find(k, largest, true), min_index = find(k, smallest, false);
-        max_indices[k] = find_max ? max_index : -1;
-        min_indices[k] = find_min ? min_index : -1;
-      } else {
-        max_indices[k] = find_max ? find(k, largest, true) : -1;
-        min_indices[k] = find_min ? find(k, smallest, false) : -1;
-      }
-      if (kind == kLimited) {
-        maxima[k] = limit_maximum(largest, margin);
-        minima[k] = limit_minimum(smallest, margin);
-      }
-    }
+  if (!kernels.sum[indexed](extrema, kind, sums.data())) return sums;
+  for (int64_t k = 0; k < extrema.count; ++k) {
+    int64_t &max_index = extrema.max_indices[k], &min_index = extrema.min_indices[k];
+    if (max_index == kWanted) max_index = find(begin + k, extrema.maxima[k], true);
+    if (min_index == kWanted) min_index = find(begin + k, extrema.minima[k], false);
   }
   return sums;
 }

@@ -26,6 +26,7 @@
 //   select(mask, a, b)            a where the flag is set, else b
 //   largest, smallest             across the lanes of one vector, or of four at once
 //   store_where(to, mask, value)  an int32_t
+//   store_integers(to, v, add)    v, which is whole and fits into 32 bits, as int64_t, with `add` added
 //
 // kRowBlock is the number of rows that the registers have room for.
 

@@ -56,6 +56,15 @@ struct FloatLanes {  // shared by the vectors with float values
     const __m256i mixed = _mm256_blendv_epi8(old, _mm256_set1_epi32(value), _mm256_castps_si256(m));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), mixed);
   }
+  static void store_integers(int64_t* to, Values v, int64_t add) {
+    const __m256i integers = _mm256_cvttps_epi32(v);
+    store_integers(to, _mm256_castsi256_si128(integers), add);
+    store_integers(to + 4, _mm256_extracti128_si256(integers, 1), add);
+  }
+  static void store_integers(int64_t* to, __m128i v, int64_t add) {
+    const __m256i sum = _mm256_add_epi64(_mm256_cvtepi32_epi64(v), _mm256_set1_epi64x(add));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), sum);
+  }
 
  private:
   template <typename Better>
@@ -303,6 +312,10 @@ struct VectorDouble {
   }
   static void store_where(int32_t* to, Mask m, int32_t value) {
     for (uint32_t left = bits(m); left; left &= left - 1) to[__builtin_ctz(left)] = value;
+  }
+  static void store_integers(int64_t* to, Values v, int64_t add) {
+    FloatLanes::store_integers(to, _mm256_cvttpd_epi32(v.low), add);
+    FloatLanes::store_integers(to + 4, _mm256_cvttpd_epi32(v.high), add);
   }
 };
 

@@ -64,6 +64,13 @@ struct FloatLanes {  // shared by the vectors with float values
   static void store_where(int32_t* to, Mask m, int32_t value) {
     _mm512_mask_storeu_epi32(to, m, _mm512_set1_epi32(value));
   }
+  static void store_integers(int64_t* to, Values v, int64_t add) {
+    const __m512i integers = _mm512_cvttps_epi32(v), added = _mm512_set1_epi64(add);
+    const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(integers));
+    const __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(integers, 1));
+    _mm512_storeu_si512(to, _mm512_add_epi64(low, added));
+    _mm512_storeu_si512(to + 8, _mm512_add_epi64(high, added));
+  }
 
  private:
   // Each half of the result holds a partial reduction of the four, in order.
@@ -195,6 +202,9 @@ struct VectorDouble {
   }
   static void store_where(int32_t* to, Mask m, int32_t value) {
     _mm256_mask_storeu_epi32(to, m, _mm256_set1_epi32(value));
+  }
+  static void store_integers(int64_t* to, Values v, int64_t add) {
+    _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_cvttpd_epi64(v), _mm512_set1_epi64(add)));
   }
   static Raw keep(Raw raw, Sign s) { return _mm512_maskz_mov_pd(s, raw); }
   static Raw choose(Sign s, Raw a, Raw b) { return _mm512_mask_mov_pd(b, s, a); }

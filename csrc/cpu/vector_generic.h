@@ -98,6 +98,9 @@ struct Lanes {
   static void store_where(int32_t* to, Mask m, int32_t value) {
     for (int i = 0; i < 8; ++i) to[i] = m[i] ? value : to[i];
   }
+  static void store_integers(int64_t* to, Values v, int64_t add) {
+    for (int i = 0; i < 8; ++i) to[i] = static_cast<int64_t>(v[i]) + add;
+  }
 };
 
 // Raw vectors of a scalar.

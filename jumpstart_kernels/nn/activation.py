@@ -70,10 +70,11 @@ class JumpstartActivation(nn.Module):
             return _call_of(self, x)
         recording = self.training and torch.is_grad_enabled()
         watchers = self._watchers
-        if self.training and not recording:
-            self._miss_record()
-        if not recording and not watchers:
-            return self._run_plain(x)
+        if not recording:
+            if self.training:
+                self._miss_record()
+            if not watchers:
+                return self._run_plain(x)
         seen, unit_dim = x, self.unit_dim
         options = (
             self.points, self.margin, self.tie_breaking, self.inplace, "exact" if watchers else "limited"
@@ -91,7 +92,7 @@ class JumpstartActivation(nn.Module):
         output, record = result
         if recording and self._inject is not None:
             output = self._inject(output, record.slack_sums, not self._pauses)
-        elif recording and not self._pauses and not records.recomputing():
+        elif recording and not self._pauses:
             records.add(self, record)
         for watch in watchers:
             watch(LayerExtrema(*split_extrema(record.extrema.detach(), seen, unit_dim, self.points)))

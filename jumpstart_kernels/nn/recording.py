@@ -56,18 +56,22 @@ def layers_of(model: nn.Module) -> list[JumpstartActivation]:
         return [module for module in model.modules() if isinstance(module, JumpstartActivation)]
     # Generators that yield every module through all of its parents take longer than a thin layer's forward.
     layers: list[JumpstartActivation] = []
-    seen: set[nn.Module] = set()
-    left: list[nn.Module | None] = [model]
-    while left:
-        module = left.pop()
-        if module is None or module in seen:
-            continue
-        seen.add(module)
-        if isinstance(module, JumpstartActivation):
-            layers.append(module)
-        if module._modules:
-            left.extend(reversed(list(module._modules.values())))
+    if isinstance(model, JumpstartActivation):
+        layers.append(model)
+    _collect_layers(model, {model}, layers)
     return layers
+
+
+def _collect_layers(module: nn.Module, seen: set[nn.Module], layers: list[JumpstartActivation]) -> None:
+    """Those inside a module, in the order of ``modules()``."""
+    for child in module._modules.values():
+        if child is None or child in seen:
+            continue
+        seen.add(child)
+        if isinstance(child, JumpstartActivation):
+            layers.append(child)
+        if child._modules:
+            _collect_layers(child, seen, layers)
 
 
 def name_of(model: nn.Module, layer: JumpstartActivation) -> str:
@@ -90,8 +94,7 @@ def _add_pauses(layers: list[JumpstartActivation], count: int) -> None:
 def clear_records(model: nn.Module) -> None:
     """Drop what the model's layers have recorded since the last penalty, e.g. after a failed forward."""
     check_module(model)
-    for layer in layers_of(model):
-        records.clear(layer)
+    records.clear(layers_of(model))
 
 
 def check_module(model: object) -> None:

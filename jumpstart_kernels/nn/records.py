@@ -11,6 +11,8 @@ from jumpstart_kernels.ops.arguments import Record
 
 UNCLAIMED_WARNING = 1000
 
+_current_graph_task_id = torch._C._current_graph_task_id  # of the backward that runs; or −1
+
 
 # Newest first. With a list torch.compile would recompile for every number of open records.
 Records = tuple[Record, Any] | None
@@ -26,9 +28,12 @@ class Recorder(Protocol):
 
 
 def add(layer: Recorder, record: Record) -> None:
+    """Keep a forward's record, unless it is recomputed in backward."""
     if torch.compiler.is_dynamo_compiling():
         note_compilation()
         layer._records = (record, layer._records)
+        return
+    if _current_graph_task_id() != -1:
         return
     state = layer.__dict__  # a module's attributes are slow to set
     state["_records"] = (record, state["_records"])
@@ -49,29 +54,40 @@ def unwind(records: Records) -> Iterator[Record]:
         yield record
 
 
-def clear(layer: Recorder) -> None:
+def clear(layers: Sequence[Recorder]) -> None:
+    """Drop the records of layers."""
     if torch.compiler.is_dynamo_compiling():
-        layer._records = None
-        layer._unclaimed = 0
-    else:
-        state = layer.__dict__
+        for layer in layers:
+            layer._records = None
+            layer._unclaimed = 0
+            if layer._unreachable or layer._transformed:
+                layer._unreachable = layer._transformed = False
+        return
+    for layer in layers:
+        state = layer.__dict__  # a module's attributes are slow to set
         state["_records"] = None
         state["_unclaimed"] = 0
-    if layer._unreachable or layer._transformed:
-        layer._unreachable = layer._transformed = False
+        state["_unreachable"] = state["_transformed"] = False
 
 
-def take(layer: Recorder) -> list[Record]:
-    """A layer's records, oldest first, which it then has no longer."""
-    newest = layer._records
-    if newest is not None and newest[1] is None and not layer._transformed:
-        taken = [newest[0]]
-    else:
-        taken = list(unwind(newest))[::-1]
+def take(layers: Sequence[Recorder]) -> tuple[list[Record], list[int]]:
+    """The records of layers, in order and of each the oldest first, and how many of each; which they then have
+    no longer."""
+    taken: list[Record] = []
+    counts = []
+    for layer in layers:
+        newest = layer._records
+        if newest is not None and newest[1] is None and not layer._transformed:
+            taken.append(newest[0])
+            counts.append(1)
+            continue
+        of_layer = list(unwind(newest))[::-1]
         if layer._transformed:
-            taken = [record for record in taken if not is_left_behind(record)]
-    clear(layer)  # also if an error follows: they must not stay behind
-    return taken
+            of_layer = [record for record in of_layer if not is_left_behind(record)]
+        taken += of_layer
+        counts.append(len(of_layer))
+    clear(layers)  # also if an error follows: they must not stay behind
+    return taken, counts
 
 
 _compiled = False  # whether the compiler has traced a layer
@@ -88,7 +104,7 @@ note_compilation._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def recomputing() -> bool:
     """Whether this forward is recomputed in backward by activation checkpointing: it is recorded already."""
-    return not torch.compiler.is_dynamo_compiling() and torch._C._current_graph_task_id() != -1
+    return not torch.compiler.is_dynamo_compiling() and _current_graph_task_id() != -1
 
 
 def is_unreachable() -> bool:

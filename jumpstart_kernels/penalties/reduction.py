@@ -87,14 +87,8 @@ def penalty(
     check_penalty_options(reduction, sign_balance, terms)
     group = None if process_group is None else check_process_group(process_group)
     layers = layers_of(model)
-    taken: list[Record] = []
-    counts, unreachable = [], []
-    for layer in layers:
-        if layer._unreachable:
-            unreachable.append(layer)
-        of_layer = records.take(layer)
-        taken += of_layer
-        counts.append(len(of_layer))
+    unreachable = [layer for layer in layers if layer._unreachable]
+    taken, counts = records.take(layers)
     if unreachable:
         raise RuntimeError(records.unreachable([name_of(model, layer) for layer in unreachable]))
     if not taken:
@@ -119,11 +113,8 @@ def check_penalty_options(reduction: str, sign_balance: float, terms: str) -> No
 
 def reduce_records(taken: Sequence[Record], reduction: str, sign_balance: float, terms: str) -> Tensor:
     """The penalty of records, from their slack sums only."""
-    units = points = 0
-    for record in taken:
-        if record.points:
-            units += record.units
-            points += record.points
+    points = sum([record.points for record in taken])
+    units = sum([record.units for record in taken if record.points])
     square_root = reduction == "norm"
     # A compiler gains nothing from the operator: it fuses the reference.
     if torch.compiler.is_compiling() or is_transformed():

@@ -56,7 +56,7 @@ class Partial(ctypes.Structure):
         (name, ctypes.c_void_p)
         for name in (
             "unit_max", "unit_min", "chunk_max", "chunk_min", "unit_max_at", "unit_min_at", "follows",
-            "point_max", "point_min", "point_max_column", "point_min_column",
+            "point_max", "point_min", "point_max_element", "point_min_element",
         )
     ]  # fmt: skip
     _fields_ += [("continues", ctypes.c_bool), ("head_max", ctypes.c_float), ("head_min", ctypes.c_float)]
@@ -118,9 +118,9 @@ def test_the_last_rows_are_right(kernels, name, activation, dtype):
     all_points = point_count(size, 1, position_points)
     points = sparse_zeros((2, all_points), torch.float32)
     follows = torch.zeros((1, extrema.shape[1]), dtype=torch.uint8)
-    columns = sparse_zeros((2, all_points), torch.int64)
+    elements = sparse_zeros((2, all_points), torch.int64)
     pointers = [row.data_ptr() for tensor in (extrema, places, follows, points) for row in tensor]
-    pointers += [row.data_ptr() if name == "narrow_rows" else None for row in columns]
+    pointers += [row.data_ptr() if name == "narrow_rows" else None for row in elements]
     partial = Partial(begin, rows, *pointers, False, 0, 0)
     run = kernels[activation]
     run.forward[scalar](ctypes.byref(forward), ctypes.byref(partial))
@@ -130,8 +130,8 @@ def test_the_last_rows_are_right(kernels, name, activation, dtype):
     assert torch.equal(points[:, -count:], expected.extrema[:, units:])
     assert not points[:, :100].any()  # of others' rows nothing is written
     if name == "narrow_rows":
-        of_points = expected.indices[:, units:] - torch.arange(count) * units
-        assert torch.equal(columns[:, -count:], of_points) and not columns[:, :100].any()
+        assert torch.equal(elements[:, -count:], expected.indices[:, units:] + offset)
+        assert not elements[:, :100].any()
     # From where the extremum of a unit is looked for: not behind it, and not far before.
     for side in (0, 1):
         index = expected.indices[side, :units] + offset
