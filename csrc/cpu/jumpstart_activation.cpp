@@ -23,11 +23,12 @@ namespace {
 constexpr int64_t kGrain = 32768;  // elements per thread, at least
 
 // Whether a tensor is too large for the caches and aligned for stores that bypass them, which saves reading
-// the memory that is overwritten.
+// the memory that is overwritten. That pays even if it is read next, once a thread's part exceeds its cache.
 bool streams(const void* output, const Layout& layout, size_t element_size) {
-  constexpr int64_t kBytes = int64_t{32} << 20, kAlignment = 64;
+  constexpr int64_t kBytesPerThread = int64_t{4} << 20, kMostBytes = int64_t{32} << 20, kAlignment = 64;
+  const int64_t bytes = std::min(kMostBytes, at::get_num_threads() * kBytesPerThread);
   const int64_t row = layout.matrix_columns() * static_cast<int64_t>(element_size);
-  return layout.matrix_rows() * row >= kBytes && row % kAlignment == 0 &&
+  return layout.matrix_rows() * row >= bytes && row % kAlignment == 0 &&
          reinterpret_cast<uintptr_t>(output) % kAlignment == 0;
 }
 
