@@ -40,14 +40,14 @@ using stat_of = std::conditional_t<std::is_same<scalar_t, double>::value, double
 // Slack sums and indices of the units or the points: in chunks whose sums are added in order, so that the
 // result does not depend on the threads.
 template <typename stat_t, typename Find>
-void finish_axis(int64_t begin, int64_t end, bool parallel, stat_t margin, ExtremaKind kind, bool indexed,
-                 const Find& find, const Statistics<stat_t>& statistics, stat_t* to) {
+void finish_axis(int64_t begin, int64_t end, bool parallel, stat_t margin, ExtremaKind kind,
+                 KnownPlaces known, const Find& find, const Statistics<stat_t>& statistics, stat_t* to) {
   constexpr int64_t kChunk = 4096;
   Sums total{};
   const SlackKernels<stat_t>& slack = kernels().slack(stat_t{});
   const auto run = [&](int64_t chunk) {
     const int64_t first = begin + chunk * kChunk;
-    return finish(first, std::min(first + kChunk, end), margin, kind, indexed, slack, find, statistics);
+    return finish(first, std::min(first + kChunk, end), margin, kind, known, slack, find, statistics);
   };
   const auto add = [&](const Sums& sums) {
     for (size_t i = 0; i < sums.size(); ++i) total[i] += sums[i];
@@ -90,15 +90,15 @@ void forward_dense(const Forward& f, ActivationKind activation, const ForwardRes
   const int64_t units = statistics.units;
   const bool parallel = threads > 1;
   finish_axis(
-      0, units, parallel, margin, options.extrema_kind, /*indexed=*/false,
-      [&](int64_t k, stat_t value, bool maximum) { return finder.of_unit(k, value, maximum); }, statistics,
-      statistics.sums);
-  const bool narrow = has_narrow_points(f.layout, f.position_points);
+      0, units, parallel, margin, options.extrema_kind, KnownPlaces::none,
+      [&](int64_t k, stat_t value, bool maximum, int64_t) { return finder.of_unit(k, value, maximum); },
+      statistics, statistics.sums);
+  const KnownPlaces known = known_places(f.layout, f.position_points);
   finish_axis(
-      units, statistics.count, parallel, margin, options.extrema_kind, /*indexed=*/narrow,
-      [&](int64_t k, stat_t value, bool) { return finder.of_point(k - units, value); }, statistics,
-      statistics.sums + kSlackSums);
-  if (narrow && f.layout.channels_last) finder.to_logical(statistics);
+      units, statistics.count, parallel, margin, options.extrema_kind, known,
+      [&](int64_t k, stat_t value, bool, int64_t from) { return finder.of_point(k - units, value, from); },
+      statistics, statistics.sums + kSlackSums);
+  if (known == KnownPlaces::elements && f.layout.channels_last) finder.to_logical(statistics);
 }
 
 Forward forward_of(const PreparedForward& prepared, const Options& options) {

@@ -26,6 +26,13 @@ struct Forward {
   double margin;
 };
 
+// What is known of the places of the points' extrema once the tasks have run.
+enum class KnownPlaces {
+  none,
+  starts,   // a matrix element that is not behind the extremum, and close to it
+  elements  // the extremum
+};
+
 // Extrema of the matrix rows [begin, end). stat_t is float, or double for double.
 template <typename stat_t>
 struct Partial {
@@ -37,10 +44,11 @@ struct Partial {
   int32_t *unit_max_at, *unit_min_at;
   uint8_t* follows;               // scratch memory of a kernel: a flag for every group of columns
   stat_t *point_max, *point_min;  // of all points: a task writes those that begin in it
-  // Of all points, the matrix element of the extremum, if each is a row with few columns; or null.
+  // Of all points, the matrix element of the extremum, or one from where to search for it: see KnownPlaces.
   int64_t *point_max_element, *point_min_element;
   bool continues;             // its first row belongs to a point that begins in an earlier task
   stat_t head_max, head_min;  // of that point
+  int64_t head_max_element, head_min_element;
 
   // Where to store the extrema of the point that a row of this task belongs to.
   JUMPSTART_INLINE stat_t* max_of(int64_t point, int64_t row) {
@@ -48,6 +56,15 @@ struct Partial {
   }
   JUMPSTART_INLINE stat_t* min_of(int64_t point, int64_t row) {
     return continues && row == begin ? &head_min : point_min + point;
+  }
+  // The same for elements. They do nothing if no places are known.
+  JUMPSTART_INLINE void set_max_element(int64_t point, int64_t row, int64_t element) {
+    if (point_max_element)
+      *(continues && row == begin ? &head_max_element : point_max_element + point) = element;
+  }
+  JUMPSTART_INLINE void set_min_element(int64_t point, int64_t row, int64_t element) {
+    if (point_min_element)
+      *(continues && row == begin ? &head_min_element : point_min_element + point) = element;
   }
 };
 
@@ -83,7 +100,7 @@ template <typename stat_t>
 struct SlackKernels {
   // Adds the slack of extrema to their sums, and limits them if their kind is limited. Sets the index of
   // those that have none by their kind to -1, of the others to kWanted: [1] leaves these as they are. Returns
-  // whether any is wanted.
+  // whether there are others.
   bool (*sum[2])(const Extrema<stat_t>&, ExtremaKind, double* sums);
   // The gradients of maxima [0], or of minima [1], from those of their sums.
   void (*gradients[2])(const stat_t* maxima, const stat_t* minima, int64_t count, stat_t margin,

@@ -24,7 +24,7 @@ class NarrowRows {
 
  public:
   static bool fits(const Forward& f, const Partial<stat_t>& partial) {
-    return partial.point_max_element != nullptr && f.layout.units < V::lanes &&
+    return f.layout.rows_per_point(f.position_points) == 1 && f.layout.units < V::lanes &&
            f.layout.units * V::lanes <= kBits && partial.end - partial.begin >= V::lanes;
   }
 

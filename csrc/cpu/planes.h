@@ -67,8 +67,14 @@ class Planes {
           p_.unit_min_at[unit] = group;
         }
         if (!across_) {
-          if (plane == first || above(largest, *point_max)) *point_max = largest;
-          if (plane == first || below(smallest, *point_min)) *point_min = smallest;
+          if (plane == first || above(largest, *point_max)) {
+            *point_max = largest;
+            p_.set_max_element(point, first, plane * inner_);
+          }
+          if (plane == first || below(smallest, *point_min)) {
+            *point_min = smallest;
+            p_.set_min_element(point, first, plane * inner_);
+          }
         }
       }
       if (across_) positions(plane, unit == 0);

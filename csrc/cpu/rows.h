@@ -89,18 +89,22 @@ class Rows {
       if constexpr (store) {
         exact_row(activation_, values, output_ + row * columns_, mask_ + row * mask_columns_, columns_);
       }
-      if (row == first) *largest = *smallest = to_float(values[0]);
-      if (p_.point_max_element) p_.point_max_element[point] = p_.point_min_element[point] = row * columns_;
+      const int64_t element = row * columns_;
+      if (row == first) {
+        *largest = *smallest = to_float(values[0]);
+        p_.set_max_element(point, first, element);
+        p_.set_min_element(point, first, element);
+      }
       const int32_t at = static_cast<int32_t>(row - p_.begin);
       for (int64_t c = 0; c < columns_; ++c) {
         const stat_t v = to_float(values[c]);
         if (above(v, *largest)) {
           *largest = v;
-          if (p_.point_max_element) p_.point_max_element[point] = row * columns_ + c;
+          p_.set_max_element(point, first, element + c);
         }
         if (below(v, *smallest)) {
           *smallest = v;
-          if (p_.point_min_element) p_.point_min_element[point] = row * columns_ + c;
+          p_.set_min_element(point, first, element + c);
         }
         if (above(v, p_.unit_max[c])) p_.unit_max[c] = v, p_.unit_max_at[c] = at;
         if (below(v, p_.unit_min[c])) p_.unit_min[c] = v, p_.unit_min_at[c] = at;
@@ -196,8 +200,14 @@ class Rows {
     const stat_t row_max = V::largest(max), row_min = V::smallest(min);
     const int64_t first = point * rows_per_point_ > p_.begin ? point * rows_per_point_ : p_.begin;
     stat_t *point_max = p_.max_of(point, first), *point_min = p_.min_of(point, first);
-    if (begin == first || row_max > *point_max) *point_max = row_max;
-    if (begin == first || row_min < *point_min) *point_min = row_min;
+    if (begin == first || row_max > *point_max) {
+      *point_max = row_max;
+      p_.set_max_element(point, first, begin * columns_);
+    }
+    if (begin == first || row_min < *point_min) {
+      *point_min = row_min;
+      p_.set_min_element(point, first, begin * columns_);
+    }
     return V::unordered(sum, sum_of_groups);
   }
 

@@ -82,7 +82,7 @@ class SlackSummation {
       any |= have_slack_[i] != 0;
       for (int sum = 0; sum < kSlackSums; ++sum) sums[sum] += sums_.sums[sum][i];
     }
-    return any && !indexed;
+    return any;
   }
 
  private:

@@ -22,10 +22,13 @@ struct Statistics {
   stat_t* sums;          // [2, kSlackSums]
 };
 
-// Whether each point is a matrix row of so few columns that its extrema are followed to their element.
-inline bool has_narrow_points(const Layout& layout, bool position_points) {
-  constexpr int64_t kColumns = 8;
-  return layout.inner == 1 && layout.units < kColumns && layout.rows_per_point(position_points) == 1;
+inline KnownPlaces known_places(const Layout& layout, bool position_points) {
+  constexpr int64_t kFewColumns = 8;
+  if (layout.rows_per_point(position_points) >
+      1) {  // in channels_last an earlier unit may have it further on
+    return layout.channels_last ? KnownPlaces::none : KnownPlaces::starts;
+  }
+  return layout.inner == 1 && layout.units < kFewColumns ? KnownPlaces::elements : KnownPlaces::none;
 }
 
 // The tasks of a forward, with memory for their results.
@@ -51,7 +54,7 @@ class Tasks {
     auto* const values = static_cast<stat_t*>(allocate(static_cast<size_t>(units * count) * kBytesPerUnit));
     auto* const unit_at = reinterpret_cast<int32_t*>(values + 4 * units * count);
     auto* const follows = reinterpret_cast<uint8_t*>(unit_at + 2 * units * count);
-    const bool narrow = has_narrow_points(layout, position_points);
+    const bool knows_places = known_places(layout, position_points) != KnownPlaces::none;
     for (int64_t t = 0; t < count; ++t) {
       Partial<stat_t>& p = partials_[static_cast<size_t>(t)];
       p.begin = steps * t / count * step;
@@ -61,7 +64,7 @@ class Tasks {
       p.unit_max_at = unit_at + 2 * t * units, p.unit_min_at = p.unit_max_at + units;
       p.follows = follows + t * units;
       p.point_max = statistics.extrema + statistics.units, p.point_min = p.point_max + statistics.count;
-      if (narrow) {
+      if (knows_places) {
         p.point_max_element = statistics.indices + statistics.units;
         p.point_min_element = p.point_max_element + statistics.count;
       }
@@ -92,10 +95,15 @@ void merge(const std::vector<Partial<stat_t>>& partials, const Forward& f,
       minima[c] = (low < minima[c]) | (low != low) ? low : minima[c];
     }
     if (p.continues) {
-      stat_t& high = p.point_max[p.begin / rows_per_point];
-      stat_t& low = p.point_min[p.begin / rows_per_point];
-      if (above(p.head_max, high)) high = p.head_max;
-      if (below(p.head_min, low)) low = p.head_min;
+      const int64_t point = p.begin / rows_per_point;
+      if (above(p.head_max, p.point_max[point])) {
+        p.point_max[point] = p.head_max;
+        if (p.point_max_element) p.point_max_element[point] = p.head_max_element;
+      }
+      if (below(p.head_min, p.point_min[point])) {
+        p.point_min[point] = p.head_min;
+        if (p.point_min_element) p.point_min_element[point] = p.head_min_element;
+      }
     }
   }
 }
@@ -127,7 +135,8 @@ class Finder {
     return -1;  // unreachable: one of the tasks has it
   }
 
-  int64_t of_point(int64_t point, stat_t value) const {
+  // `from`: where to begin, if it is not negative.
+  int64_t of_point(int64_t point, stat_t value, int64_t from) const {
     const int64_t columns = layout_.matrix_columns();
     if (layout_.points_across(position_points_)) {
       int64_t place = point / layout_.inner * layout_.units * layout_.inner + point % layout_.inner;
@@ -136,8 +145,9 @@ class Finder {
     }
     const int64_t rows = layout_.rows_per_point(position_points_), row = point * rows;
     if (!layout_.channels_last || rows == 1) {
-      const int64_t place = first(row * columns, rows * columns, value);
-      return layout_.channels_last ? logical(row, place) : row * columns + place;
+      const int64_t begin = from < 0 ? row * columns : from;
+      const int64_t place = begin + first(begin, (row + rows) * columns - begin, value);
+      return layout_.channels_last ? logical(row, place - row * columns) : place;
     }
     int64_t unit = columns, best_row = row;  // in logical order units come before positions
     for (int64_t r = row; r < row + rows && unit > 0; ++r) {
@@ -186,10 +196,10 @@ class Finder {
 
 using Sums = std::array<double, kSlackSums>;
 
-// Slack sums of the extrema [begin, end) of units or points, and their indices: those they have, in elements
-// of the matrix, if `indexed`, or what `find` returns.
+// Slack sums of the extrema [begin, end) of units or points, and their indices: what is known, if that is the
+// elements, or else what `find` returns.
 template <typename stat_t, typename Find>
-Sums finish(int64_t begin, int64_t end, stat_t margin, ExtremaKind kind, bool indexed,
+Sums finish(int64_t begin, int64_t end, stat_t margin, ExtremaKind kind, KnownPlaces known,
             const SlackKernels<stat_t>& kernels, const Find& find, const Statistics<stat_t>& statistics) {
   stat_t* const maxima = statistics.extrema;
   int64_t* const max_indices = statistics.indices;
@@ -200,11 +210,12 @@ Sums finish(int64_t begin, int64_t end, stat_t margin, ExtremaKind kind, bool in
                                 max_indices + statistics.count + begin,
                                 margin};
   Sums sums{};
-  if (!kernels.sum[indexed](extrema, kind, sums.data())) return sums;
+  const bool any = kernels.sum[known != KnownPlaces::none](extrema, kind, sums.data());
+  if (!any || known == KnownPlaces::elements) return sums;
   for (int64_t k = 0; k < extrema.count; ++k) {
     int64_t &max_index = extrema.max_indices[k], &min_index = extrema.min_indices[k];
-    if (max_index == kWanted) max_index = find(begin + k, extrema.maxima[k], true);
-    if (min_index == kWanted) min_index = find(begin + k, extrema.minima[k], false);
+    if (max_index != -1) max_index = find(begin + k, extrema.maxima[k], true, max_index);
+    if (min_index != -1) min_index = find(begin + k, extrema.minima[k], false, min_index);
   }
   return sums;
 }

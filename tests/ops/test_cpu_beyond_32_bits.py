@@ -60,6 +60,7 @@ class Partial(ctypes.Structure):
         )
     ]  # fmt: skip
     _fields_ += [("continues", ctypes.c_bool), ("head_max", ctypes.c_float), ("head_min", ctypes.c_float)]
+    _fields_ += [(name, ctypes.c_int64) for name in ("head_max_element", "head_min_element")]
 
 
 class Backward(ctypes.Structure):
