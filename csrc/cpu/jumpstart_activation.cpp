@@ -37,32 +37,47 @@ size_t index_of(at::ScalarType dtype) { return static_cast<size_t>(scalar_of(dty
 template <typename scalar_t>
 using stat_of = std::conditional_t<std::is_same<scalar_t, double>::value, double, float>;
 
-// Slack sums and indices of the units or the points: in chunks whose sums are added in order, so that the
-// result does not depend on the threads.
+// Slack sums of the units or the points: in chunks whose sums are added in order, so that the result does not
+// depend on the threads. Then the indices that they lack.
 template <typename stat_t, typename Find>
-void finish_axis(int64_t begin, int64_t end, bool parallel, stat_t margin, ExtremaKind kind,
-                 KnownPlaces known, const Find& find, const Statistics<stat_t>& statistics, stat_t* to) {
-  constexpr int64_t kChunk = 4096;
-  Sums total{};
-  const SlackKernels<stat_t>& slack = kernels().slack(stat_t{});
-  const auto run = [&](int64_t chunk) {
-    const int64_t first = begin + chunk * kChunk;
-    return finish(first, std::min(first + kChunk, end), margin, kind, known, slack, find, statistics);
-  };
-  const auto add = [&](const Sums& sums) {
-    for (size_t i = 0; i < sums.size(); ++i) total[i] += sums[i];
-  };
+void finish_axis(int64_t begin, int64_t end, bool parallel, const Options& options, KnownPlaces known,
+                 const Find& find, const Statistics<stat_t>& statistics, stat_t* to) {
+  constexpr int64_t kChunk = 4096, kSearches = 32;
+  const auto margin = static_cast<stat_t>(options.margin);
+  const auto sum = kernels().slack(stat_t{}).sum[known != KnownPlaces::none];
   const int64_t chunks = (end - begin + kChunk - 1) / kChunk;
-  if (parallel && chunks > 1) {
-    std::vector<Sums> sums(static_cast<size_t>(chunks));
-    at::parallel_for(0, chunks, 1, [&](int64_t from, int64_t until) {
-      for (int64_t chunk = from; chunk < until; ++chunk) sums[static_cast<size_t>(chunk)] = run(chunk);
-    });
-    for (const Sums& some : sums) add(some);
-  } else {
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) add(run(chunk));
+  const auto for_range = [&](int64_t count, int64_t grain, const auto& run) {
+    parallel ? at::parallel_for(0, count, grain, run) : run(0, count);
+  };
+  struct ChunkSums {
+    std::array<double, kSlackSums> sums{};
+    bool any = false;  // with slack, or whose index is asked for
+  };
+  c10::SmallVector<ChunkSums, 4> found(static_cast<size_t>(chunks));
+  for_range(chunks, 1, [&](int64_t from, int64_t until) {
+    for (int64_t chunk = from; chunk < until; ++chunk) {
+      const int64_t first = begin + chunk * kChunk;
+      ChunkSums& of_chunk = found[static_cast<size_t>(chunk)];
+      const auto extrema = extrema_of(statistics, first, std::min(first + kChunk, end), margin);
+      of_chunk.any = sum(extrema, options.extrema_kind, of_chunk.sums.data());
+    }
+  });
+  std::array<double, kSlackSums> total{};
+  bool any = false;
+  for (const ChunkSums& of_chunk : found) {
+    any |= of_chunk.any;
+    for (size_t i = 0; i < total.size(); ++i) total[i] += of_chunk.sums[i];
   }
   for (size_t i = 0; i < total.size(); ++i) to[i] = static_cast<stat_t>(total[i]);
+  if (!any || known == KnownPlaces::elements) return;
+  const auto extrema = extrema_of(statistics, begin, end, margin);
+  for_range(extrema.count, kSearches, [&](int64_t from, int64_t until) {
+    for (int64_t k = from; k < until; ++k) {
+      int64_t &max_index = extrema.max_indices[k], &min_index = extrema.min_indices[k];
+      if (max_index != -1) max_index = find(k, extrema.maxima[k], true, max_index);
+      if (min_index != -1) min_index = find(k, extrema.minima[k], false, min_index);
+    }
+  });
 }
 
 template <typename scalar_t>
@@ -80,23 +95,24 @@ void forward_dense(const Forward& f, ActivationKind activation, const ForwardRes
     return memory.mutable_get();
   });
   auto& partials = tasks.partials();
-  const auto run = kernels().of[activation].forward[index_of(c10::CppTypeToScalarType<scalar_t>::value)];
+  const size_t scalar = index_of(c10::CppTypeToScalarType<scalar_t>::value);
+  const auto run = kernels().of[activation].forward[scalar];
   at::parallel_for(0, static_cast<int64_t>(partials.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) run(f, &partials[static_cast<size_t>(t)]);
   });
   merge(partials, f, statistics);
-  const Finder<scalar_t, stat_t> finder(f, partials);
-  const auto margin = static_cast<stat_t>(options.margin);
-  const int64_t units = statistics.units;
+  const Finder<scalar_t, stat_t> finder(f, partials, kernels().search[scalar]);
   const bool parallel = threads > 1;
   finish_axis(
-      0, units, parallel, margin, options.extrema_kind, KnownPlaces::none,
+      0, statistics.units, parallel, options, KnownPlaces::none,
       [&](int64_t k, stat_t value, bool maximum, int64_t) { return finder.of_unit(k, value, maximum); },
       statistics, statistics.sums);
   const KnownPlaces known = known_places(f.layout, f.position_points);
   finish_axis(
-      units, statistics.count, parallel, margin, options.extrema_kind, known,
-      [&](int64_t k, stat_t value, bool, int64_t from) { return finder.of_point(k - units, value, from); },
+      statistics.units, statistics.count, parallel, options, known,
+      [&](int64_t k, stat_t value, bool maximum, int64_t from) {
+        return finder.of_point(k, value, maximum, from);
+      },
       statistics, statistics.sums + kSlackSums);
   if (known == KnownPlaces::elements && f.layout.channels_last) finder.to_logical(statistics);
 }

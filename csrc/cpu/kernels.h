@@ -110,6 +110,9 @@ struct SlackKernels {
 // Indexed by ActivationKind; kStatisticsAlone has only a forward, which writes no output and no mask.
 struct Kernels {
   ActivationKernels of[kActivations + 1];
+  // The first of `count` adjacent elements that is their maximum (or minimum); `count` if there is none.
+  // Indexed by Scalar.
+  int64_t (*search[4])(const void* x, int64_t count, double extremum, bool maximum);
   SlackKernels<float> of_floats;
   SlackKernels<double> of_doubles;
 

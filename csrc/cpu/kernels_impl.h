@@ -7,6 +7,7 @@
 #include "cpu/narrow_rows.h"
 #include "cpu/planes.h"
 #include "cpu/rows.h"
+#include "cpu/search.h"
 #include "cpu/slacks.h"
 #include "cpu/vector.h"
 
@@ -41,6 +42,7 @@ constexpr ActivationKernels kernels_of() {
 #define JUMPSTART_KERNELS(Activation) kernels_of<Activation>(),
 static constexpr Kernels table = {
     {JUMPSTART_FOR_ACTIVATIONS(JUMPSTART_KERNELS) kernels_of<StatisticsAlone>()},
+    {search<float>, search<double>, search<Half>, search<BFloat16>},
     slack_kernels<float>(),
     slack_kernels<double>()};
 #undef JUMPSTART_KERNELS

@@ -113,8 +113,11 @@ void merge(const std::vector<Partial<stat_t>>& partials, const Forward& f,
 template <typename scalar_t, typename stat_t>
 class Finder {
  public:
-  Finder(const Forward& f, const std::vector<Partial<stat_t>>& partials)
+  // `search` is Kernels::search of scalar_t.
+  Finder(const Forward& f, const std::vector<Partial<stat_t>>& partials,
+         int64_t (*search)(const void*, int64_t, double, bool))
       : x_(static_cast<const scalar_t*>(f.x)),
+        search_(search),
         layout_(f.layout),
         position_points_(f.position_points),
         partials_(partials) {}
@@ -126,7 +129,7 @@ class Finder {
       if (at < 0 || !same((maximum ? p.unit_max : p.unit_min)[unit], value)) continue;
       if (layout_.inner > 1) {
         const int64_t begin = ((p.begin / layout_.units + at) * layout_.units + unit) * columns;
-        return begin + first(begin, columns, value);
+        return begin + first(begin, columns, value, maximum);
       }
       int64_t row = p.begin + at;
       while (!same(at_place(row * columns + unit), value)) ++row;
@@ -136,7 +139,7 @@ class Finder {
   }
 
   // `from`: where to begin, if it is not negative.
-  int64_t of_point(int64_t point, stat_t value, int64_t from) const {
+  int64_t of_point(int64_t point, stat_t value, bool maximum, int64_t from) const {
     const int64_t columns = layout_.matrix_columns();
     if (layout_.points_across(position_points_)) {
       int64_t place = point / layout_.inner * layout_.units * layout_.inner + point % layout_.inner;
@@ -146,12 +149,12 @@ class Finder {
     const int64_t rows = layout_.rows_per_point(position_points_), row = point * rows;
     if (!layout_.channels_last || rows == 1) {
       const int64_t begin = from < 0 ? row * columns : from;
-      const int64_t place = begin + first(begin, (row + rows) * columns - begin, value);
+      const int64_t place = begin + first(begin, (row + rows) * columns - begin, value, maximum);
       return layout_.channels_last ? logical(row, place - row * columns) : place;
     }
     int64_t unit = columns, best_row = row;  // in logical order units come before positions
     for (int64_t r = row; r < row + rows && unit > 0; ++r) {
-      const int64_t column = first(r * columns, unit, value);
+      const int64_t column = first(r * columns, unit, value, maximum);
       if (column < unit) unit = column, best_row = r;
     }
     return logical(best_row, unit);
@@ -175,49 +178,24 @@ class Finder {
 
   stat_t at_place(int64_t place) const { return static_cast<stat_t>(x_[place]); }
 
-  // The first of `length` elements with this value, or `length`.
-  int64_t first(int64_t begin, int64_t length, stat_t value) const {
-    constexpr int64_t kStep = 32;
-    int64_t i = 0;
-    for (; i + kStep <= length; i += kStep) {
-      int found = 0;  // no early exit, so that the loop vectorizes
-      for (int64_t k = 0; k < kStep; ++k) found |= same(at_place(begin + i + k), value);
-      if (found) break;
-    }
-    while (i < length && !same(at_place(begin + i), value)) ++i;
-    return i;
+  // The first of `length` elements with this value, their extremum, or `length`.
+  int64_t first(int64_t begin, int64_t length, stat_t value, bool maximum) const {
+    return search_(x_ + begin, length, value, maximum);
   }
 
   const scalar_t* x_;
+  int64_t (*search_)(const void*, int64_t, double, bool);
   const Layout& layout_;
   bool position_points_;
   const std::vector<Partial<stat_t>>& partials_;
 };
 
-using Sums = std::array<double, kSlackSums>;
-
-// Slack sums of the extrema [begin, end) of units or points, and their indices: what is known, if that is the
-// elements, or else what `find` returns.
-template <typename stat_t, typename Find>
-Sums finish(int64_t begin, int64_t end, stat_t margin, ExtremaKind kind, KnownPlaces known,
-            const SlackKernels<stat_t>& kernels, const Find& find, const Statistics<stat_t>& statistics) {
-  stat_t* const maxima = statistics.extrema;
-  int64_t* const max_indices = statistics.indices;
-  const Extrema<stat_t> extrema{end - begin,
-                                maxima + begin,
-                                maxima + statistics.count + begin,
-                                max_indices + begin,
-                                max_indices + statistics.count + begin,
-                                margin};
-  Sums sums{};
-  const bool any = kernels.sum[known != KnownPlaces::none](extrema, kind, sums.data());
-  if (!any || known == KnownPlaces::elements) return sums;
-  for (int64_t k = 0; k < extrema.count; ++k) {
-    int64_t &max_index = extrema.max_indices[k], &min_index = extrema.min_indices[k];
-    if (max_index != -1) max_index = find(begin + k, extrema.maxima[k], true, max_index);
-    if (min_index != -1) min_index = find(begin + k, extrema.minima[k], false, min_index);
-  }
-  return sums;
+// The extrema [begin, end).
+template <typename stat_t>
+Extrema<stat_t> extrema_of(const Statistics<stat_t>& s, int64_t begin, int64_t end, stat_t margin) {
+  stat_t* const maxima = s.extrema + begin;
+  int64_t* const max_indices = s.indices + begin;
+  return {end - begin, maxima, maxima + s.count, max_indices, max_indices + s.count, margin};
 }
 
 }  // namespace jumpstart

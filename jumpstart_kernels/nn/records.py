@@ -71,8 +71,7 @@ def clear(layers: Sequence[Recorder]) -> None:
 
 
 def take(layers: Sequence[Recorder]) -> tuple[list[Record], list[int]]:
-    """The records of layers, in order and of each the oldest first, and how many of each; which they then have
-    no longer."""
+    """The records of layers, which they then no longer have, each layer's oldest first; and their numbers."""
     taken: list[Record] = []
     counts = []
     for layer in layers:

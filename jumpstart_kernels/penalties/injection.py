@@ -163,8 +163,8 @@ def inject_penalty(
     precise = any(parameter.dtype == torch.float64 for parameter in parameters)
     coefficients = torch.tensor(weights, device=device, dtype=torch.float64 if precise else torch.float32)
     injection = PenaltyInjection(layers, coefficients.view(SUMS_SHAPE), weight)
+    records.clear(layers)
     for layer in layers:
-        records.clear(layer)
         layer._inject = injection._inject
     return injection
 

@@ -179,8 +179,7 @@ def check_on_gpus():
         model(batch[mine])
         layers = [module for module in model if isinstance(module, jk.JumpstartReLU)]
         records = [record for layer in layers for record in unwind(layer._records)]
-        for layer in layers:
-            clear(layer)
+        clear(layers)
         value = reduce_records_across(records, dist.group.WORLD, reduction, 0.3, terms)
         value.backward()
         whole(batch)

@@ -1,0 +1,267 @@
+// Blocks of matrix rows whose columns are units: outputs, mask bits and extrema.
+
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "cpu/kernels.h"
+#include "cpu/mask_bits.h"
+#include "cpu/vector.h"
+
+namespace jumpstart {
+namespace JUMPSTART_ISA {
+
+// Takes a block's groups of columns first, a row at a time, and then down the columns, which are by then in
+// the first cache. Then the rest of its columns, both at once. Extrema of columns go to chunk_max and
+// chunk_min of the partial. If extrema are limited, those of rows are followed up to the margin, those of
+// groups of columns while Partial::follows says so.
+template <typename scalar_t, typename Activation>
+class RowBlocks {
+  using V = VectorOf<scalar_t>;
+  using stat_t = typename V::stat_t;
+  using Values = typename V::Values;
+  using Sign = typename V::Sign;
+
+  // Position of a vector in its row: a partial vector at the end is replaced by one that ends with the row.
+  enum Reach { whole, last, short_row };
+
+  static constexpr bool store = has_output<Activation>;
+  // Elements that are read once from memory, and a second time from the first cache: a block of rows, in
+  // tiles of columns.
+  static constexpr int64_t kTile = 4096 / sizeof(scalar_t);
+  static constexpr int64_t kBlock = 4 * kTile;
+
+  struct Block {
+    const scalar_t* x;
+    scalar_t* output;
+    uint8_t* mask;
+    stat_t *chunk_max, *chunk_min;
+    int64_t columns, mask_columns;
+    int rest;  // columns after the last whole vector
+    Activation activation;
+  };
+
+ public:
+  static constexpr int64_t kGroup = 4 * V::lanes;  // columns that are followed together, if at all
+  static constexpr int64_t kMostRows = 32;
+
+  RowBlocks(const Forward& f, const Partial<stat_t>& partial)
+      : columns(f.layout.units),
+        grouped(columns < 2 * kGroup ? 0 : columns / kGroup * kGroup),
+        rows(rows_of_block(columns)),
+        x_(static_cast<const scalar_t*>(f.x)),
+        output_(static_cast<scalar_t*>(f.output)),
+        mask_(f.mask),
+        mask_columns_(f.layout.mask_columns()),
+        stream_(f.stream),
+        activation_(f.parameter),
+        limited_(f.limited),
+        margin_(static_cast<stat_t>(f.margin)),
+        p_(partial) {}
+
+  const int64_t columns;
+  const int64_t grouped;        // columns in whole groups
+  const int64_t rows;           // of a block, at most kMostRows
+  bool follows_columns = true;  // any of them
+
+  JUMPSTART_INLINE static void start(Values& max, Values& min) {
+    max = V::broadcast(-std::numeric_limits<stat_t>::infinity());
+    min = V::broadcast(std::numeric_limits<stat_t>::infinity());
+  }
+
+  // The groups of columns of a block of rows: outputs, mask bits, extrema of its rows (max[0], max[step],
+  // ...) and of its columns.
+  void groups(int64_t row, int64_t count, Values* max, Values* min, int step, Values& sum) {
+    Values total = sum;
+    for (int64_t begin = 0; begin < grouped; begin += kTile) {
+      const int64_t end = begin + kTile < grouped ? begin + kTile : grouped;
+      for (int64_t k = 0; k < count; ++k) {
+        stream_ ? across<true>(row + k, begin, end, max[k * step], min[k * step], total)
+                : across<false>(row + k, begin, end, max[k * step], min[k * step], total);
+      }
+      if (follows_columns) down(row, count, begin, end);
+    }
+    sum = total;
+  }
+
+  // The columns after the last group, of which all extrema are followed.
+  template <int count>
+  JUMPSTART_INLINE void rest(int64_t row, Values* max, Values* min, Values& sum) {
+    int64_t column = grouped;
+    if (column == columns) return;
+    const Block b = block_at(row);
+    for (; column + 2 * V::lanes <= b.columns; column += 2 * V::lanes) {
+      vectors<count, 2, whole>(b, column, max, min, sum);
+    }
+    if (column + V::lanes <= b.columns) {
+      vectors<count, 1, whole>(b, column, max, min, sum);
+      column += V::lanes;
+    }
+    if (column == b.columns) return;
+    if (column > 0) {
+      vectors<count, 1, last>(b, b.columns - V::lanes, max, min, sum);
+    } else {
+      vectors<count, 1, short_row>(b, 0, max, min, sum);
+    }
+  }
+
+ private:
+  static int64_t rows_of_block(int64_t columns) {
+    const int64_t rows = kBlock / columns / 4 * 4;
+    return rows < 4 ? 4 : rows > kMostRows ? kMostRows : rows;
+  }
+
+  // Whether an extremum of a row has reached the margin in no lane.
+  JUMPSTART_INLINE bool is_open(Values max, Values min) const {
+    constexpr uint32_t all = (uint32_t{1} << V::lanes) - 1;
+    return V::bits(V::less(max, V::broadcast(margin_))) == all ||
+           V::bits(V::less(V::broadcast(-margin_), min)) == all;
+  }
+
+  // Local copies: a store to the mask may alias any member, so members would be reloaded.
+  JUMPSTART_INLINE Block block_at(int64_t row) const {
+    return {x_ + row * columns,
+            output_ + row * columns,
+            mask_ + row * mask_columns_,
+            p_.chunk_max,
+            p_.chunk_min,
+            columns,
+            mask_columns_,
+            static_cast<int>(columns % V::lanes),
+            activation_};
+  }
+
+  // Groups of vectors of a row. If extrema are limited, the row's are followed up to the margin.
+  template <bool stream>
+  JUMPSTART_INLINE void across(int64_t row, int64_t column, int64_t end, Values& max, Values& min,
+                               Values& sum) {
+    const Block b = block_at(row);
+    Values largest = max, smallest = min;
+    const bool limited = limited_;
+    bool follows = !limited || is_open(largest, smallest);
+    for (; follows && column < end; column += kGroup) {
+      group<stream, true>(b, column, largest, smallest, sum);
+      if (limited) follows = is_open(largest, smallest);
+    }
+    for (; column < end; column += kGroup) group<stream, false>(b, column, largest, smallest, sum);
+    max = largest, min = smallest;
+  }
+
+  // Four adjacent vectors of a row.
+  template <bool stream, bool follow>
+  JUMPSTART_INLINE static void group(const Block& b, int64_t column, Values& max, Values& min, Values& sum) {
+    Values v[4];
+    Sign sign[4];
+    JUMPSTART_UNROLL for (int i = 0; i < 4; ++i) {
+      const auto raw = V::load(b.x + column + i * V::lanes);
+      v[i] = V::values(raw);
+      if constexpr (store) {
+        sign[i] = V::positive(raw);
+        const auto value = b.activation.template value<V>(raw, sign[i]);
+        scalar_t* to = b.output + column + i * V::lanes;
+        stream ? V::stream(to, value) : V::store(to, value);
+      }
+    }
+    if constexpr (store) V::store_signs(b.mask + column / 8, sign);
+    if constexpr (follow) {
+      max = V::max(max, V::max(V::max(v[0], v[1]), V::max(v[2], v[3])));
+      min = V::min(min, V::min(V::min(v[0], v[1]), V::min(v[2], v[3])));
+    }
+    sum = V::add(sum, V::add(V::add(v[0], v[1]), V::add(v[2], v[3])));
+  }
+
+  // Extrema of groups of columns that are followed, in a block of rows that is in the first cache.
+  void down(int64_t row, int64_t count, int64_t column, int64_t end) {
+    const scalar_t* rows = x_ + row * columns;
+    for (; column < end; column += kGroup) {
+      if (!p_.follows[column / kGroup]) continue;
+      Values max[4], min[4];
+      JUMPSTART_UNROLL for (int i = 0; i < 4; ++i) {
+        max[i] = V::load_values(p_.chunk_max + column + i * V::lanes);
+        min[i] = V::load_values(p_.chunk_min + column + i * V::lanes);
+      }
+      const scalar_t* x = rows + column;
+      for (int64_t k = 0; k < count; ++k, x += columns) {
+        JUMPSTART_UNROLL for (int i = 0; i < 4; ++i) {
+          const Values v = V::values(V::load(x + i * V::lanes));
+          max[i] = V::max(max[i], v);
+          min[i] = V::min(min[i], v);
+        }
+      }
+      JUMPSTART_UNROLL for (int i = 0; i < 4; ++i) {
+        V::store_values(p_.chunk_max + column + i * V::lanes, max[i]);
+        V::store_values(p_.chunk_min + column + i * V::lanes, min[i]);
+      }
+    }
+  }
+
+  // `width` adjacent vectors of each row.
+  template <int count, int width, Reach reach>
+  JUMPSTART_INLINE void vectors(const Block& b, int64_t column, Values* max, Values* min, Values& sum) {
+    Values column_max[width], column_min[width], part = V::broadcast(0);
+    JUMPSTART_UNROLL for (int k = 0; k < count; ++k) {
+      Sign sign[width];
+      JUMPSTART_UNROLL for (int i = 0; i < width; ++i) {
+        const int64_t offset = k * b.columns + column + i * V::lanes;
+        const auto raw = reach == short_row ? V::load_first(b.x + offset, b.rest) : V::load(b.x + offset);
+        const Values v = V::values(raw);
+        if constexpr (store) {
+          sign[i] = V::positive(raw);
+          const auto value = b.activation.template value<V>(raw, sign[i]);
+          if (reach == short_row) {
+            V::store_first(b.output + offset, value, b.rest);
+          } else {
+            V::store(b.output + offset, value);
+          }
+        }
+        max[k] = V::max(max[k], v);
+        min[k] = V::min(min[k], v);
+        column_max[i] = k ? V::max(column_max[i], v) : v;
+        column_min[i] = k ? V::min(column_min[i], v) : v;
+        part = k + i ? V::add(part, v) : v;
+      }
+      if constexpr (store) {
+        JUMPSTART_UNROLL for (int i = 0; i < width; ++i) {
+          store_row_bits<reach>(b.mask + k * b.mask_columns, column + i * V::lanes, sign[i], b);
+        }
+      }
+    }
+    sum = V::add(sum, part);
+    JUMPSTART_UNROLL for (int i = 0; i < width; ++i) {
+      stat_t *unit_max = p_.chunk_max + column + i * V::lanes,
+             *unit_min = p_.chunk_min + column + i * V::lanes;
+      V::store_values(unit_max, V::max(column_max[i], V::load_values(unit_max)));
+      V::store_values(unit_min, V::min(column_min[i], V::load_values(unit_min)));
+    }
+  }
+
+  template <Reach reach>
+  JUMPSTART_INLINE static void store_row_bits(uint8_t* mask, int64_t column, Sign sign, const Block& b) {
+    if constexpr (reach == whole && kStoresSigns) {
+      V::store_signs(mask + column / 8, sign);
+      return;
+    }
+    const uint32_t bits = V::sign_bits(sign);
+    if (reach == last) {
+      store_bits(mask + b.columns / V::lanes * V::lanes / 8, bits >> (V::lanes - b.rest), b.rest);
+    } else if (reach == short_row) {
+      store_bits(mask, bits & ((1u << b.rest) - 1), b.rest);
+    } else {
+      store_bits<V::lanes>(mask + column / 8, bits);
+    }
+  }
+
+  const scalar_t* x_;
+  scalar_t* output_;
+  uint8_t* mask_;
+  int64_t mask_columns_;
+  bool stream_;
+  Activation activation_;
+  bool limited_;
+  stat_t margin_;
+  const Partial<stat_t>& p_;
+};
+
+}  // namespace JUMPSTART_ISA
+}  // namespace jumpstart
