@@ -116,8 +116,8 @@ struct Kernels {
   SlackKernels<float> of_floats;
   SlackKernels<double> of_doubles;
 
-  const SlackKernels<float>& slack(float) const { return of_floats; }
-  const SlackKernels<double>& slack(double) const { return of_doubles; }
+  JUMPSTART_INLINE const SlackKernels<float>& slack(float) const { return of_floats; }
+  JUMPSTART_INLINE const SlackKernels<double>& slack(double) const { return of_doubles; }
 };
 
 const Kernels& kernels_default();

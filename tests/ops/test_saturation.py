@@ -12,10 +12,11 @@ from jumpstart_kernels.ops.arguments import ForwardResult, Options
 LAYOUTS = {
     "matrix": ((200, 512), 1, False),
     "ragged": ((131, 333), 1, False),
+    "wide": ((70, 2309), 1, False),  # several tiles of columns
     "narrow": ((150, 4), 1, False),
     "one_unit": ((3000, 1), 1, False),
-    "tokens": ((3, 70, 200), 2, False),
-    "planes": ((6, 5, 24, 25), 1, False),
+    "tokens": ((3, 70, 400), 2, False),  # like the planes, a sample lies in two tasks
+    "planes": ((5, 7, 48, 50), 1, False),
     "small_planes": ((40, 3, 5, 5), 1, False),
     "channels_last": ((3, 130, 9, 10), 1, True),
 }
