@@ -15,7 +15,8 @@ import setuptools
 
 OLDEST_SETUPTOOLS = 77  # as in pyproject.toml, which says the license by its SPDX name
 CSRC = Path("csrc")
-FLAGS = ["-O3", "-g0", "-fno-math-errno", "-Wall"]
+# Contracted to fused multiply-adds, sums and gradients would depend on the instruction set.
+FLAGS = ["-O3", "-g0", "-fno-math-errno", "-ffp-contract=off", "-Wall"]
 # Off: what the compiler says of its own AVX-512 header, and of vectors wider than the target's.
 KERNEL_WARNINGS = ["-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-psabi"]
 # The CPU kernels, one file per instruction set. Functions that they share are always inlined, so that none

@@ -29,7 +29,7 @@ struct Forward {
 // What is known of the places of the points' extrema once the tasks have run.
 enum class KnownPlaces {
   none,
-  starts,   // a matrix element that is not behind the extremum, and close to it
+  starts,   // a matrix element at the extremum or before it, and close to it
   elements  // the extremum
 };
 
@@ -44,7 +44,8 @@ struct Partial {
   int32_t *unit_max_at, *unit_min_at;
   uint8_t* follows;               // scratch memory of a kernel: a flag for every group of columns
   stat_t *point_max, *point_min;  // of all points: a task writes those that begin in it
-  // Of all points, the matrix element of the extremum, or one from where to search for it: see KnownPlaces.
+  // Of all points, the matrix element of the extremum, or one from where Finder searches for it: see
+  // KnownPlaces. Null if neither is known.
   int64_t *point_max_element, *point_min_element;
   bool continues;             // its first row belongs to a point that begins in an earlier task
   stat_t head_max, head_min;  // of that point
@@ -99,8 +100,8 @@ struct Extrema {
 template <typename stat_t>
 struct SlackKernels {
   // Adds the slack of extrema to their sums, and limits them if their kind is limited. Sets the index of
-  // those that have none by their kind to -1, of the others to kWanted: [1] leaves these as they are. Returns
-  // whether there are others.
+  // those that have none by their kind to -1, of the others to kWanted, or [1], for places that are known,
+  // leaves these as they are. Returns whether there are others.
   bool (*sum[2])(const Extrema<stat_t>&, ExtremaKind, double* sums);
   // The gradients of maxima [0], or of minima [1], from those of their sums.
   void (*gradients[2])(const stat_t* maxima, const stat_t* minima, int64_t count, stat_t margin,
@@ -110,8 +111,8 @@ struct SlackKernels {
 // Indexed by ActivationKind; kStatisticsAlone has only a forward, which writes no output and no mask.
 struct Kernels {
   ActivationKernels of[kActivations + 1];
-  // The first of `count` adjacent elements that is their maximum (or minimum); `count` if there is none.
-  // Indexed by Scalar.
+  // The first of `count` adjacent elements that is `extremum`, which none of them exceeds; `count` if none
+  // is. Indexed by Scalar.
   int64_t (*search[4])(const void* x, int64_t count, double extremum, bool maximum);
   SlackKernels<float> of_floats;
   SlackKernels<double> of_doubles;

@@ -27,12 +27,11 @@ class RowBlocks {
   enum Reach { whole, last, short_row };
 
   static constexpr bool store = has_output<Activation>;
-  // Elements that are read once from memory, and a second time from the first cache: a block of rows, in
-  // tiles of columns.
-  static constexpr int64_t kTile = 4096 / sizeof(scalar_t);
-  static constexpr int64_t kBlock = 4 * kTile;
+  static constexpr int64_t kTile = 4096 / sizeof(scalar_t);  // columns of a block that are taken at once
+  static constexpr int64_t kElements = 4 * kTile;            // of a block, 16 KiB: about
 
-  struct Block {
+  // Where some rows of a block begin.
+  struct Pointers {
     const scalar_t* x;
     scalar_t* output;
     uint8_t* mask;
@@ -70,8 +69,8 @@ class RowBlocks {
     min = V::broadcast(std::numeric_limits<stat_t>::infinity());
   }
 
-  // The groups of columns of a block of rows: outputs, mask bits, extrema of its rows (max[0], max[step],
-  // ...) and of its columns.
+  // The groups of columns of a block of rows: outputs, mask bits, extrema of its columns, and of its
+  // rows: max[0], max[step], ..., or max[0] of all if `step` is 0.
   void groups(int64_t row, int64_t count, Values* max, Values* min, int step, Values& sum) {
     Values total = sum;
     for (int64_t begin = 0; begin < grouped; begin += kTile) {
@@ -90,29 +89,29 @@ class RowBlocks {
   JUMPSTART_INLINE void rest(int64_t row, Values* max, Values* min, Values& sum) {
     int64_t column = grouped;
     if (column == columns) return;
-    const Block b = block_at(row);
-    for (; column + 2 * V::lanes <= b.columns; column += 2 * V::lanes) {
-      vectors<count, 2, whole>(b, column, max, min, sum);
+    const Pointers at = pointers(row);
+    for (; column + 2 * V::lanes <= at.columns; column += 2 * V::lanes) {
+      vectors<count, 2, whole>(at, column, max, min, sum);
     }
-    if (column + V::lanes <= b.columns) {
-      vectors<count, 1, whole>(b, column, max, min, sum);
+    if (column + V::lanes <= at.columns) {
+      vectors<count, 1, whole>(at, column, max, min, sum);
       column += V::lanes;
     }
-    if (column == b.columns) return;
+    if (column == at.columns) return;
     if (column > 0) {
-      vectors<count, 1, last>(b, b.columns - V::lanes, max, min, sum);
+      vectors<count, 1, last>(at, at.columns - V::lanes, max, min, sum);
     } else {
-      vectors<count, 1, short_row>(b, 0, max, min, sum);
+      vectors<count, 1, short_row>(at, 0, max, min, sum);
     }
   }
 
  private:
   static int64_t rows_of_block(int64_t columns) {
-    const int64_t rows = kBlock / columns / 4 * 4;
+    const int64_t rows = kElements / columns / 4 * 4;
     return rows < 4 ? 4 : rows > kMostRows ? kMostRows : rows;
   }
 
-  // Whether an extremum of a row has reached the margin in no lane.
+  // Whether the maximum of a row, or its minimum, has reached the margin in no lane.
   JUMPSTART_INLINE bool is_open(Values max, Values min) const {
     constexpr uint32_t all = (uint32_t{1} << V::lanes) - 1;
     return V::bits(V::less(max, V::broadcast(margin_))) == all ||
@@ -120,7 +119,7 @@ class RowBlocks {
   }
 
   // Local copies: a store to the mask may alias any member, so members would be reloaded.
-  JUMPSTART_INLINE Block block_at(int64_t row) const {
+  JUMPSTART_INLINE Pointers pointers(int64_t row) const {
     return {x_ + row * columns,
             output_ + row * columns,
             mask_ + row * mask_columns_,
@@ -136,34 +135,35 @@ class RowBlocks {
   template <bool stream>
   JUMPSTART_INLINE void across(int64_t row, int64_t column, int64_t end, Values& max, Values& min,
                                Values& sum) {
-    const Block b = block_at(row);
+    const Pointers at = pointers(row);
     Values largest = max, smallest = min;
     const bool limited = limited_;
     bool follows = !limited || is_open(largest, smallest);
     for (; follows && column < end; column += kGroup) {
-      group<stream, true>(b, column, largest, smallest, sum);
+      group<stream, true>(at, column, largest, smallest, sum);
       if (limited) follows = is_open(largest, smallest);
     }
-    for (; column < end; column += kGroup) group<stream, false>(b, column, largest, smallest, sum);
+    for (; column < end; column += kGroup) group<stream, false>(at, column, largest, smallest, sum);
     max = largest, min = smallest;
   }
 
   // Four adjacent vectors of a row.
   template <bool stream, bool follow>
-  JUMPSTART_INLINE static void group(const Block& b, int64_t column, Values& max, Values& min, Values& sum) {
+  JUMPSTART_INLINE static void group(const Pointers& at, int64_t column, Values& max, Values& min,
+                                     Values& sum) {
     Values v[4];
     Sign sign[4];
     JUMPSTART_UNROLL for (int i = 0; i < 4; ++i) {
-      const auto raw = V::load(b.x + column + i * V::lanes);
+      const auto raw = V::load(at.x + column + i * V::lanes);
       v[i] = V::values(raw);
       if constexpr (store) {
         sign[i] = V::positive(raw);
-        const auto value = b.activation.template value<V>(raw, sign[i]);
-        scalar_t* to = b.output + column + i * V::lanes;
+        const auto value = at.activation.template value<V>(raw, sign[i]);
+        scalar_t* to = at.output + column + i * V::lanes;
         stream ? V::stream(to, value) : V::store(to, value);
       }
     }
-    if constexpr (store) V::store_signs(b.mask + column / 8, sign);
+    if constexpr (store) V::store_signs(at.mask + column / 8, sign);
     if constexpr (follow) {
       max = V::max(max, V::max(V::max(v[0], v[1]), V::max(v[2], v[3])));
       min = V::min(min, V::min(V::min(v[0], v[1]), V::min(v[2], v[3])));
@@ -198,21 +198,21 @@ class RowBlocks {
 
   // `width` adjacent vectors of each row.
   template <int count, int width, Reach reach>
-  JUMPSTART_INLINE void vectors(const Block& b, int64_t column, Values* max, Values* min, Values& sum) {
+  JUMPSTART_INLINE void vectors(const Pointers& at, int64_t column, Values* max, Values* min, Values& sum) {
     Values column_max[width], column_min[width], part = V::broadcast(0);
     JUMPSTART_UNROLL for (int k = 0; k < count; ++k) {
       Sign sign[width];
       JUMPSTART_UNROLL for (int i = 0; i < width; ++i) {
-        const int64_t offset = k * b.columns + column + i * V::lanes;
-        const auto raw = reach == short_row ? V::load_first(b.x + offset, b.rest) : V::load(b.x + offset);
+        const int64_t offset = k * at.columns + column + i * V::lanes;
+        const auto raw = reach == short_row ? V::load_first(at.x + offset, at.rest) : V::load(at.x + offset);
         const Values v = V::values(raw);
         if constexpr (store) {
           sign[i] = V::positive(raw);
-          const auto value = b.activation.template value<V>(raw, sign[i]);
+          const auto value = at.activation.template value<V>(raw, sign[i]);
           if (reach == short_row) {
-            V::store_first(b.output + offset, value, b.rest);
+            V::store_first(at.output + offset, value, at.rest);
           } else {
-            V::store(b.output + offset, value);
+            V::store(at.output + offset, value);
           }
         }
         max[k] = V::max(max[k], v);
@@ -223,7 +223,7 @@ class RowBlocks {
       }
       if constexpr (store) {
         JUMPSTART_UNROLL for (int i = 0; i < width; ++i) {
-          store_row_bits<reach>(b.mask + k * b.mask_columns, column + i * V::lanes, sign[i], b);
+          store_row_bits<reach>(at.mask + k * at.mask_columns, column + i * V::lanes, sign[i], at);
         }
       }
     }
@@ -237,16 +237,16 @@ class RowBlocks {
   }
 
   template <Reach reach>
-  JUMPSTART_INLINE static void store_row_bits(uint8_t* mask, int64_t column, Sign sign, const Block& b) {
+  JUMPSTART_INLINE static void store_row_bits(uint8_t* mask, int64_t column, Sign sign, const Pointers& at) {
     if constexpr (reach == whole && kStoresSigns) {
       V::store_signs(mask + column / 8, sign);
       return;
     }
     const uint32_t bits = V::sign_bits(sign);
     if (reach == last) {
-      store_bits(mask + b.columns / V::lanes * V::lanes / 8, bits >> (V::lanes - b.rest), b.rest);
+      store_bits(mask + at.columns / V::lanes * V::lanes / 8, bits >> (V::lanes - at.rest), at.rest);
     } else if (reach == short_row) {
-      store_bits(mask, bits & ((1u << b.rest) - 1), b.rest);
+      store_bits(mask, bits & ((1u << at.rest) - 1), at.rest);
     } else {
       store_bits<V::lanes>(mask + column / 8, bits);
     }

@@ -110,7 +110,7 @@ class Rows {
       int64_t k = 0;
       for (; k + 4 <= count; k += 4) {
         Values largest[4], smallest[4];
-        take<4>(max + k, min + k, largest, smallest);
+        so_far<4>(max + k, min + k, largest, smallest);
         JUMPSTART_UNROLL for (int i = 0; i < 4; i += kRowBlock) {
           blocks_.template rest<kRowBlock>(next + k + i, largest + i, smallest + i, sum);
         }
@@ -119,7 +119,7 @@ class Rows {
       }
       for (; k < count; ++k) {
         Values largest[1], smallest[1];
-        take<1>(max + k, min + k, largest, smallest);
+        so_far<1>(max + k, min + k, largest, smallest);
         blocks_.template rest<1>(next + k, largest, smallest, sum);
         p_.point_max[next + k] = V::largest(largest[0]);
         p_.point_min[next + k] = V::smallest(smallest[0]);
@@ -133,7 +133,8 @@ class Rows {
 
   // The extrema of rows as far as their groups have them.
   template <int count>
-  JUMPSTART_INLINE void take(const Values* max, const Values* min, Values* largest, Values* smallest) const {
+  JUMPSTART_INLINE void so_far(const Values* max, const Values* min, Values* largest,
+                               Values* smallest) const {
     if (blocks_.grouped) {
       JUMPSTART_UNROLL for (int i = 0; i < count; ++i) largest[i] = max[i], smallest[i] = min[i];
     } else {
@@ -217,7 +218,7 @@ class Rows {
     }
   }
 
-  // The lanes whose extrema have not reached the margin.
+  // The lanes of which an extremum has not reached the margin.
   JUMPSTART_INLINE Mask outside(Values max, Values min) const {
     return V::either(V::less(max, V::broadcast(margin_)), V::less(V::broadcast(-margin_), min));
   }

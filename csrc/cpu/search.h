@@ -18,13 +18,13 @@ int64_t search_of(const scalar_t* x, int64_t count, typename VectorOf<scalar_t>:
   const auto extremum = V::broadcast(value);
   int64_t i = 0;
   for (; i + kStep <= count; i += kStep) {
-    uint32_t inside = all;  // lanes that are not the extremum
+    uint32_t others = all;  // lanes that are not the extremum
     JUMPSTART_UNROLL for (int k = 0; k < 4; ++k) {
       const auto v = V::values(V::load(x + i + k * V::lanes));
-      inside &= V::bits(maximum ? V::less(v, extremum) : V::less(extremum, v));
+      others &= V::bits(maximum ? V::less(v, extremum) : V::less(extremum, v));
     }
-    if (inside == all) continue;
-    for (int64_t k = i; k < i + kStep; ++k) {  // a NaN is not inside either
+    if (others == all) continue;
+    for (int64_t k = i; k < i + kStep; ++k) {  // or it was a NaN
       if (same<decltype(value)>(to_float(x[k]), value)) return k;
     }
   }

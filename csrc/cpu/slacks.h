@@ -49,7 +49,7 @@ struct LaneSums {
   }
 };
 
-template <typename stat_t, bool indexed>
+template <typename stat_t, bool places_known>
 class SlackSummation {
   using Lanes = SlackLanes<stat_t>;
   using Values = typename Lanes::Values;
@@ -62,26 +62,14 @@ class SlackSummation {
     for (; k + kSlackLanes <= e.count; k += kSlackLanes) {
       lanes(e.maxima + k, e.minima + k, e.max_indices + k, e.min_indices + k);
     }
-    const auto rest = static_cast<size_t>(e.count - k);
-    if (rest) {
-      stat_t maxima[kSlackLanes], minima[kSlackLanes];
-      int64_t max_indices[kSlackLanes] = {}, min_indices[kSlackLanes] = {};
-      for (int i = 0; i < kSlackLanes; ++i) maxima[i] = margin_, minima[i] = -margin_;
-      std::memcpy(maxima, e.maxima + k, rest * sizeof(stat_t));
-      std::memcpy(minima, e.minima + k, rest * sizeof(stat_t));
-      std::memcpy(max_indices, e.max_indices + k, rest * sizeof(int64_t));
-      std::memcpy(min_indices, e.min_indices + k, rest * sizeof(int64_t));
-      lanes(maxima, minima, max_indices, min_indices);
-      std::memcpy(e.maxima + k, maxima, rest * sizeof(stat_t));
-      std::memcpy(e.minima + k, minima, rest * sizeof(stat_t));
-      std::memcpy(e.max_indices + k, max_indices, rest * sizeof(int64_t));
-      std::memcpy(e.min_indices + k, min_indices, rest * sizeof(int64_t));
-    }
-    bool any = kind_ == kIndexed;
+    double rest[kSlackSums] = {};
+    for (; k < e.count; ++k) one(e.maxima[k], e.minima[k], e.max_indices[k], e.min_indices[k], rest);
+    bool any = kind_ == kIndexed || rest[kPositive] != 0 || rest[kNegative] != 0;
     for (int i = 0; i < kSlackLanes; ++i) {
       any |= have_slack_[i] != 0;
       for (int sum = 0; sum < kSlackSums; ++sum) sums[sum] += sums_.sums[sum][i];
     }
+    for (int sum = 0; sum < kSlackSums; ++sum) sums[sum] += rest[sum];
     return any;
   }
 
@@ -98,10 +86,23 @@ class SlackSummation {
     Lanes::store(minima, smallest <= -margin ? -margin : smallest);
   }
 
+  void one(stat_t& maximum, stat_t& minimum, int64_t& max_index, int64_t& min_index, double* sums) const {
+    const Slack<stat_t> slack = slack_of(maximum, minimum, margin_);
+    add_slack(slack, sums);
+    const auto set_index = [&](int64_t& index, bool has_slack) {
+      index = !has_slack && kind_ != kIndexed ? -1 : places_known ? index : kWanted;
+    };
+    set_index(max_index, slack.positive != 0);
+    set_index(min_index, slack.negative != 0);
+    if (kind_ != kLimited) return;
+    maximum = limit_maximum(maximum, margin_);
+    minimum = limit_minimum(minimum, margin_);
+  }
+
   JUMPSTART_INLINE void set(int64_t* indices, SlackIndices has_slack) {
     have_slack_ |= has_slack;
     if (kind_ == kIndexed) has_slack = SlackIndices{} - 1;
-    const SlackIndices found = indexed ? SlackLanes<int64_t>::load(indices) : SlackIndices{} + kWanted;
+    const SlackIndices found = places_known ? SlackLanes<int64_t>::load(indices) : SlackIndices{} + kWanted;
     SlackLanes<int64_t>::store(indices, has_slack ? found : SlackIndices{} - 1);
   }
 
@@ -111,9 +112,9 @@ class SlackSummation {
   SlackIndices have_slack_ = {};
 };
 
-template <typename stat_t, bool indexed>
+template <typename stat_t, bool places_known>
 bool sum_slacks(const Extrema<stat_t>& e, ExtremaKind kind, double* sums) {
-  return SlackSummation<stat_t, indexed>(e.margin, kind).run(e, sums);
+  return SlackSummation<stat_t, places_known>(e.margin, kind).run(e, sums);
 }
 
 template <typename stat_t, bool of_minimum>

@@ -24,8 +24,8 @@ struct Statistics {
 
 inline KnownPlaces known_places(const Layout& layout, bool position_points) {
   constexpr int64_t kFewColumns = 8;
-  if (layout.rows_per_point(position_points) >
-      1) {  // in channels_last an earlier unit may have it further on
+  // In channels_last an earlier unit may have it further on.
+  if (layout.rows_per_point(position_points) > 1) {
     return layout.channels_last ? KnownPlaces::none : KnownPlaces::starts;
   }
   return layout.inner == 1 && layout.units < kFewColumns ? KnownPlaces::elements : KnownPlaces::none;

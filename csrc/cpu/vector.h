@@ -14,7 +14,7 @@
 //   keep(raw, sign)          0 where the flag is not set
 //   choose(sign, a, b)       a where the flag is set, else b
 //   scale(raw, factor)       the product with a stat_t, rounded to nearest even
-//   sign_bits, lanes_of      from a Sign (or four) to mask bits, lowest lane first, and back
+//   sign_bits, lanes_of      from a Sign to mask bits, lowest lane first, and back
 //   store_signs, load_signs  the bits of four adjacent vectors; or of one, if kStoresSigns
 //   values(raw)              as Values, exactly
 //

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from jumpstart_kernels.ops import OVERLOADS, native
+from jumpstart_kernels.ops import OVERLOADS
 from jumpstart_kernels.ops.activations import NONE
 from jumpstart_kernels.ops.arguments import ForwardResult, Options
 
@@ -65,14 +65,6 @@ HEALTH = {
 def put(x, place, value):
     x.view(-1)[place % x.numel()] = value
     return x
-
-
-@pytest.fixture(params=native.instruction_sets() or [pytest.param("", marks=pytest.mark.skip)])
-def instruction_set(request):
-    before = native.instruction_set()
-    native.extension().use_instruction_set(request.param)
-    yield request.param
-    native.extension().use_instruction_set(before)
 
 
 def run(backend, x, options):
