@@ -24,7 +24,7 @@ class RowBlocks {
   using Sign = typename V::Sign;
 
   // Position of a vector in its row: a partial vector at the end is replaced by one that ends with the row.
-  enum Reach { whole, last, short_row };
+  enum Reach { whole, streamed, last, short_row };
 
   static constexpr bool store = has_output<Activation>;
   static constexpr int64_t kTile = 4096 / sizeof(scalar_t);  // columns of a block that are taken at once
@@ -47,7 +47,7 @@ class RowBlocks {
 
   RowBlocks(const Forward& f, const Partial<stat_t>& partial)
       : columns(f.layout.units),
-        grouped(columns < 2 * kGroup ? 0 : columns / kGroup * kGroup),
+        grouped(columns < 2 * kGroup && !f.limited ? 0 : columns / kGroup * kGroup),
         rows(rows_of_block(columns)),
         x_(static_cast<const scalar_t*>(f.x)),
         output_(static_cast<scalar_t*>(f.output)),
@@ -60,7 +60,7 @@ class RowBlocks {
         p_(partial) {}
 
   const int64_t columns;
-  const int64_t grouped;        // columns in whole groups
+  const int64_t grouped;        // columns in whole groups; a single one only if it may be left unfollowed
   const int64_t rows;           // of a block, at most kMostRows
   bool follows_columns = true;  // any of them
 
@@ -91,7 +91,8 @@ class RowBlocks {
     if (column == columns) return;
     const Pointers at = pointers(row);
     for (; column + 2 * V::lanes <= at.columns; column += 2 * V::lanes) {
-      vectors<count, 2, whole>(at, column, max, min, sum);
+      stream_ ? vectors<count, 2, streamed>(at, column, max, min, sum)
+              : vectors<count, 2, whole>(at, column, max, min, sum);
     }
     if (column + V::lanes <= at.columns) {
       vectors<count, 1, whole>(at, column, max, min, sum);
@@ -212,7 +213,7 @@ class RowBlocks {
           if (reach == short_row) {
             V::store_first(at.output + offset, value, at.rest);
           } else {
-            V::store(at.output + offset, value);
+            reach == streamed ? V::stream(at.output + offset, value) : V::store(at.output + offset, value);
           }
         }
         max[k] = V::max(max[k], v);
@@ -238,7 +239,7 @@ class RowBlocks {
 
   template <Reach reach>
   JUMPSTART_INLINE static void store_row_bits(uint8_t* mask, int64_t column, Sign sign, const Pointers& at) {
-    if constexpr (reach == whole && kStoresSigns) {
+    if constexpr ((reach == whole || reach == streamed) && kStoresSigns) {
       V::store_signs(mask + column / 8, sign);
       return;
     }
