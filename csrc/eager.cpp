@@ -39,36 +39,42 @@ struct Layer {
 };
 
 // The forward's kernels, below autograd.
-ForwardResult run_forward(const Tensor& x, const Layer& layer) {
+ForwardResult run_forward(const Tensor& x, const Tensor& bias, const Layer& layer) {
   at::AutoDispatchBelowADInplaceOrView below;
-  if (!runs_on_cpu(x)) return layer.inplace ? call_inplace(x, layer.options) : call_forward(x, layer.options);
+  if (!runs_on_cpu(x)) {
+    return layer.inplace ? call_inplace(x, bias, layer.options) : call_forward(x, bias, layer.options);
+  }
   if (layer.inplace) {
     RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation_", std::vector<c10::IValue>());
-    return forward_inplace_cpu(x, layer.options);
+    return forward_inplace_cpu(x, bias, layer.options);
   }
   RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation", std::vector<c10::IValue>());
-  return forward_cpu(x, layer.options);
+  return forward_cpu(x, bias, layer.options);
 }
 
-std::pair<Tensor, Record> forward(const Tensor& x, const Layer& layer) {
-  ForwardResult result = run_forward(x, layer);
+// An undefined bias stands for none.
+std::pair<Tensor, Record> forward(const Tensor& x, const Tensor& bias, const Layer& layer) {
+  ForwardResult result = run_forward(x, bias, layer);
   const int64_t units = x.size(layer.options.unit_dim), points = result.extrema.size(1) - units;
   Record record{result.slack_sums,      result.extrema,       {},   units,
                 x.numel() ? points : 0, layer.options.margin, false};
   if (layer.inplace) torch::autograd::impl::bump_version(x);
-  if (at::GradMode::is_enabled() && x.requires_grad()) {
+  const bool with_grad_bias = bias.defined() && bias.requires_grad();
+  if (at::GradMode::is_enabled() && (x.requires_grad() || with_grad_bias)) {
     auto* node = new JumpstartActivationBackward();
     record.node = own(node);
-    node->set_next_edges(torch::autograd::collect_next_edges(x));
+    node->set_next_edges(bias.defined() ? torch::autograd::collect_next_edges(x, bias)
+                                        : torch::autograd::collect_next_edges(x));
     node->options = layer.options;
-    Saved saved = save_for_backward(x, result, layer.options);
+    Saved saved = save_for_backward(x, bias, result, layer.options);
     using torch::autograd::SavedVariable;
     node->saved = {SavedVariable(saved.mask, false),
                    SavedVariable(saved.extrema, false),
                    SavedVariable(saved.indices, false),
                    std::move(saved.size),
                    saved.channels_last,
-                   saved.dtype};
+                   saved.dtype,
+                   saved.with_grad_bias};
     const torch::autograd::Edge edge{record.node, node->add_input_metadata(result.output)};
     if (layer.inplace) {
       torch::autograd::impl::rebase_history(result.output, edge);
@@ -185,23 +191,30 @@ bool flag(PyObject* object) { return object == Py_True; }
 
 PyObject* jumpstart_activation(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 8, "jumpstart_activation takes 8 arguments, got ", count);
-  PyObject* const object = arguments[0];
+  TORCH_CHECK_TYPE(count == 9, "jumpstart_activation takes 9 arguments, got ", count);
+  PyObject *const object = arguments[0], *const of_bias = arguments[1];
   if (!THPVariable_CheckExact(object)) Py_RETURN_NONE;
   const Tensor& x = THPVariable_Unpack(object);
-  int64_t unit_dim = PyLong_AsLongLong(arguments[3]);
+  arguments += 2;
+  int64_t unit_dim = PyLong_AsLongLong(arguments[2]);
   if (unit_dim == -1 && PyErr_Occurred()) throw pybind11::error_already_set();
   if (unit_dim < 0) unit_dim += x.dim();
-  const bool position_points = flag(arguments[4]), inplace = flag(arguments[6]);
+  const bool position_points = flag(arguments[3]), inplace = flag(arguments[5]);
   if (!is_plain(x) || !is_supported(x, unit_dim, position_points)) Py_RETURN_NONE;
   if (inplace && !can_overwrite(x, unit_dim)) Py_RETURN_NONE;
-  const Layer layer{make_options(text(arguments[1]), number(arguments[2]), unit_dim, position_points,
-                                 number(arguments[5]), text(arguments[7])),
+  Tensor bias;
+  if (of_bias != Py_None) {
+    if (!THPVariable_CheckExact(of_bias)) Py_RETURN_NONE;
+    bias = THPVariable_Unpack(of_bias);
+    if (!is_plain(bias) || bias.layout() != at::kStrided || !goes_with(bias, x, unit_dim)) Py_RETURN_NONE;
+  }
+  const Layer layer{make_options(text(arguments[0]), number(arguments[1]), unit_dim, position_points,
+                                 number(arguments[4]), text(arguments[6])),
                     inplace};
   if (layer.options.activation == kStatisticsAlone) Py_RETURN_NONE;
   auto [output, record] = [&] {
     const WithoutInterpreter released;
-    return forward(x, layer);
+    return forward(x, bias, layer);
   }();
   const auto of_output = pybind11::reinterpret_steal<pybind11::object>(
       inplace ? Py_NewRef(object) : THPVariable_Wrap(std::move(output)));

@@ -53,6 +53,15 @@ ForwardResult allocate_result(const at::Tensor& x, const Layout& layout, bool po
   return result;
 }
 
+// For the kernels; undefined if there is none.
+at::Tensor dense_bias(const at::Tensor& bias, const at::Tensor& x, int64_t unit_dim) {
+  if (!bias.defined()) return bias;
+  TORCH_CHECK_VALUE(goes_with(bias, x, unit_dim), "bias must have one value for each of the ",
+                    x.size(unit_dim), " units of x, and its dtype and device, ", x.scalar_type(), " ",
+                    x.device(), ", got shape ", bias.sizes(), " ", bias.scalar_type(), " ", bias.device());
+  return bias.contiguous();
+}
+
 }  // namespace
 
 Options make_options(std::string_view activation, double parameter, int64_t unit_dim, bool position_points,
@@ -71,11 +80,21 @@ Scalar scalar_of(at::ScalarType dtype) {
   }
 }
 
-PreparedForward prepare_forward(const at::Tensor& x, const Options& options, bool overwrites_copy) {
+bool goes_with(const at::Tensor& bias, const at::Tensor& x, int64_t unit_dim) {
+  return bias.dim() == 1 && bias.size(0) == x.size(unit_dim) && bias.scalar_type() == x.scalar_type() &&
+         bias.device() == x.device();
+}
+
+PreparedForward prepare_forward(const at::Tensor& x, const at::Tensor& bias, const Options& options,
+                                bool overwrites_copy) {
   const bool channels_last = runs_channels_last(x, options.unit_dim);
   const bool with_output = options.activation != kStatisticsAlone;
   const auto format = memory_format(static_cast<size_t>(x.dim()), channels_last);
-  PreparedForward f{make_layout(x.sizes(), options.unit_dim, channels_last), x.contiguous(format), {}, {}};
+  PreparedForward f{make_layout(x.sizes(), options.unit_dim, channels_last),
+                    x.contiguous(format),
+                    dense_bias(bias, x, options.unit_dim),
+                    {},
+                    {}};
   f.result = allocate_result(x, f.layout, options.position_points, with_output);
   f.result.output = with_output ? empty_output(x) : at::empty({0}, x.options());
   if (!with_output) return f;
@@ -87,11 +106,12 @@ PreparedForward prepare_forward(const at::Tensor& x, const Options& options, boo
   return f;
 }
 
-PreparedForward prepare_inplace(const at::Tensor& x, const Options& options) {
+PreparedForward prepare_inplace(const at::Tensor& x, const at::Tensor& bias, const Options& options) {
   TORCH_CHECK_VALUE(options.activation != kStatisticsAlone, "activation must not be '", StatisticsAlone::name,
                     "' in place: it has no output");
   const Layout layout = make_layout(x.sizes(), options.unit_dim, runs_channels_last(x, options.unit_dim));
-  PreparedForward f{layout, x, x, allocate_result(x, layout, options.position_points, true)};
+  PreparedForward f{layout, x, dense_bias(bias, x, options.unit_dim), x,
+                    allocate_result(x, layout, options.position_points, true)};
   f.result.output = x;
   return f;
 }
@@ -104,9 +124,13 @@ ForwardResult PreparedForward::finish() {
 PreparedBackward prepare_backward(const Gradients& gradients, const Saved& saved, const Options& options) {
   const auto size = C10_AS_INTARRAYREF_SLOW(saved.size);
   const auto format = memory_format(size.size(), saved.channels_last);
-  PreparedBackward b{make_layout(size, options.unit_dim, saved.channels_last), {}, {}};
+  PreparedBackward b{make_layout(size, options.unit_dim, saved.channels_last), {}, {}, {}};
   b.grad_x = at::empty(size, saved.extrema.options().dtype(saved.dtype).memory_format(format));
-  if (b.is_done()) return b;
+  if (saved.with_grad_bias) b.bias_sums = at::empty({b.layout.units}, saved.extrema.options());
+  if (b.is_done()) {
+    if (saved.with_grad_bias) b.bias_sums.zero_();
+    return b;
+  }
   if (gradients.output.defined()) {
     TORCH_CHECK_VALUE(options.activation != kStatisticsAlone, "grad_output must be None for activation '",
                       StatisticsAlone::name, "', which has no output");
@@ -118,6 +142,10 @@ PreparedBackward prepare_backward(const Gradients& gradients, const Saved& saved
   if (gradients.slack_sums.defined()) b.gradients.slack_sums = gradients.slack_sums.contiguous();
   if (gradients.extrema.defined()) b.gradients.extrema = gradients.extrema.contiguous();
   return b;
+}
+
+InputGradients PreparedBackward::finish() const {
+  return {grad_x, bias_sums.defined() ? bias_sums.to(grad_x.scalar_type()) : at::Tensor()};
 }
 
 }  // namespace jumpstart

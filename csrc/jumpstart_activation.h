@@ -29,10 +29,16 @@ struct Gradients {
   bool any() const { return output.defined() || slack_sums.defined() || extrema.defined(); }
 };
 
-ForwardResult forward_cpu(const at::Tensor& x, const Options& options);
+// Results of the backward; that of the bias is undefined unless it is asked for (Saved).
+struct InputGradients {
+  at::Tensor x, bias;
+};
+
+// An undefined bias stands for none.
+ForwardResult forward_cpu(const at::Tensor& x, const at::Tensor& bias, const Options& options);
 // Overwrites x, which must be dense, with the output. No autograd.
-ForwardResult forward_inplace_cpu(const at::Tensor& x, const Options& options);
-at::Tensor backward_cpu(const Gradients& gradients, const Saved& saved, const Options& options);
+ForwardResult forward_inplace_cpu(const at::Tensor& x, const at::Tensor& bias, const Options& options);
+InputGradients backward_cpu(const Gradients& gradients, const Saved& saved, const Options& options);
 
 // Throws if there is no such activation.
 Options make_options(std::string_view activation, double parameter, int64_t unit_dim, bool position_points,
@@ -42,7 +48,8 @@ Options make_options(std::string_view activation, double parameter, int64_t unit
 struct PreparedForward {
   Layout layout;
   at::Tensor x;       // dense, in the memory order of `layout`
-  at::Tensor target;  // the same order: where the kernels write the output; undefined if there is none
+  at::Tensor bias;    // [units], dense; undefined if there is none
+  at::Tensor target;  // the order of x: where the kernels write the output; undefined if there is none
   ForwardResult result;
 
   // If x is empty, there is nothing to run: `result` is filled in.
@@ -53,17 +60,22 @@ struct PreparedForward {
 
 // If the kernels do not support the memory order of x, they run on a dense copy of it; `overwrites_copy`:
 // they can write their output there too.
-PreparedForward prepare_forward(const at::Tensor& x, const Options& options, bool overwrites_copy);
+PreparedForward prepare_forward(const at::Tensor& x, const at::Tensor& bias, const Options& options,
+                                bool overwrites_copy);
 // x must be dense; it is the target.
-PreparedForward prepare_inplace(const at::Tensor& x, const Options& options);
+PreparedForward prepare_inplace(const at::Tensor& x, const at::Tensor& bias, const Options& options);
 
 // What all devices do before a backward's kernels run.
 struct PreparedBackward {
   Layout layout;
-  Gradients gradients;  // dense, that of the output in the memory order of `layout`
-  at::Tensor grad_x;    // the same order, uninitialized
+  Gradients gradients;   // dense, that of the output in the memory order of `layout`
+  at::Tensor grad_x;     // the same order, uninitialized
+  at::Tensor bias_sums;  // [units], of the dtype of statistics, uninitialized; undefined if not asked for
 
+  // If x is empty, there is nothing to run.
   bool is_done() const { return grad_x.numel() == 0; }
+  // Call once the kernels have run.
+  InputGradients finish() const;
 };
 
 PreparedBackward prepare_backward(const Gradients& gradients, const Saved& saved, const Options& options);
@@ -78,41 +90,52 @@ at::Tensor empty_output(const at::Tensor& x);
 Layout make_layout(at::IntArrayRef size, int64_t unit_dim, bool channels_last);
 at::MemoryFormat memory_format(size_t dim, bool channels_last);
 
-// What the schemas return: ForwardResult, in place without the output.
+// Whether the operator accepts a bias for x.
+bool goes_with(const at::Tensor& bias, const at::Tensor& x, int64_t unit_dim);
+
+// What the schemas return: ForwardResult, in place without the output; InputGradients.
 using Outputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 using InplaceOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using BackwardOutputs = std::tuple<at::Tensor, at::Tensor>;
 
 // Adapt the functions of a device to the signatures of the schemas.
-template <ForwardResult (*forward)(const at::Tensor&, const Options&)>
-Outputs flat_forward(const at::Tensor& x, std::string_view activation, double parameter, int64_t unit_dim,
-                     bool position_points, double margin, std::string_view extrema_kind) {
+template <ForwardResult (*forward)(const at::Tensor&, const at::Tensor&, const Options&)>
+Outputs flat_forward(const at::Tensor& x, const std::optional<at::Tensor>& bias, std::string_view activation,
+                     double parameter, int64_t unit_dim, bool position_points, double margin,
+                     std::string_view extrema_kind) {
   ForwardResult result =
-      forward(x, make_options(activation, parameter, unit_dim, position_points, margin, extrema_kind));
+      forward(x, bias.value_or(at::Tensor()),
+              make_options(activation, parameter, unit_dim, position_points, margin, extrema_kind));
   return {std::move(result.output), std::move(result.mask), std::move(result.slack_sums),
           std::move(result.extrema), std::move(result.indices)};
 }
 
-template <ForwardResult (*forward)(const at::Tensor&, const Options&)>
-InplaceOutputs flat_inplace(at::Tensor x, std::string_view activation, double parameter, int64_t unit_dim,
-                            bool position_points, double margin, std::string_view extrema_kind) {
+template <ForwardResult (*forward)(const at::Tensor&, const at::Tensor&, const Options&)>
+InplaceOutputs flat_inplace(at::Tensor x, const std::optional<at::Tensor>& bias, std::string_view activation,
+                            double parameter, int64_t unit_dim, bool position_points, double margin,
+                            std::string_view extrema_kind) {
   ForwardResult result =
-      forward(x, make_options(activation, parameter, unit_dim, position_points, margin, extrema_kind));
+      forward(x, bias.value_or(at::Tensor()),
+              make_options(activation, parameter, unit_dim, position_points, margin, extrema_kind));
   return {std::move(result.mask), std::move(result.slack_sums), std::move(result.extrema),
           std::move(result.indices)};
 }
 
-template <at::Tensor (*backward)(const Gradients&, const Saved&, const Options&)>
-at::Tensor flat_backward(const std::optional<at::Tensor>& grad_output,
-                         const std::optional<at::Tensor>& grad_slack_sums,
-                         const std::optional<at::Tensor>& grad_extrema, const at::Tensor& mask,
-                         const at::Tensor& extrema, const at::Tensor& indices, c10::SymIntArrayRef size,
-                         bool channels_last, at::ScalarType dtype, std::string_view activation,
-                         double parameter, int64_t unit_dim, bool position_points, double margin,
-                         std::string_view extrema_kind) {
+template <InputGradients (*backward)(const Gradients&, const Saved&, const Options&)>
+BackwardOutputs flat_backward(const std::optional<at::Tensor>& grad_output,
+                              const std::optional<at::Tensor>& grad_slack_sums,
+                              const std::optional<at::Tensor>& grad_extrema, const at::Tensor& mask,
+                              const at::Tensor& extrema, const at::Tensor& indices, c10::SymIntArrayRef size,
+                              bool channels_last, at::ScalarType dtype, bool with_grad_bias,
+                              std::string_view activation, double parameter, int64_t unit_dim,
+                              bool position_points, double margin, std::string_view extrema_kind) {
   const auto tensor = [](const std::optional<at::Tensor>& grad) { return grad.value_or(at::Tensor()); };
-  return backward({tensor(grad_output), tensor(grad_slack_sums), tensor(grad_extrema)},
-                  {mask, extrema, indices, c10::SymDimVector(size.begin(), size.end()), channels_last, dtype},
-                  make_options(activation, parameter, unit_dim, position_points, margin, extrema_kind));
+  auto [grad_x, grad_bias] =
+      backward({tensor(grad_output), tensor(grad_slack_sums), tensor(grad_extrema)},
+               {mask, extrema, indices, c10::SymDimVector(size.begin(), size.end()), channels_last, dtype,
+                with_grad_bias},
+               make_options(activation, parameter, unit_dim, position_points, margin, extrema_kind));
+  return {std::move(grad_x), std::move(grad_bias)};
 }
 
 }  // namespace jumpstart

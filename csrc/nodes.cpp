@@ -80,20 +80,25 @@ variable_list JumpstartActivationBackward::apply(variable_list&& grads) {
       gradients.slack_sums = gradients.slack_sums.defined() ? gradients.slack_sums + shared : shared;
     }
   }
-  if (!gradients.any()) return {Tensor()};
+  if (!gradients.any()) return variable_list(num_outputs());
   Saved unpacked{saved.mask.unpack(), saved.extrema.unpack(), saved.indices.unpack(),
-                 saved.size,          saved.channels_last,    saved.dtype};
+                 saved.size,          saved.channels_last,    saved.dtype,
+                 saved.with_grad_bias};
+  const auto listed = [&](InputGradients&& found) -> variable_list {
+    if (num_outputs() == 1) return {std::move(found.x)};
+    return {std::move(found.x), std::move(found.bias)};
+  };
   if (!at::GradMode::is_enabled() && runs_on_cpu(gradients, unpacked)) {
     at::AutoDispatchBelowADInplaceOrView below;
     RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation_backward", std::vector<c10::IValue>());
-    return {backward_cpu(gradients, unpacked, options)};
+    return listed(backward_cpu(gradients, unpacked, options));
   }
   if (at::GradMode::is_enabled()) {  // the second derivative goes through the extrema
     Tensor slack_sums = at::empty({2, kSlackSums}, unpacked.extrema.options());
     unpacked.extrema = unpacked.extrema.variable_data();
     expose(slack_sums, unpacked.extrema);
   }
-  return {run_backward(gradients, unpacked, options)};
+  return listed(run_backward(gradients, unpacked, options));
 }
 
 void JumpstartActivationBackward::release_variables() {

@@ -14,7 +14,8 @@ struct SavedAs {
   Kept mask, extrema, indices;
   c10::SymDimVector size;  // of x
   bool channels_last;
-  at::ScalarType dtype;  // of x
+  at::ScalarType dtype;  // of x, and of the bias
+  bool with_grad_bias;   // whether there is a bias that needs a gradient
 };
 
 using Saved = SavedAs<at::Tensor>;

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from jumpstart_kernels.ops import OVERLOADS
 from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
-from jumpstart_kernels.ops.arguments import ForwardResult, Options, Record
+from jumpstart_kernels.ops.arguments import ForwardResult, Options, Record, check_bias
 from jumpstart_kernels.ops.backends import select, select_shortcuts
 from jumpstart_kernels.ops.composite import composite_extrema, is_transformed
-from jumpstart_kernels.ops.layout import point_shape
+from jumpstart_kernels.ops.layout import along_units, point_shape
 from jumpstart_kernels.ops.slack import slacks, sum_slacks
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -54,6 +54,7 @@ class JumpstartReLUOutput(NamedTuple):
 
 def jumpstart_relu(
     x: Tensor,
+    bias: Tensor | None = None,
     *,
     unit_dim: int = 1,
     points: str = "sample",
@@ -63,11 +64,16 @@ def jumpstart_relu(
 ) -> JumpstartReLUOutput:
     """``relu(x)``, with the extrema of ``x`` over its units and points and their slack, in one pass.
 
+    With a bias all of it is of ``x + bias``: the output is that of ``relu(x + bias)`` to the bit, and the same
+    backward pass that gives the gradient of ``x`` sums that of the bias, in float32 (float64 for float64) and
+    in an order that does not change from run to run.
+
     Slack is ``s⁺ = relu(margin − max)`` and ``s⁻ = relu(margin + min)`` of a unit or point: Eqs. 3-6 of Riera
     Molina et al., *Unit-Centric Regularization for Efficient Deep Neural Networks*, IEEE Access 13, 2025.
 
     Args:
         x: pre-activation ``[N, C, *]``, float32, float64, float16 or bfloat16, with any strides.
+        bias: ``[C]``, one value for each unit, of the dtype and device of ``x``; None for none.
         unit_dim: the dimension of the units.
         points: what a data point is: ``"sample"``, an index of dimension 0; ``"position"``, an index of all
             dimensions but ``unit_dim``, such as a token or a pixel.
@@ -82,12 +88,14 @@ def jumpstart_relu(
         A named tuple: ``output``, then the fields of :class:`JumpstartStatistics`.
 
     Raises:
-        TypeError: ``x`` is not a tensor of one of these dtypes.
-        ValueError: an option or ``unit_dim`` is out of range; ``x`` has no dimensions.
+        TypeError: ``x`` is not a tensor of one of these dtypes; ``bias`` is not a tensor of the same one.
+        ValueError: an option or ``unit_dim`` is out of range; ``x`` has no dimensions; ``bias`` has another
+            shape or device.
     """
     return jumpstart_activation(
         x,
         "relu",
+        bias=bias,
         unit_dim=unit_dim,
         points=points,
         margin=margin,
@@ -101,6 +109,7 @@ def jumpstart_activation(
     activation: str,
     parameter: float = 0.0,
     *,
+    bias: Tensor | None = None,
     unit_dim: int = 1,
     points: str = "sample",
     margin: float = 1.0,
@@ -125,12 +134,13 @@ def jumpstart_activation(
     check_parameter("parameter", parameter)
     check_options(unit_dim, points, margin, tie_breaking)
     options = Options(activation, float(parameter), unit_dim, points == "position", margin, "indexed")
-    output, slack_sums, extrema = run(x, options, tie_breaking, inplace)
+    output, slack_sums, extrema = run(x, bias, options, tie_breaking, inplace)
     return JumpstartReLUOutput(output, slack_sums, *split_extrema(extrema, x, unit_dim, points))
 
 
 def jumpstart_stats(
     x: Tensor,
+    bias: Tensor | None = None,
     *,
     unit_dim: int = 1,
     points: str = "sample",
@@ -143,20 +153,27 @@ def jumpstart_stats(
     """
     check_options(unit_dim, points, margin, tie_breaking)
     options = Options(NONE, 0.0, unit_dim, points == "position", margin, "indexed")
-    _, slack_sums, extrema = run(x, options, tie_breaking, False)
+    _, slack_sums, extrema = run(x, bias, options, tie_breaking, False)
     return JumpstartStatistics(slack_sums, *split_extrema(extrema, x, unit_dim, points))
 
 
-def run(x: Tensor, options: Options, tie_breaking: str, inplace: bool) -> tuple[Tensor, Tensor, Tensor]:
+def run(
+    x: Tensor, bias: Tensor | None, options: Options, tie_breaking: str, inplace: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Output, slack sums and ``[2, C + P]`` extrema, for options validated by :func:`check_options`.
 
     Unless they are ``"indexed"`` the extrema must not be differentiated: only those with slack have a
     gradient.
     """
     options = options._replace(unit_dim=check_input(x, options.unit_dim, options.position_points))
+    if bias is not None:
+        check_bias(bias, x, options.unit_dim)
     if tie_breaking == "single" and not is_transformed():
-        result = ForwardResult(*OVERLOADS[select(x)](x, *options))
+        result = ForwardResult(*OVERLOADS[select(x)](x, bias, *options))
         return (x.copy_(result.output) if inplace else result.output), result.slack_sums, result.extrema
+    overwritten = x if inplace else None
+    if bias is not None:
+        x = x + along_units(bias, x.dim(), options.unit_dim)
     extrema = composite_extrema(x, options.unit_dim, options.position_points, tie_breaking)
     slack = (
         slacks(extrema, options.margin) if x.numel() else torch.zeros_like(extrema) + x.sum()
@@ -164,11 +181,16 @@ def run(x: Tensor, options: Options, tie_breaking: str, inplace: bool) -> tuple[
     slack_sums = sum_slacks(slack, x.shape[options.unit_dim])
     if options.activation == NONE:
         return x.new_empty(0), slack_sums, extrema
-    return ACTIVATIONS[options.activation].value(x, options.parameter, inplace), slack_sums, extrema
+    in_x = inplace and bias is None
+    output = ACTIVATIONS[options.activation].value(x, options.parameter, in_x)
+    if overwritten is not None and not in_x:
+        output = overwritten.copy_(output)
+    return output, slack_sums, extrema
 
 
 def run_layer_eagerly(
     x: Tensor,
+    bias: Tensor | None,
     activation: str,
     parameter: float,
     unit_dim: int,
@@ -185,12 +207,13 @@ def run_layer_eagerly(
     if shortcuts is None:
         return None
     return shortcuts.jumpstart_activation(
-        x, activation, parameter, unit_dim, points == "position", margin, inplace, extrema_kind
+        x, bias, activation, parameter, unit_dim, points == "position", margin, inplace, extrema_kind
     )
 
 
 def run_layer(
     x: Tensor,
+    bias: Tensor | None,
     activation: str,
     parameter: float,
     unit_dim: int,
@@ -206,7 +229,7 @@ def run_layer(
         extrema_kind: ``"limited"`` or ``"exact"``: only those with slack have a gradient.
     """
     options = Options(activation, parameter, unit_dim, points == "position", margin, extrema_kind)
-    output, slack_sums, extrema = run(x, options, tie_breaking, inplace)
+    output, slack_sums, extrema = run(x, bias, options, tie_breaking, inplace)
     units = x.shape[unit_dim]
     count = extrema.shape[1] - units if x.numel() else 0  # of the points
     return output, Record(slack_sums, extrema, units, count, margin)

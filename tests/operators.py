@@ -14,13 +14,14 @@ def run_forward(
     position_points: bool = False,
     margin: float = 1.0,
     *,
+    bias: Tensor | None = None,
     activation: str = "relu",
     parameter: float = 0.0,
     extrema_kind: str = "indexed",
 ) -> ForwardResult:
     """The operator of one backend."""
     return ForwardResult(
-        *OVERLOADS[backend](x, activation, parameter, unit_dim, position_points, margin, extrema_kind)
+        *OVERLOADS[backend](x, bias, activation, parameter, unit_dim, position_points, margin, extrema_kind)
     )
 
 

@@ -210,8 +210,8 @@ void add_extrema(const PreparedBackward& b, const Saved& saved, const Options& o
 
 }  // namespace
 
-ForwardResult forward_cpu(const at::Tensor& x, const Options& options) {
-  PreparedForward prepared = prepare_forward(x, options, /*overwrites_copy=*/false);
+ForwardResult forward_cpu(const at::Tensor& x, const at::Tensor& bias, const Options& options) {
+  PreparedForward prepared = prepare_forward(x, bias, options, /*overwrites_copy=*/false);
   if (prepared.is_done()) return prepared.finish();
   Forward f = forward_of(prepared, options);
   f.stream = f.output && streams(f.output, f.layout, prepared.x.element_size());
@@ -219,8 +219,8 @@ ForwardResult forward_cpu(const at::Tensor& x, const Options& options) {
   return prepared.finish();
 }
 
-ForwardResult forward_inplace_cpu(const at::Tensor& x, const Options& options) {
-  PreparedForward prepared = prepare_inplace(x, options);
+ForwardResult forward_inplace_cpu(const at::Tensor& x, const at::Tensor& bias, const Options& options) {
+  PreparedForward prepared = prepare_inplace(x, bias, options);
   if (prepared.is_done()) return prepared.finish();
   const Forward f = forward_of(prepared, options);
   // Two passes, since the element of an extremum is found by its value, which must not be overwritten yet.
@@ -230,10 +230,10 @@ ForwardResult forward_inplace_cpu(const at::Tensor& x, const Options& options) {
   return prepared.finish();
 }
 
-at::Tensor backward_cpu(const Gradients& gradients, const Saved& saved, const Options& options) {
+InputGradients backward_cpu(const Gradients& gradients, const Saved& saved, const Options& options) {
   const PreparedBackward prepared = prepare_backward(gradients, saved, options);
   const at::Tensor& grad_x = prepared.grad_x;
-  if (prepared.is_done()) return grad_x;
+  if (prepared.is_done()) return prepared.finish();
   const auto& [by_output, by_sums, by_extrema] = prepared.gradients;
   if (by_output.defined()) {
     const Backward b{by_output.const_data_ptr(),
@@ -251,7 +251,7 @@ at::Tensor backward_cpu(const Gradients& gradients, const Saved& saved, const Op
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, saved.dtype, "jumpstart_activation_backward",
                                     [&] { add_extrema<scalar_t>(prepared, saved, options); });
   }
-  return grad_x;
+  return prepared.finish();
 }
 
 }  // namespace jumpstart

@@ -23,7 +23,7 @@ int multiprocessors_of(const at::Tensor& tensor) {
 // The current device must be that of x.
 ForwardResult run_forward(PreparedForward prepared, const Options& options) {
   if (prepared.is_done()) return prepared.finish();
-  const auto& [layout, x, target, result] = prepared;
+  const auto& [layout, x, bias, target, result] = prepared;
   const bool with_output = target.defined();
   const cuda::ForwardCall call{scalar_of(x.scalar_type()),
                                x.const_data_ptr(),
@@ -42,20 +42,20 @@ ForwardResult run_forward(PreparedForward prepared, const Options& options) {
   return prepared.finish();
 }
 
-ForwardResult forward_cuda(const at::Tensor& x, const Options& options) {
+ForwardResult forward_cuda(const at::Tensor& x, const at::Tensor& bias, const Options& options) {
   const c10::cuda::CUDAGuard guard(x.device());
-  return run_forward(prepare_forward(x, options, /*overwrites_copy=*/true), options);
+  return run_forward(prepare_forward(x, bias, options, /*overwrites_copy=*/true), options);
 }
 
-ForwardResult forward_inplace_cuda(const at::Tensor& x, const Options& options) {
+ForwardResult forward_inplace_cuda(const at::Tensor& x, const at::Tensor& bias, const Options& options) {
   const c10::cuda::CUDAGuard guard(x.device());
-  return run_forward(prepare_inplace(x, options), options);
+  return run_forward(prepare_inplace(x, bias, options), options);
 }
 
-at::Tensor backward_cuda(const Gradients& gradients, const Saved& saved, const Options& options) {
+InputGradients backward_cuda(const Gradients& gradients, const Saved& saved, const Options& options) {
   const c10::cuda::CUDAGuard guard(saved.extrema.device());
   const PreparedBackward prepared = prepare_backward(gradients, saved, options);
-  if (prepared.is_done()) return prepared.grad_x;
+  if (prepared.is_done()) return prepared.finish();
   const auto data = [](const at::Tensor& grad) { return grad.defined() ? grad.const_data_ptr() : nullptr; };
   const cuda::BackwardCall call{scalar_of(saved.dtype),
                                 data(prepared.gradients.output),
@@ -70,7 +70,7 @@ at::Tensor backward_cuda(const Gradients& gradients, const Saved& saved, const O
                                 multiprocessors_of(saved.extrema)};
   cuda::backward(call, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return prepared.grad_x;
+  return prepared.finish();
 }
 
 }  // namespace

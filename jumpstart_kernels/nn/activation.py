@@ -80,7 +80,7 @@ class JumpstartActivation(nn.Module):
             self.points, self.margin, self.tie_breaking, self.inplace, "exact" if watchers else "limited"
         )  # fmt: skip
         parameter = 0.0 if self.parameter_name is None else self.activation_parameter
-        result = run_layer_eagerly(x, self.activation, parameter, unit_dim, *options)
+        result = run_layer_eagerly(x, None, self.activation, parameter, unit_dim, *options)
         if result is None:
             if isinstance(x, Tensor) and x.dim() < 2:
                 self._warn_of_no_units(x)
@@ -88,7 +88,7 @@ class JumpstartActivation(nn.Module):
             seen, unit_dim = as_batch(x, unit_dim, self.points, self._derived)
             if torch._C._are_functorch_transforms_active():
                 self._enter_transform()
-            result = run_layer(seen, self.activation, parameter, unit_dim, *options)
+            result = run_layer(seen, None, self.activation, parameter, unit_dim, *options)
         output, record = result
         if recording and self._inject is not None:
             output = self._inject(output, record.slack_sums, not self._pauses)

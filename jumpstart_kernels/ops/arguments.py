@@ -39,7 +39,7 @@ class ForwardResult(NamedTuple):
     """The results of the forward."""
 
     output: Tensor
-    """The activation of ``x``; ``[0]`` for ``"none"``."""
+    """The activation of ``x``, or of ``x + bias``, like all that follows; ``[0]`` for ``"none"``."""
     mask: Tensor
     """uint8 ``[matrix rows, ceil(matrix columns / 8)]``: the bit of an element is set unless ``x <= 0``;
     ``[0, 0]`` for ``"none"``."""
@@ -75,6 +75,14 @@ class Gradients(NamedTuple):
     extrema: Tensor | None
 
 
+class InputGradients(NamedTuple):
+    """The results of the backward."""
+
+    x: Tensor
+    bias: Tensor | None
+    """``[C]``; None unless :attr:`Saved.with_grad_bias`."""
+
+
 class Saved(NamedTuple):
     """What the forward saves for its backward; ``csrc/saved.h`` is the counterpart."""
 
@@ -85,14 +93,17 @@ class Saved(NamedTuple):
     """Of ``x``."""
     channels_last: bool
     dtype: torch.dtype
-    """Of ``x``."""
+    """Of ``x``, and of the bias."""
+    with_grad_bias: bool
+    """Whether there is a bias that needs a gradient."""
 
 
-def save_for_backward(ctx: Any, x: Tensor, result: ForwardResult, options: Options) -> None:
+def save_for_backward(ctx: Any, x: Tensor, bias: Tensor | None, result: ForwardResult, options: Options) -> None:
     """Save in an autograd context what :func:`saved_arguments` returns."""
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(result.mask, result.extrema, result.indices)
-    ctx.constants = (x.shape, runs_channels_last(x, options.unit_dim), x.dtype, *options)
+    with_grad_bias = bias is not None and ctx.needs_input_grad[1]
+    ctx.constants = (x.shape, runs_channels_last(x, options.unit_dim), x.dtype, with_grad_bias, *options)
 
 
 def saved_arguments(ctx: Any) -> tuple[Any, ...]:
@@ -109,6 +120,27 @@ def save_penalty(ctx: Any, layers: int, weights: list[float], value: Tensor | No
 def penalty_gradients(ctx: Any, grad: Tensor, backward: Callable[..., Tensor]) -> list[Tensor]:
     """The gradient of every layer's slack sums: the same for each."""
     return [backward(grad, *(ctx.saved_tensors or (None,)), ctx.weights)] * ctx.layers
+
+
+def goes_with(bias: Tensor, x: Tensor, unit_dim: int) -> bool:
+    """Whether the operator accepts a bias for ``x``."""
+    return bias.shape == (x.shape[unit_dim],) and are_alike((bias, x))
+
+
+def check_bias(bias: Tensor, x: Tensor, unit_dim: int) -> None:
+    """Raise for a bias that does not go with ``x``."""
+    if not isinstance(bias, Tensor):
+        raise TypeError(f"bias must be a torch.Tensor or None, got {type(bias).__name__}")
+    units = x.shape[unit_dim]
+    if bias.dim() != 1 or bias.shape[0] != units:
+        raise ValueError(
+            f"bias must have one value for each of the {units} units of x, shape [{units}], got shape "
+            f"{list(bias.shape)}"
+        )
+    if bias.dtype != x.dtype:
+        raise TypeError(f"bias must have the dtype of x, {x.dtype}, got {bias.dtype}")
+    if bias.device != x.device:
+        raise ValueError(f"bias must be on the device of x, {x.device}, got {bias.device}")
 
 
 def are_alike(tensors: Sequence[Tensor]) -> bool:

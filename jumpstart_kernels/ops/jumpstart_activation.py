@@ -16,9 +16,11 @@ from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
 from jumpstart_kernels.ops.arguments import (
     ForwardResult,
     Gradients,
+    InputGradients,
     Options,
     Saved,
     dense_gradients,
+    check_bias,
     save_for_backward,
     saved_arguments,
     split_backward,
@@ -42,22 +44,23 @@ _OPTIONS = (
     "str activation, float parameter, int unit_dim, bool position_points, float margin, str extrema_kind"
 )
 _STATISTICS = "Tensor mask, Tensor slack_sums, Tensor extrema, Tensor indices"
-_FORWARD = f"(Tensor x, {_OPTIONS}) -> (Tensor output, {_STATISTICS})"
+_FORWARD = f"(Tensor x, Tensor? bias, {_OPTIONS}) -> (Tensor output, {_STATISTICS})"
 _BACKWARD = (
     "(Tensor? grad_output, Tensor? grad_slack_sums, Tensor? grad_extrema, Tensor mask, Tensor extrema,"
-    f" Tensor indices, SymInt[] size, bool channels_last, ScalarType dtype, {_OPTIONS}) -> Tensor"
+    " Tensor indices, SymInt[] size, bool channels_last, ScalarType dtype, bool with_grad_bias,"
+    f" {_OPTIONS}) -> (Tensor grad_x, Tensor grad_bias)"
 )
 # Below autograd: eager code (csrc/eager.cpp) adds its node; other callers overwrite with a copy.
-_INPLACE = f"(Tensor(a!) x, {_OPTIONS}) -> ({_STATISTICS})"
+_INPLACE = f"(Tensor(a!) x, Tensor? bias, {_OPTIONS}) -> ({_STATISTICS})"
 
 _library = Library("jumpstart_kernels", "DEF")
 
 
-Forward = Callable[[Tensor, Options], ForwardResult]
-Backward = Callable[[Gradients, Saved, Options], Tensor]
+Forward = Callable[[Tensor, Tensor | None, Options], ForwardResult]
+Backward = Callable[[Gradients, Saved, Options], InputGradients]
 
 
-def _fake_forward(x: Tensor, options: Options) -> ForwardResult:
+def _fake_forward(x: Tensor, bias: Tensor | None, options: Options) -> ForwardResult:
     layout = make_layout(x.shape, options.unit_dim, runs_channels_last(x, options.unit_dim))
     count = layout.units + point_count(x.shape, options.unit_dim, options.position_points)
     dtype = statistics_dtype(x.dtype)
@@ -71,19 +74,19 @@ def _fake_forward(x: Tensor, options: Options) -> ForwardResult:
     )
 
 
-def _fake_backward(gradients: Gradients, saved: Saved, options: Options) -> Tensor:
+def _fake_backward(gradients: Gradients, saved: Saved, options: Options) -> InputGradients:
+    like = {"dtype": saved.dtype, "device": saved.extrema.device}
     memory_format = dense_format(len(saved.size), saved.channels_last)
-    return torch.empty(
-        saved.size, dtype=saved.dtype, device=saved.extrema.device, memory_format=memory_format
-    )
+    grad_bias = torch.empty(saved.size[options.unit_dim], **like) if saved.with_grad_bias else None
+    return InputGradients(torch.empty(saved.size, memory_format=memory_format, **like), grad_bias)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, *options = inputs
+    x, bias, *options = inputs
     result, named = ForwardResult(*output), Options(*options)
     unused = [result.output] if named.activation == NONE else []
     ctx.mark_non_differentiable(result.mask, result.indices, *unused)
-    save_for_backward(ctx, x, result, named)
+    save_for_backward(ctx, x, bias, result, named)
 
 
 def _make_backward(overload: torch._ops.OpOverload) -> Callable[..., Any]:
@@ -92,8 +95,8 @@ def _make_backward(overload: torch._ops.OpOverload) -> Callable[..., Any]:
         gradients = Gradients(by_name.output, by_name.slack_sums, by_name.extrema)
         without_gradient = (None,) * len(Options._fields)
         if all(gradient is None for gradient in gradients):
-            return None, *without_gradient
-        return overload(*gradients, *saved_arguments(ctx)), *without_gradient
+            return None, None, *without_gradient
+        return *overload(*gradients, *saved_arguments(ctx)), *without_gradient
 
     return backward
 
@@ -101,15 +104,18 @@ def _make_backward(overload: torch._ops.OpOverload) -> Callable[..., Any]:
 def _any_layout(forward: Forward) -> Forward:
     """Let a kernel for dense tensors accept any strides, with the output in the layout of ``F.relu``."""
 
-    def forward_any_layout(x: Tensor, options: Options) -> ForwardResult:
+    def forward_any_layout(x: Tensor, bias: Tensor | None, options: Options) -> ForwardResult:
         _check_activation(options)
+        if bias is not None:
+            check_bias(bias, x, options.unit_dim)
+            bias = bias.contiguous()
         if is_dense(x, options.unit_dim):
-            return forward(x, options)
+            return forward(x, bias, options)
         dense = empty_output(x)
         if is_dense(dense, options.unit_dim):
-            result = forward(dense.copy_(x), options)
+            result = forward(dense.copy_(x), bias, options)
         else:
-            result = forward(x.contiguous(), options)
+            result = forward(x.contiguous(), bias, options)
         if options.activation != NONE and result.output.stride() != dense.stride():
             result = result._replace(output=dense.copy_(result.output))
         return result
@@ -120,13 +126,13 @@ def _any_layout(forward: Forward) -> Forward:
 def _any_gradient(backward: Backward) -> Backward:
     """Let a kernel for dense tensors accept a gradient of any strides."""
 
-    def backward_any_gradient(gradients: Gradients, saved: Saved, options: Options) -> Tensor:
+    def backward_any_gradient(gradients: Gradients, saved: Saved, options: Options) -> InputGradients:
         _check_activation(options)
         if options.activation == NONE and gradients.output is not None:
             raise ValueError(f"grad_output must be None for activation {NONE!r}, which has no output")
         memory_format = dense_format(len(saved.size), saved.channels_last)
-        grad_x = backward(dense_gradients(gradients, saved), saved, options)
-        return grad_x.contiguous(memory_format=memory_format)
+        grad_x, grad_bias = backward(dense_gradients(gradients, saved), saved, options)
+        return InputGradients(grad_x.contiguous(memory_format=memory_format), grad_bias)
 
     return backward_any_gradient
 
@@ -141,7 +147,7 @@ def _check_activation(options: Options) -> None:
 
 def _flat_forward(forward: Forward) -> Callable[..., ForwardResult]:
     """Adapt a forward to the dispatcher's flat arguments."""
-    return lambda x, *options: forward(x, Options(*options))
+    return lambda x, bias, *options: forward(x, bias, Options(*options))
 
 
 def _flat_backward(backward: Backward) -> Callable[..., Tensor]:

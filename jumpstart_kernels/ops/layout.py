@@ -103,6 +103,11 @@ def point_rows(x: Tensor, unit_dim: int, position_points: bool) -> Tensor:
     return x.reshape(x.shape[0], _product(list(x.shape[1:])))
 
 
+def along_units(values: Tensor, dim: int, unit_dim: int) -> Tensor:
+    """``[C]`` in a shape that broadcasts with a tensor of ``dim`` dimensions."""
+    return values.view([-1 if d == unit_dim else 1 for d in range(dim)])
+
+
 def as_matrix(x: Tensor, layout: Layout) -> Tensor:
     """``x`` as the matrix of its layout, ``[matrix rows, matrix columns]``; a view if it is dense."""
     if layout.channels_last:

@@ -67,7 +67,7 @@ def _declines(*arguments) -> Any:
 
 
 jumpstart_activation = getattr(_extension, "jumpstart_activation", _declines)
-"""``(x, activation, parameter, unit_dim, position_points, margin, inplace, extrema_kind)`` to the output and
+"""``(x, bias, activation, parameter, unit_dim, position_points, margin, inplace, extrema_kind)`` to the output and
 a :class:`~jumpstart_kernels.ops.arguments.Record`; None where the operator must be called instead."""
 
 penalty = getattr(_extension, "penalty", _declines)

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
-from jumpstart_kernels.ops.arguments import ForwardResult, Gradients, Options, Saved
+from jumpstart_kernels.ops.arguments import ForwardResult, Gradients, InputGradients, Options, Saved
 from jumpstart_kernels.ops.layout import (
     Layout,
+    along_units,
     as_matrix,
+    empty_output,
     from_matrix,
     is_channels_last,
     make_layout,
@@ -27,10 +29,15 @@ def unavailable(device_type: str) -> None:
     """This backend runs everywhere."""
 
 
-def jumpstart_activation_forward(x: Tensor, options: Options) -> ForwardResult:
-    """An activation and the statistics of its input ``[N, C, *]``, whose units are along ``unit_dim``."""
+def jumpstart_activation_forward(x: Tensor, bias: Tensor | None, options: Options) -> ForwardResult:
+    """An activation and the statistics of its input ``[N, C, *]``, whose units are along ``unit_dim``.
+
+    With a bias ``[C]`` its input is ``x + bias``, rounded to the dtype of both.
+    """
     activation, parameter, unit_dim, position_points, margin, kind = options
     layout = make_layout(x.shape, unit_dim, is_channels_last(x, unit_dim))
+    if bias is not None:
+        x = empty_output(x).copy_(x + along_units(bias, x.dim(), unit_dim))
     by_unit, by_point = unit_rows(x, unit_dim), point_rows(x, unit_dim, position_points)
     if x.numel() > 0:
         unit_max, unit_argmax = by_unit.max(1)
@@ -63,33 +70,41 @@ def jumpstart_activation_forward(x: Tensor, options: Options) -> ForwardResult:
     return ForwardResult(output, mask, sum_slacks(slack, layout.units), extrema, indices)
 
 
-def jumpstart_activation_backward(gradients: Gradients, saved: Saved, options: Options) -> Tensor:
+def jumpstart_activation_backward(gradients: Gradients, saved: Saved, options: Options) -> InputGradients:
     """Gradient of ``x``: the output's through the mask, plus each extremum's to the element that holds it.
+
+    That of the bias is its sum over each unit, before rounding.
 
     Differentiable, so that PyTorch can derive the double backward from it.
     """
-    mask, extrema, indices, size, channels_last, dtype = saved
+    mask, extrema, _, size, channels_last, dtype, with_grad_bias = saved
     layout = make_layout(size, options.unit_dim, channels_last)
     grad_x = torch.zeros(size, dtype=extrema.dtype, device=extrema.device)
     if gradients.output is not None:
         positive = from_matrix(unpack_mask(mask, layout.matrix[1]), size, layout)
         gradient = ACTIVATIONS[options.activation].gradient
         grad_x = gradient(gradients.output, positive, options.parameter).to(extrema.dtype)
-    if grad_x.numel() == 0 or (gradients.slack_sums is None and gradients.extrema is None):
-        return grad_x.to(dtype)
+    if grad_x.numel() > 0 and not (gradients.slack_sums is None and gradients.extrema is None):
+        grad_x = _add_extremum_gradients(grad_x.flatten(), gradients, saved, layout, options.margin).view(size)
+    grad_bias = unit_rows(grad_x, options.unit_dim).sum(1).to(dtype) if with_grad_bias else None
+    return InputGradients(grad_x.to(dtype), grad_bias)
 
+
+def _add_extremum_gradients(
+    grad_x: Tensor, gradients: Gradients, saved: Saved, layout: Layout, margin: float
+) -> Tensor:
+    """Each extremum's gradient, added to that of the element of the flattened ``x`` that holds it."""
+    extrema, indices = saved.extrema, saved.indices
     grad_values = torch.zeros_like(extrema) if gradients.extrema is None else gradients.extrema
     if gradients.slack_sums is not None:
-        by_slack = slack_gradients(extrema, gradients.slack_sums, layout.units, options.margin)
-        grad_values = grad_values + by_slack
+        grad_values = grad_values + slack_gradients(extrema, gradients.slack_sums, layout.units, margin)
     grad_values = torch.where(indices < 0, 0.0, grad_values)
-    grad_x = grad_x.flatten()
     # Each of these four groups hits an element at most once, so the order of additions, and thus every bit
     # of the result, is fixed on any device.
     for group in (slice(None, layout.units), slice(layout.units, None)):
         for side in (0, 1):
             grad_x = grad_x.index_add(0, indices[side, group].clamp(min=0), grad_values[side, group])
-    return grad_x.view(size).to(dtype)
+    return grad_x
 
 
 def _flat_indices(places: Tensor, layout: Layout, position_points: bool, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from jumpstart_kernels.ops.arguments import ForwardResult, Gradients, Options, Saved
+from jumpstart_kernels.ops.arguments import ForwardResult, Gradients, InputGradients, Options, Saved
 
 _HERE = "jumpstart_kernels.ops.triton"
 
@@ -32,12 +32,12 @@ def _module(name: str) -> ModuleType:
     return import_module(f"{_HERE}.{name}")
 
 
-def jumpstart_activation_forward(x: Tensor, options: Options) -> ForwardResult:
+def jumpstart_activation_forward(x: Tensor, bias: Tensor | None, options: Options) -> ForwardResult:
     """As :func:`jumpstart_kernels.ops.reference.jumpstart_activation_forward`, for a dense ``x``."""
-    return _module("launch_forward").jumpstart_activation_forward(x, options)
+    return _module("launch_forward").jumpstart_activation_forward(x, bias, options)
 
 
-def jumpstart_activation_backward(gradients: Gradients, saved: Saved, options: Options) -> Tensor:
+def jumpstart_activation_backward(gradients: Gradients, saved: Saved, options: Options) -> InputGradients:
     """As :func:`jumpstart_kernels.ops.reference.jumpstart_activation_backward`, for a dense gradient."""
     return _module("launch_backward").jumpstart_activation_backward(gradients, saved, options)
 

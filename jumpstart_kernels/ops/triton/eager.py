@@ -24,6 +24,7 @@ from jumpstart_kernels.ops.arguments import (
     Record,
     are_alike,
     dense_gradients,
+    goes_with,
     penalty_gradients,
     save_for_backward,
     save_penalty,
@@ -38,24 +39,24 @@ _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 class _JumpstartActivation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *options: Any) -> Any:
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, *options: Any) -> Any:
         named = Options(*options)
-        result = triton.jumpstart_activation_forward(x, named)
-        save_for_backward(ctx, x, result, named)
+        result = triton.jumpstart_activation_forward(x, bias, named)
+        save_for_backward(ctx, x, bias, result, named)
         return result.output, result.slack_sums, result.extrema
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         without_gradient = (None,) * len(Options._fields)
         if all(grad is None for grad in grads):
-            return None, *without_gradient
+            return None, None, *without_gradient
         arguments = saved_arguments(ctx)
         if torch.is_grad_enabled() or not _are_plain(*grads):  # double backward, or batched gradients
             overload = torch.ops.jumpstart_kernels.jumpstart_activation_backward.triton
-            return overload(*grads, *arguments), *without_gradient
+            return *overload(*grads, *arguments), *without_gradient
         gradients, saved, options = split_backward((*grads, *arguments))
-        grad_x = triton.jumpstart_activation_backward(dense_gradients(gradients, saved), saved, options)
-        return grad_x, *without_gradient
+        result = triton.jumpstart_activation_backward(dense_gradients(gradients, saved), saved, options)
+        return *result, *without_gradient
 
 
 class _Penalty(torch.autograd.Function):
@@ -75,6 +76,7 @@ class _Penalty(torch.autograd.Function):
 
 def jumpstart_activation(
     x: Tensor,
+    bias: Tensor | None,
     activation: str,
     parameter: float,
     unit_dim: int,
@@ -85,13 +87,17 @@ def jumpstart_activation(
 ) -> tuple[Tensor, Record] | None:
     """Output and record."""
     dim = x.dim()
-    if not _are_plain(x) or dim < 2 or x.dtype not in _DTYPES or not -dim <= unit_dim < dim:
+    if not _are_plain(x, bias) or dim < 2 or x.dtype not in _DTYPES or not -dim <= unit_dim < dim:
         return None
     unit_dim %= dim
     if (unit_dim == 0 and not position_points) or x.layout is not torch.strided or not is_dense(x, unit_dim):
         return None
+    if bias is not None:
+        if not goes_with(bias, x, unit_dim):
+            return None
+        bias = bias.contiguous()
     output, slack_sums, values = _JumpstartActivation.apply(
-        x, activation, parameter, unit_dim, position_points, margin, extrema_kind
+        x, bias, activation, parameter, unit_dim, position_points, margin, extrema_kind
     )
     units = x.shape[unit_dim]
     points = values.shape[1] - units if x.numel() else 0

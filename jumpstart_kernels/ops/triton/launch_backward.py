@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from jumpstart_kernels.ops import reference
-from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
-from jumpstart_kernels.ops.layout import dense_format, make_layout
+from jumpstart_kernels.ops.arguments import Gradients, InputGradients, Options, Saved
+from jumpstart_kernels.ops.layout import dense_format, make_layout, unit_rows
 from jumpstart_kernels.ops.triton import plan
 from jumpstart_kernels.ops.triton.backward import jumpstart_activation_backward_kernel
 from jumpstart_kernels.ops.triton.launch import (
@@ -21,7 +21,7 @@ from jumpstart_kernels.ops.triton.launch import (
 )
 
 
-def jumpstart_activation_backward(gradients: Gradients, saved: Saved, options: Options) -> Tensor:
+def jumpstart_activation_backward(gradients: Gradients, saved: Saved, options: Options) -> InputGradients:
     """As the reference's, for a gradient of the output that is dense like the result. One launch."""
     if math.prod(saved.size) == 0:
         return reference.jumpstart_activation_backward(gradients, saved, options)
@@ -47,7 +47,10 @@ def jumpstart_activation_backward(gradients: Gradients, saved: Saved, options: O
             float_bits(options.margin),
             float_bits(options.parameter),
         )
-    return grad_x
+    grad_bias = None
+    if saved.with_grad_bias:
+        grad_bias = unit_rows(grad_x.to(extrema.dtype), options.unit_dim).sum(1).to(dtype)
+    return InputGradients(grad_x, grad_bias)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -11,6 +11,7 @@ from jumpstart_kernels.ops.activations import NONE
 from jumpstart_kernels.ops.arguments import ForwardResult, Options
 from jumpstart_kernels.ops.layout import (
     Layout,
+    along_units,
     empty_output,
     is_channels_last,
     make_layout,
@@ -43,10 +44,12 @@ class Forward(NamedTuple):
     launches: list[Launch]
 
 
-def jumpstart_activation_forward(x: Tensor, options: Options) -> ForwardResult:
+def jumpstart_activation_forward(x: Tensor, bias: Tensor | None, options: Options) -> ForwardResult:
     """As the reference's, for a dense ``x``. Two launches, or one where a single program can take all."""
     if x.numel() == 0:
-        return reference.jumpstart_activation_forward(x, options)
+        return reference.jumpstart_activation_forward(x, bias, options)
+    if bias is not None:
+        x = empty_output(x).copy_(x + along_units(bias, x.dim(), options.unit_dim))
     forward = _forward(
         x.shape, options.unit_dim, is_channels_last(x, options.unit_dim), options.position_points, x.dtype,
         is_aligned(x), options.activation, options.extrema_kind,
