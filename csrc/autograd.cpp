@@ -56,8 +56,9 @@ Options kept_options(AutogradContext* ctx) {
 }
 
 struct JumpstartActivation : torch::autograd::Function<JumpstartActivation> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& bias,
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, const std::optional<Tensor>& with_bias,
                                const Options& options) {
+    const Tensor bias = with_bias.value_or(Tensor());
     at::AutoDispatchBelowADInplaceOrView below;
     const ForwardResult result = call_forward(x, bias, options);
     ctx->set_materialize_grads(false);
@@ -79,7 +80,7 @@ struct JumpstartActivation : torch::autograd::Function<JumpstartActivation> {
 }  // namespace
 
 ForwardResult forward_autograd(const Tensor& x, const Tensor& bias, const Options& options) {
-  auto outputs = JumpstartActivation::apply(x, bias, options);
+  auto outputs = JumpstartActivation::apply(x, optional(bias), options);
   return {outputs[0], outputs[1], outputs[2], outputs[3], outputs[4]};
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cpu/bias.h"
 #include "cpu/exact.h"
 #include "cpu/kernels.h"
 #include "cpu/mask_bits.h"
@@ -95,28 +96,46 @@ void backward(const Backward& b, int64_t begin, int64_t end) {
   if (b.stream) V::fence();
 }
 
-template <typename scalar_t, typename Activation>
+template <typename scalar_t, typename Activation, bool with_bias>
 void inplace(const Forward& f, int64_t begin, int64_t end) {
   using V = VectorOf<scalar_t>;
   const Activation activation(f.parameter);
   const int64_t columns = f.layout.matrix_columns(), mask_columns = f.layout.mask_columns();
   const int64_t whole = columns - columns % V::lanes;  // columns in whole vectors
   const int rest = static_cast<int>(columns - whole);
+  using stat_t = typename V::stat_t;
+  const bool by_column = f.layout.inner == 1;
+  stat_t rest_bias[V::lanes];
+  for (int i = 0; with_bias && by_column && rest && i < V::lanes; ++i) {
+    rest_bias[i] = static_cast<const stat_t*>(f.bias)[whole + (i < rest ? i : 0)];
+  }
   for (int64_t row = begin; row < end; ++row) {
     auto* x = static_cast<scalar_t*>(f.output) + row * columns;
     uint8_t* mask = f.mask + row * mask_columns;
+    const auto* biases = static_cast<const stat_t*>(f.bias);
+    const auto of_plane = V::broadcast(with_bias && !by_column ? biases[row % f.layout.units] : 0);
+    const auto load = [&](int64_t column) {
+      const auto raw = V::load(x + column);
+      if constexpr (!with_bias) return raw;
+      return plus<V>(raw, by_column ? V::load_values(biases + column) : of_plane);
+    };
+    const auto load_rest = [&] {
+      const auto raw = V::load_first(x + whole, rest);
+      if constexpr (!with_bias) return raw;
+      return plus<V>(raw, by_column ? V::load_values(rest_bias) : of_plane);
+    };
     // Vector maxima lose NaN, the sum keeps it. The row is still in cache when it is read again.
     auto sum = V::broadcast(0);
     for (int64_t column = 0; column < whole; column += V::lanes) {
-      sum = V::add(sum, V::values(V::load(x + column)));
+      sum = V::add(sum, V::values(load(column)));
     }
-    if (rest) sum = V::add(sum, V::values(V::load_first(x + whole, rest)));
+    if (rest) sum = V::add(sum, V::values(load_rest()));
     if (V::bits(V::unordered(sum, sum))) {
-      exact_row(activation, x, x, mask, columns);
+      exact_row(activation, RowInput<scalar_t, with_bias>(f, row), x, mask, columns);
       continue;
     }
     for (int64_t column = 0; column < whole; column += V::lanes) {
-      const auto raw = V::load(x + column);
+      const auto raw = load(column);
       const auto sign = V::positive(raw);
       V::store(x + column, activation.template value<V>(raw, sign));
       if constexpr (kStoresSigns) {
@@ -126,7 +145,7 @@ void inplace(const Forward& f, int64_t begin, int64_t end) {
       }
     }
     if (!rest) continue;
-    const auto raw = V::load_first(x + whole, rest);
+    const auto raw = load_rest();
     const auto sign = V::positive(raw);
     V::store_first(x + whole, activation.template value<V>(raw, sign), rest);
     store_bits(mask + whole / 8, V::sign_bits(sign) & ((1u << rest) - 1), rest);

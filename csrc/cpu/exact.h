@@ -22,15 +22,16 @@ struct OneLane {
   static Raw scale(Raw raw, stat_t factor) { return from_float<scalar_t>(to_float(raw) * factor); }
 };
 
-// Output and mask of a matrix row; the output may be x.
-template <typename scalar_t, typename Activation>
-void exact_row(const Activation& activation, const scalar_t* x, scalar_t* output, uint8_t* mask,
+// Output and mask of a matrix row, a RowInput; the output may be x.
+template <typename scalar_t, typename Activation, typename Input>
+void exact_row(const Activation& activation, const Input& x, scalar_t* output, uint8_t* mask,
                int64_t columns) {
   using V = OneLane<scalar_t>;
   for (int64_t column = 0; column < columns; ++column) {
-    const bool positive = V::positive(x[column]);
+    const scalar_t raw = x[column];
+    const bool positive = V::positive(raw);
     const unsigned before = column % 8 ? mask[column / 8] : 0u;
-    output[column] = activation.template value<V>(x[column], positive);
+    output[column] = activation.template value<V>(raw, positive);
     mask[column / 8] = static_cast<uint8_t>(before | static_cast<unsigned>(positive) << column % 8);
   }
 }

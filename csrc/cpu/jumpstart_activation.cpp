@@ -97,7 +97,7 @@ void forward_dense(const Forward& f, ActivationKind activation, const ForwardRes
   });
   auto& partials = tasks.partials();
   const size_t scalar = index_of(c10::CppTypeToScalarType<scalar_t>::value);
-  const auto run = kernels().of[activation].forward[scalar];
+  const auto run = kernels().of[activation].forward[f.bias != nullptr][scalar];
   at::parallel_for(0, static_cast<int64_t>(partials.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) run(f, &partials[static_cast<size_t>(t)]);
   });
@@ -118,9 +118,17 @@ void forward_dense(const Forward& f, ActivationKind activation, const ForwardRes
   if (known == KnownPlaces::elements && f.layout.channels_last) finder.to_logical(statistics);
 }
 
-Forward forward_of(const PreparedForward& prepared, const Options& options) {
+// In the type of statistics, in which the kernels add it; undefined if there is none.
+at::Tensor exact_bias(const PreparedForward& prepared) {
+  if (!prepared.bias.defined()) return prepared.bias;
+  return prepared.bias.to(prepared.result.extrema.scalar_type());
+}
+
+// `bias`: of prepared, in the type of statistics.
+Forward forward_of(const PreparedForward& prepared, const at::Tensor& bias, const Options& options) {
   Forward f{};
   f.x = prepared.x.const_data_ptr();
+  f.bias = bias.defined() ? bias.const_data_ptr() : nullptr;
   if (prepared.target.defined()) {
     f.output = prepared.target.mutable_data_ptr();
     f.mask = prepared.result.mask.mutable_data_ptr<uint8_t>();
@@ -146,6 +154,48 @@ void for_rows(const Layout& layout, const Run& run) {
   at::parallel_for(0, layout.matrix_rows(), grain, run);
 }
 
+// The backward with sums for the bias, [units]: first over chunks of rows, or planes, which depend on the
+// shape alone and not on the threads, then over these in order.
+template <typename stat_t, typename Run>
+void sum_bias(Backward& b, const at::Tensor& sums, const Run& run) {
+  constexpr int64_t kMostChunks = 64, kMostRows = 512, kColumns = 256;
+  const Layout& layout = b.layout;
+  const int64_t rows = layout.matrix_rows(), units = layout.units;
+  const bool planes = layout.inner > 1;
+  const int64_t wanted = std::clamp<int64_t>(rows * layout.matrix_columns() / kGrain, 1, kMostChunks);
+  b.chunk_rows = planes ? units : std::min(kMostRows, (rows + wanted - 1) / wanted);
+  const int64_t chunks = (rows + b.chunk_rows - 1) / b.chunk_rows;
+  auto* to = sums.mutable_data_ptr<stat_t>();
+  at::DataPtr memory;
+  if (chunks > 1) memory = take_block(static_cast<size_t>(chunks * units) * sizeof(stat_t));
+  auto* const partial = chunks > 1 ? static_cast<stat_t*>(memory.mutable_get()) : to;
+  b.bias_sums = partial;
+  if (planes) {
+    for_rows(layout, run);
+  } else {
+    const int64_t grain = std::max<int64_t>(1, kGrain / (b.chunk_rows * units));
+    at::parallel_for(0, chunks, grain, [&](int64_t begin, int64_t end) {
+      run(begin * b.chunk_rows, std::min(end * b.chunk_rows, rows));
+    });
+  }
+  if (chunks == 1) return;
+  const int64_t blocks = (units + kColumns - 1) / kColumns;
+  at::parallel_for(0, blocks, std::max<int64_t>(1, kGrain / (chunks * kColumns)),
+                   [&](int64_t first, int64_t last) {
+                     std::array<double, kColumns> total;
+                     for (int64_t block = first; block < last; ++block) {
+                       const int64_t column = block * kColumns, count = std::min(kColumns, units - column);
+                       total.fill(0);
+                       for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+                         const stat_t* of_chunk = partial + chunk * units + column;
+                         for (int64_t c = 0; c < count; ++c) total[static_cast<size_t>(c)] += of_chunk[c];
+                       }
+                       for (int64_t c = 0; c < count; ++c)
+                         to[column + c] = static_cast<stat_t>(total[static_cast<size_t>(c)]);
+                     }
+                   });
+}
+
 template <typename scalar_t>
 void add_extrema(const PreparedBackward& b, const Saved& saved, const Options& options) {
   using stat_t = stat_of<scalar_t>;
@@ -160,9 +210,12 @@ void add_extrema(const PreparedBackward& b, const Saved& saved, const Options& o
   const auto *sums = data(b.gradients.slack_sums), *direct = data(b.gradients.extrema);
   const auto* point_sums = sums ? sums + kSlackSums : nullptr;
   auto* grad = b.grad_x.mutable_data_ptr<scalar_t>();
+  auto* bias_sums = b.bias_sums.defined() ? b.bias_sums.mutable_data_ptr<stat_t>() : nullptr;
+  const int64_t inner = layout.channels_last ? layout.rows : layout.inner;  // positions after the units
   std::vector<std::pair<int64_t, stat_t>> late;  // for 16-bit gradients: added before rounding
   const SlackKernels<stat_t>& slack = kernels().slack(stat_t{});
   const auto add = [&](int64_t place, stat_t g) {
+    if (bias_sums) bias_sums[place / inner % layout.units] += g;
     if (layout.channels_last) {
       const int64_t sample = place / plane, unit = place % plane / layout.rows;
       place = (sample * layout.rows + place % layout.rows) * layout.units + unit;
@@ -213,7 +266,8 @@ void add_extrema(const PreparedBackward& b, const Saved& saved, const Options& o
 ForwardResult forward_cpu(const at::Tensor& x, const at::Tensor& bias, const Options& options) {
   PreparedForward prepared = prepare_forward(x, bias, options, /*overwrites_copy=*/false);
   if (prepared.is_done()) return prepared.finish();
-  Forward f = forward_of(prepared, options);
+  const at::Tensor added = exact_bias(prepared);
+  Forward f = forward_of(prepared, added, options);
   f.stream = f.output && streams(f.output, f.layout, prepared.x.element_size());
   run_forward(f, options.activation, prepared, options);
   return prepared.finish();
@@ -222,10 +276,11 @@ ForwardResult forward_cpu(const at::Tensor& x, const at::Tensor& bias, const Opt
 ForwardResult forward_inplace_cpu(const at::Tensor& x, const at::Tensor& bias, const Options& options) {
   PreparedForward prepared = prepare_inplace(x, bias, options);
   if (prepared.is_done()) return prepared.finish();
-  const Forward f = forward_of(prepared, options);
+  const at::Tensor added = exact_bias(prepared);
+  const Forward f = forward_of(prepared, added, options);
   // Two passes, since the element of an extremum is found by its value, which must not be overwritten yet.
   run_forward(f, kStatisticsAlone, prepared, options);
-  const auto run = kernels().of[options.activation].inplace[index_of(x.scalar_type())];
+  const auto run = kernels().of[options.activation].inplace[f.bias != nullptr][index_of(x.scalar_type())];
   for_rows(f.layout, [&](int64_t begin, int64_t end) { run(f, begin, end); });
   return prepared.finish();
 }
@@ -236,16 +291,27 @@ InputGradients backward_cpu(const Gradients& gradients, const Saved& saved, cons
   if (prepared.is_done()) return prepared.finish();
   const auto& [by_output, by_sums, by_extrema] = prepared.gradients;
   if (by_output.defined()) {
-    const Backward b{by_output.const_data_ptr(),
-                     saved.mask.const_data_ptr<uint8_t>(),
-                     grad_x.mutable_data_ptr(),
-                     prepared.layout,
-                     streams(grad_x.const_data_ptr(), prepared.layout, grad_x.element_size()),
-                     options.parameter};
-    const auto run = kernels().of[options.activation].backward[index_of(saved.dtype)];
-    for_rows(b.layout, [&](int64_t begin, int64_t end) { run(b, begin, end); });
+    const bool with_sums = prepared.bias_sums.defined();
+    Backward b{by_output.const_data_ptr(),
+               saved.mask.const_data_ptr<uint8_t>(),
+               grad_x.mutable_data_ptr(),
+               prepared.layout,
+               streams(grad_x.const_data_ptr(), prepared.layout, grad_x.element_size()),
+               options.parameter,
+               nullptr,
+               0};
+    const auto run = kernels().of[options.activation].backward[with_sums][index_of(saved.dtype)];
+    const auto run_rows = [&](int64_t begin, int64_t end) { run(b, begin, end); };
+    if (!with_sums) {
+      for_rows(b.layout, run_rows);
+    } else if (saved.dtype == at::kDouble) {
+      sum_bias<double>(b, prepared.bias_sums, run_rows);
+    } else {
+      sum_bias<float>(b, prepared.bias_sums, run_rows);
+    }
   } else {
     grad_x.zero_();
+    if (prepared.bias_sums.defined()) prepared.bias_sums.zero_();
   }
   if (by_sums.defined() || by_extrema.defined()) {
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, saved.dtype, "jumpstart_activation_backward",

@@ -16,6 +16,7 @@ namespace jumpstart {
 
 struct Forward {
   const void* x;
+  const void* bias;  // [units], of the type of statistics; null: none
   void* output;
   uint8_t* mask;  // [matrix_rows, mask_columns]
   Layout layout;
@@ -76,14 +77,18 @@ struct Backward {
   Layout layout;
   bool stream;
   double parameter;  // of the activation
+  // Of the gradient, over chunks of rows, or over each plane: [chunks, units], of the type of statistics.
+  void* bias_sums;
+  int64_t chunk_rows;
 };
 
-// The kernels of an activation, indexed by Scalar.
+// The kernels of an activation, without a bias [0] and with one [1], then indexed by Scalar.
 struct ActivationKernels {
-  void (*forward[4])(const Forward&, void* partial);
-  void (*backward[4])(const Backward&, int64_t begin, int64_t end);
+  void (*forward[2][4])(const Forward&, void* partial);
+  // Of matrix rows [begin, end). With bias_sums where rows are summed in chunks, `begin` begins one.
+  void (*backward[2][4])(const Backward&, int64_t begin, int64_t end);
   // Output and mask of matrix rows [begin, end), no statistics; the output is x.
-  void (*inplace[4])(const Forward&, int64_t begin, int64_t end);
+  void (*inplace[2][4])(const Forward&, int64_t begin, int64_t end);
 };
 
 constexpr int64_t kWanted = -2;  // an index that is to be found
@@ -112,8 +117,9 @@ struct SlackKernels {
 struct Kernels {
   ActivationKernels of[kActivations + 1];
   // The first of `count` adjacent elements that is `extremum`, which none of them exceeds; `count` if none
-  // is. Indexed by Scalar.
-  int64_t (*search[4])(const void* x, int64_t count, double extremum, bool maximum);
+  // is. `bias`, unless it is null, has a value for each element, or one for all. Indexed by Scalar.
+  int64_t (*search[4])(const void* x, const void* bias, bool one_for_all, int64_t count, double extremum,
+                       bool maximum);
   SlackKernels<float> of_floats;
   SlackKernels<double> of_doubles;
 

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "cpu/bias_sums.h"
 #include "cpu/elementwise.h"
 #include "cpu/kernels.h"
 #include "cpu/narrow_rows.h"
@@ -14,30 +15,36 @@
 namespace jumpstart {
 namespace JUMPSTART_ISA {
 
-template <typename scalar_t, typename Activation>
+template <typename scalar_t, typename Activation, bool with_bias>
 void forward(const Forward& f, void* of_task) {
   auto& partial = *static_cast<Partial<typename VectorOf<scalar_t>::stat_t>*>(of_task);
   if (f.layout.inner > 1) {
-    Planes<scalar_t, Activation>(f, partial).run();
-  } else if (NarrowRows<scalar_t, Activation>::fits(f, partial)) {
-    NarrowRows<scalar_t, Activation>(f, partial).run();
+    Planes<scalar_t, Activation, with_bias>(f, partial).run();
+  } else if (NarrowRows<scalar_t, Activation, with_bias>::fits(f, partial)) {
+    NarrowRows<scalar_t, Activation, with_bias>(f, partial).run();
   } else {
-    Rows<scalar_t, Activation>(f, partial).run();
+    Rows<scalar_t, Activation, with_bias>(f, partial).run();
   }
   if (f.stream) VectorOf<scalar_t>::fence();
 }
 
+// The four instances of a kernel, by scalar type.
+#define JUMPSTART_OF_SCALARS(kernel, ...)                                              \
+  {kernel<float, __VA_ARGS__>, kernel<double, __VA_ARGS__>, kernel<Half, __VA_ARGS__>, \
+   kernel<BFloat16, __VA_ARGS__>}
+
 template <typename A>
 constexpr ActivationKernels kernels_of() {
-  ActivationKernels kernels{
-      {forward<float, A>, forward<double, A>, forward<Half, A>, forward<BFloat16, A>}, {}, {}};
   if constexpr (has_output<A>) {
-    kernels = {{forward<float, A>, forward<double, A>, forward<Half, A>, forward<BFloat16, A>},
-               {backward<float, A>, backward<double, A>, backward<Half, A>, backward<BFloat16, A>},
-               {inplace<float, A>, inplace<double, A>, inplace<Half, A>, inplace<BFloat16, A>}};
+    return {{JUMPSTART_OF_SCALARS(forward, A, false), JUMPSTART_OF_SCALARS(forward, A, true)},
+            {JUMPSTART_OF_SCALARS(backward, A), JUMPSTART_OF_SCALARS(backward_with_sums, A)},
+            {JUMPSTART_OF_SCALARS(inplace, A, false), JUMPSTART_OF_SCALARS(inplace, A, true)}};
+  } else {
+    return {{JUMPSTART_OF_SCALARS(forward, A, false), JUMPSTART_OF_SCALARS(forward, A, true)}, {}, {}};
   }
-  return kernels;
 }
+
+#undef JUMPSTART_OF_SCALARS
 
 #define JUMPSTART_KERNELS(Activation) kernels_of<Activation>(),
 static constexpr Kernels table = {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "cpu/bias.h"
 #include "cpu/kernels.h"
 #include "cpu/rows.h"
 #include "cpu/vector.h"
@@ -13,7 +14,7 @@
 namespace jumpstart {
 namespace JUMPSTART_ISA {
 
-template <typename scalar_t, typename Activation>
+template <typename scalar_t, typename Activation, bool with_bias>
 class NarrowRows {
   using V = VectorOf<scalar_t>;
   using stat_t = typename V::stat_t;
@@ -37,6 +38,10 @@ class NarrowRows {
         activation_(f.parameter),
         p_(partial) {
     for (int i = 0; i < V::lanes; ++i) first_element_[i] = static_cast<stat_t>(i * columns_);
+    if (!with_bias) return;
+    for (int i = 0; i < columns_ * V::lanes; ++i) {
+      bias_[i] = static_cast<const stat_t*>(f.bias)[i % columns_];
+    }
   }
 
   void run() {
@@ -51,7 +56,7 @@ class NarrowRows {
     for (; row + V::lanes <= p_.end; row += V::lanes) block(row, nan);
     if (row < p_.end) block(p_.end - V::lanes, nan);  // repeats some rows, which changes nothing
     if (V::bits(nan)) {
-      Rows<scalar_t, Activation>(forward_, p_).exact();
+      Rows<scalar_t, Activation, with_bias>(forward_, p_).exact();
       return;
     }
     for (int c = 0; c < columns_; ++c) {
@@ -77,7 +82,8 @@ class NarrowRows {
     uint64_t bits = 0;
     for (int i = 0; i < columns_; ++i) {
       const int64_t offset = row * columns_ + i * V::lanes;
-      const auto raw = V::load(x_ + offset);
+      auto raw = V::load(x_ + offset);
+      if constexpr (with_bias) raw = plus<V>(raw, V::load_values(bias_ + i * V::lanes));
       const Values v = V::values(raw);
       V::store_values(values + i * V::lanes, v);
       nan = V::either(nan, V::unordered(v, v));
@@ -123,6 +129,7 @@ class NarrowRows {
   int columns_;
   Activation activation_;
   Partial<stat_t>& p_;
+  stat_t bias_[with_bias ? kBits : 1];                        // of a block, [rows, columns]
   stat_t first_element_[V::lanes];                            // of each row of a block
   stat_t max_[V::lanes][V::lanes], min_[V::lanes][V::lanes];  // [columns, lanes]
   int32_t max_at_[V::lanes][V::lanes], min_at_[V::lanes][V::lanes];

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 
+#include "cpu/bias.h"
 #include "cpu/exact.h"
 #include "cpu/kernels.h"
 #include "cpu/mask_bits.h"
@@ -14,7 +15,7 @@
 namespace jumpstart {
 namespace JUMPSTART_ISA {
 
-template <typename scalar_t, typename Activation>
+template <typename scalar_t, typename Activation, bool with_bias>
 class Planes {
   using V = VectorOf<scalar_t>;
   using stat_t = typename V::stat_t;
@@ -27,7 +28,8 @@ class Planes {
 
  public:
   Planes(const Forward& f, Partial<stat_t>& partial)
-      : x_(static_cast<const scalar_t*>(f.x)),
+      : forward_(f),
+        x_(static_cast<const scalar_t*>(f.x)),
         output_(static_cast<scalar_t*>(f.output)),
         mask_(f.mask),
         inner_(f.layout.inner),
@@ -94,6 +96,8 @@ class Planes {
     uint8_t* mask = mask_ + plane * mask_columns_;
     const int64_t inner = inner_;
     const Activation activation = activation_;
+    const Values bias =
+        with_bias ? V::broadcast(static_cast<const stat_t*>(forward_.bias)[plane % units_]) : Values{};
     Values max[2], min[2], sum[2];
     JUMPSTART_UNROLL for (int k = 0; k < 2; ++k) {
       max[k] = V::broadcast(-std::numeric_limits<stat_t>::infinity());
@@ -106,11 +110,11 @@ class Planes {
       const int64_t next = limited_ && column + kSegment < end ? column + kSegment : end;
       if (stream_) {
         for (; column < next; column += kFour) {
-          four<true, true>(activation, x + column, output + column, mask + column / 8, max, min, sum);
+          four<true, true>(activation, bias, x + column, output + column, mask + column / 8, max, min, sum);
         }
       } else {
         for (; column < next; column += kFour) {
-          four<false, true>(activation, x + column, output + column, mask + column / 8, max, min, sum);
+          four<false, true>(activation, bias, x + column, output + column, mask + column / 8, max, min, sum);
         }
       }
       follows = !limited_ || is_open(V::largest(V::max(max[0], max[1])), V::smallest(V::min(min[0], min[1])));
@@ -118,18 +122,18 @@ class Planes {
     const bool followed = column > 0 || follows;
     if (stream_) {
       for (; column < end; column += kFour) {
-        four<true, false>(activation, x + column, output + column, mask + column / 8, max, min, sum);
+        four<true, false>(activation, bias, x + column, output + column, mask + column / 8, max, min, sum);
       }
     } else {
       for (; column < end; column += kFour) {
-        four<false, false>(activation, x + column, output + column, mask + column / 8, max, min, sum);
+        four<false, false>(activation, bias, x + column, output + column, mask + column / 8, max, min, sum);
       }
     }
     for (; column + V::lanes <= inner; column += V::lanes) {
-      const Sign sign = one(activation, V::load(x + column), output + column, max[0], min[0], sum[0]);
+      const Sign sign = one(activation, bias, V::load(x + column), output + column, max[0], min[0], sum[0]);
       if (store) store_bits<V::lanes>(mask + column / 8, V::sign_bits(sign));
     }
-    if (column < inner) rest(activation, x, output, mask, column, max[0], min[0], sum[0]);
+    if (column < inner) rest(activation, bias, x, output, mask, column, max[0], min[0], sum[0]);
     if (V::bits(V::unordered(sum[0], sum[1]))) {
       exact(plane, largest, smallest);
       return true;
@@ -141,19 +145,20 @@ class Planes {
   }
 
   template <bool stream, bool follows>
-  JUMPSTART_INLINE void four(const Activation& activation, const scalar_t* x, scalar_t* output, uint8_t* mask,
-                             Values* max, Values* min, Values* sum) {
+  JUMPSTART_INLINE void four(const Activation& activation, Values bias, const scalar_t* x, scalar_t* output,
+                             uint8_t* mask, Values* max, Values* min, Values* sum) {
     Sign sign[4];
     JUMPSTART_UNROLL for (int k = 0; k < 4; ++k) {
-      sign[k] = one<stream, follows>(activation, V::load(x + k * V::lanes), output + k * V::lanes, max[k % 2],
-                                     min[k % 2], sum[k % 2]);
+      sign[k] = one<stream, follows>(activation, bias, V::load(x + k * V::lanes), output + k * V::lanes,
+                                     max[k % 2], min[k % 2], sum[k % 2]);
     }
     if (store) V::store_signs(mask, sign);
   }
 
   template <bool stream = false, bool follows = true>
-  JUMPSTART_INLINE Sign one(const Activation& activation, typename V::Raw raw, scalar_t* output, Values& max,
-                            Values& min, Values& sum) {
+  JUMPSTART_INLINE Sign one(const Activation& activation, Values bias, typename V::Raw raw, scalar_t* output,
+                            Values& max, Values& min, Values& sum) {
+    if constexpr (with_bias) raw = plus<V>(raw, bias);
     const Values v = V::values(raw);
     if constexpr (follows) {
       max = V::max(max, v);
@@ -170,16 +175,16 @@ class Planes {
   }
 
   // The rest of a plane after its whole vectors: a vector that ends with the plane, or less than a vector.
-  JUMPSTART_INLINE void rest(const Activation& activation, const scalar_t* x, scalar_t* output, uint8_t* mask,
-                             int64_t column, Values& max, Values& min, Values& sum) {
+  JUMPSTART_INLINE void rest(const Activation& activation, Values bias, const scalar_t* x, scalar_t* output,
+                             uint8_t* mask, int64_t column, Values& max, Values& min, Values& sum) {
     const int width = static_cast<int>(inner_ - column);
     if (column) {
       const int64_t first = inner_ - V::lanes;
-      const Sign sign = one(activation, V::load(x + first), output + first, max, min, sum);
+      const Sign sign = one(activation, bias, V::load(x + first), output + first, max, min, sum);
       if (store) store_bits(mask + column / 8, V::sign_bits(sign) >> (V::lanes - width), width);
     } else {
       scalar_t values[V::lanes];
-      const Sign sign = one(activation, V::load_first(x, width), values, max, min, sum);
+      const Sign sign = one(activation, bias, V::load_first(x, width), values, max, min, sum);
       if (!store) return;
       std::memcpy(output, values, sizeof(scalar_t) * static_cast<size_t>(width));
       store_bits(mask, V::sign_bits(sign) & ((1u << width) - 1), width);
@@ -188,7 +193,7 @@ class Planes {
 
   // A plane with a NaN, which vectors lose, or with infinities of both signs.
   void exact(int64_t plane, stat_t& largest, stat_t& smallest) {
-    const scalar_t* x = x_ + plane * inner_;
+    const RowInput<scalar_t, with_bias> x(forward_, plane);
     if constexpr (store) {
       exact_row(activation_, x, output_ + plane * inner_, mask_ + plane * mask_columns_, inner_);
     }
@@ -202,7 +207,7 @@ class Planes {
 
   // Extrema of position points, across the planes of a row of units; the plane is still in cache.
   void positions(int64_t plane, bool first) {
-    const scalar_t* values = x_ + plane * inner_;
+    const RowInput<scalar_t, with_bias> values(forward_, plane);
     stat_t* max = p_.point_max + plane / units_ * inner_;
     stat_t* min = p_.point_min + plane / units_ * inner_;
     for (int64_t i = 0; i < inner_; ++i) {
@@ -212,6 +217,7 @@ class Planes {
     }
   }
 
+  const Forward& forward_;
   const scalar_t* x_;
   scalar_t* output_;
   uint8_t* mask_;

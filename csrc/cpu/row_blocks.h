@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "cpu/bias.h"
 #include "cpu/kernels.h"
 #include "cpu/mask_bits.h"
 #include "cpu/vector.h"
@@ -16,7 +17,7 @@ namespace JUMPSTART_ISA {
 // the first cache. Then the rest of its columns, both at once. Extrema of columns go to chunk_max and
 // chunk_min of the partial. If extrema are limited, those of rows are followed up to the margin, those of
 // groups of columns while Partial::follows says so.
-template <typename scalar_t, typename Activation>
+template <typename scalar_t, typename Activation, bool with_bias>
 class RowBlocks {
   using V = VectorOf<scalar_t>;
   using stat_t = typename V::stat_t;
@@ -33,6 +34,7 @@ class RowBlocks {
   // Where some rows of a block begin.
   struct Pointers {
     const scalar_t* x;
+    const stat_t* bias;
     scalar_t* output;
     uint8_t* mask;
     stat_t *chunk_max, *chunk_min;
@@ -57,7 +59,14 @@ class RowBlocks {
         activation_(f.parameter),
         limited_(f.limited),
         margin_(static_cast<stat_t>(f.margin)),
-        p_(partial) {}
+        bias_(static_cast<const stat_t*>(f.bias)),
+        p_(partial) {
+    if (!with_bias || columns >= V::lanes) return;
+    for (int i = 0; i < V::lanes; ++i) short_bias_[i] = bias_[i < columns ? i : 0];  // as load_first
+    bias_ = short_bias_;
+  }
+  RowBlocks(const RowBlocks&) = delete;
+  RowBlocks& operator=(const RowBlocks&) = delete;
 
   const int64_t columns;
   const int64_t grouped;        // columns in whole groups; a single one only if it may be left unfollowed
@@ -122,6 +131,7 @@ class RowBlocks {
   // Local copies: a store to the mask may alias any member, so members would be reloaded.
   JUMPSTART_INLINE Pointers pointers(int64_t row) const {
     return {x_ + row * columns,
+            bias_,
             output_ + row * columns,
             mask_ + row * mask_columns_,
             p_.chunk_max,
@@ -130,6 +140,12 @@ class RowBlocks {
             mask_columns_,
             static_cast<int>(columns % V::lanes),
             activation_};
+  }
+
+  // The input with the bias of its columns, if there is one.
+  JUMPSTART_INLINE static typename V::Raw with_bias_of(const stat_t* bias, typename V::Raw x) {
+    if constexpr (with_bias) return plus<V>(x, V::load_values(bias));
+    return x;
   }
 
   // Groups of vectors of a row. If extrema are limited, the row's are followed up to the margin.
@@ -155,7 +171,7 @@ class RowBlocks {
     Values v[4];
     Sign sign[4];
     JUMPSTART_UNROLL for (int i = 0; i < 4; ++i) {
-      const auto raw = V::load(at.x + column + i * V::lanes);
+      const auto raw = with_bias_of(at.bias + column + i * V::lanes, V::load(at.x + column + i * V::lanes));
       v[i] = V::values(raw);
       if constexpr (store) {
         sign[i] = V::positive(raw);
@@ -185,7 +201,7 @@ class RowBlocks {
       const scalar_t* x = rows + column;
       for (int64_t k = 0; k < count; ++k, x += columns) {
         JUMPSTART_UNROLL for (int i = 0; i < 4; ++i) {
-          const Values v = V::values(V::load(x + i * V::lanes));
+          const Values v = V::values(with_bias_of(bias_ + column + i * V::lanes, V::load(x + i * V::lanes)));
           max[i] = V::max(max[i], v);
           min[i] = V::min(min[i], v);
         }
@@ -205,7 +221,9 @@ class RowBlocks {
       Sign sign[width];
       JUMPSTART_UNROLL for (int i = 0; i < width; ++i) {
         const int64_t offset = k * at.columns + column + i * V::lanes;
-        const auto raw = reach == short_row ? V::load_first(at.x + offset, at.rest) : V::load(at.x + offset);
+        const auto raw =
+            with_bias_of(at.bias + column + i * V::lanes,
+                         reach == short_row ? V::load_first(at.x + offset, at.rest) : V::load(at.x + offset));
         const Values v = V::values(raw);
         if constexpr (store) {
           sign[i] = V::positive(raw);
@@ -261,6 +279,8 @@ class RowBlocks {
   Activation activation_;
   bool limited_;
   stat_t margin_;
+  const stat_t* bias_;
+  stat_t short_bias_[V::lanes];  // of rows that are shorter than a vector
   const Partial<stat_t>& p_;
 };
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "cpu/bias.h"
 #include "cpu/exact.h"
 #include "cpu/kernels.h"
 #include "cpu/row_blocks.h"
@@ -13,13 +14,13 @@
 namespace jumpstart {
 namespace JUMPSTART_ISA {
 
-template <typename scalar_t, typename Activation>
+template <typename scalar_t, typename Activation, bool with_bias>
 class Rows {
   using V = VectorOf<scalar_t>;
   using stat_t = typename V::stat_t;
   using Values = typename V::Values;
   using Mask = typename V::Mask;
-  using Blocks = RowBlocks<scalar_t, Activation>;
+  using Blocks = RowBlocks<scalar_t, Activation, with_bias>;
 
   static constexpr bool store = has_output<Activation>;
 
@@ -28,7 +29,7 @@ class Rows {
 
  public:
   Rows(const Forward& f, Partial<stat_t>& partial)
-      : x_(static_cast<const scalar_t*>(f.x)),
+      : forward_(f),
         output_(static_cast<scalar_t*>(f.output)),
         mask_(f.mask),
         columns_(f.layout.units),
@@ -65,7 +66,7 @@ class Rows {
       const int64_t point = row / rows_per_point_;
       const int64_t first = point * rows_per_point_ > p_.begin ? point * rows_per_point_ : p_.begin;
       stat_t *largest = p_.max_of(point, first), *smallest = p_.min_of(point, first);
-      const scalar_t* values = x_ + row * columns_;
+      const RowInput<scalar_t, with_bias> values(forward_, row);
       if constexpr (store) {
         exact_row(activation_, values, output_ + row * columns_, mask_ + row * mask_columns_, columns_);
       }
@@ -144,7 +145,7 @@ class Rows {
 
   // Finds the elements of the extrema of a point that is a row of few columns.
   void locate(int64_t row) {
-    const scalar_t* values = x_ + row * columns_;
+    const RowInput<scalar_t, with_bias> values(forward_, row);
     int64_t max_column = 0, min_column = 0;
     for (int64_t c = columns_ - 1; c >= 0; --c) {
       const stat_t v = to_float(values[c]);
@@ -223,7 +224,7 @@ class Rows {
     return V::either(V::less(max, V::broadcast(margin_)), V::less(V::broadcast(-margin_), min));
   }
 
-  const scalar_t* x_;
+  const Forward& forward_;
   scalar_t* output_;
   uint8_t* mask_;
   int64_t columns_, mask_columns_, rows_per_point_;

@@ -115,8 +115,9 @@ class Finder {
  public:
   // `search` is Kernels::search of scalar_t.
   Finder(const Forward& f, const std::vector<Partial<stat_t>>& partials,
-         int64_t (*search)(const void*, int64_t, double, bool))
+         int64_t (*search)(const void*, const void*, bool, int64_t, double, bool))
       : x_(static_cast<const scalar_t*>(f.x)),
+        bias_(static_cast<const stat_t*>(f.bias)),
         search_(search),
         layout_(f.layout),
         position_points_(f.position_points),
@@ -129,10 +130,10 @@ class Finder {
       if (at < 0 || !same((maximum ? p.unit_max : p.unit_min)[unit], value)) continue;
       if (layout_.inner > 1) {
         const int64_t begin = ((p.begin / layout_.units + at) * layout_.units + unit) * columns;
-        return begin + first(begin, columns, value, maximum);
+        return first(begin, begin + columns, value, maximum);
       }
       int64_t row = p.begin + at;
-      while (!same(at_place(row * columns + unit), value)) ++row;
+      while (!same(at_place(row * columns + unit, unit), value)) ++row;
       return logical(row, unit);
     }
     return -1;  // unreachable: one of the tasks has it
@@ -143,18 +144,17 @@ class Finder {
     const int64_t columns = layout_.matrix_columns();
     if (layout_.points_across(position_points_)) {
       int64_t place = point / layout_.inner * layout_.units * layout_.inner + point % layout_.inner;
-      while (!same(at_place(place), value)) place += layout_.inner;
+      for (int64_t unit = 0; !same(at_place(place, unit), value); ++unit) place += layout_.inner;
       return place;
     }
     const int64_t rows = layout_.rows_per_point(position_points_), row = point * rows;
     if (!layout_.channels_last || rows == 1) {
-      const int64_t begin = from < 0 ? row * columns : from;
-      const int64_t place = begin + first(begin, (row + rows) * columns - begin, value, maximum);
+      const int64_t place = first(from < 0 ? row * columns : from, (row + rows) * columns, value, maximum);
       return layout_.channels_last ? logical(row, place - row * columns) : place;
     }
     int64_t unit = columns, best_row = row;  // in logical order units come before positions
     for (int64_t r = row; r < row + rows && unit > 0; ++r) {
-      const int64_t column = first(r * columns, unit, value, maximum);
+      const int64_t column = first(r * columns, r * columns + unit, value, maximum) - r * columns;
       if (column < unit) unit = column, best_row = r;
     }
     return logical(best_row, unit);
@@ -176,15 +176,30 @@ class Finder {
     return (row / layout_.rows * layout_.units + column) * layout_.rows + row % layout_.rows;
   }
 
-  stat_t at_place(int64_t place) const { return static_cast<stat_t>(x_[place]); }
+  // With the bias of its unit, if there is one.
+  stat_t at_place(int64_t place, int64_t unit) const {
+    const auto x = static_cast<stat_t>(x_[place]);
+    return bias_ ? static_cast<stat_t>(static_cast<scalar_t>(x + bias_[unit])) : x;
+  }
 
-  // The first of `length` elements with this value, their extremum, or `length`.
-  int64_t first(int64_t begin, int64_t length, stat_t value, bool maximum) const {
-    return search_(x_ + begin, length, value, maximum);
+  // The first of the matrix elements [begin, end) with this value, their extremum, or `end`.
+  int64_t first(int64_t begin, int64_t end, stat_t value, bool maximum) const {
+    if (!bias_) return begin + search_(x_ + begin, nullptr, false, end - begin, value, maximum);
+    const int64_t columns = layout_.matrix_columns();
+    while (begin < end) {  // by row, each of which has its bias
+      const int64_t row = begin / columns, length = std::min((row + 1) * columns, end) - begin;
+      const bool planes = layout_.inner > 1;
+      const stat_t* bias = bias_ + (planes ? row % layout_.units : begin % columns);
+      const int64_t found = search_(x_ + begin, bias, planes, length, value, maximum);
+      if (found < length) return begin + found;
+      begin += length;
+    }
+    return end;
   }
 
   const scalar_t* x_;
-  int64_t (*search_)(const void*, int64_t, double, bool);
+  const stat_t* bias_;
+  int64_t (*search_)(const void*, const void*, bool, int64_t, double, bool);
   const Layout& layout_;
   bool position_points_;
   const std::vector<Partial<stat_t>>& partials_;

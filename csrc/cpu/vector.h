@@ -16,7 +16,7 @@
 //   scale(raw, factor)       the product with a stat_t, rounded to nearest even
 //   sign_bits, lanes_of      from a Sign to mask bits, lowest lane first, and back
 //   store_signs, load_signs  the bits of four adjacent vectors; or of one, if kStoresSigns
-//   values(raw)              as Values, exactly
+//   values(raw), rounded(v)  as Values, exactly, and back, to nearest even
 //
 // Values, for the extrema:
 //   broadcast, load_values, store_values, gather(from, stride)

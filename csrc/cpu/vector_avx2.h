@@ -93,6 +93,7 @@ struct VectorFloat : FloatLanes {
     return _mm256_blendv_ps(_mm256_set1_ps(*from), _mm256_maskload_ps(from, mask), _mm256_castsi256_ps(mask));
   }
   static Values values(Raw raw) { return raw; }
+  static Raw rounded(Values v) { return v; }
   // As integers, which use otherwise idle execution units; wrong for a NaN with a sign.
   static Sign positive(Raw raw) {
     return _mm256_cmpgt_epi32(_mm256_castps_si256(raw), _mm256_setzero_si256());
@@ -217,6 +218,7 @@ struct VectorDouble {
     return load(padded);
   }
   static Values values(Raw raw) { return raw; }
+  static Raw rounded(Values v) { return v; }
   static void fence() { _mm_sfence(); }
   static Values broadcast(double value) { return {_mm256_set1_pd(value), _mm256_set1_pd(value)}; }
   static Values load_values(const double* from) { return load(from); }

@@ -95,6 +95,7 @@ struct VectorFloat : FloatLanes {
     return _mm512_mask_loadu_ps(_mm512_set1_ps(*from), static_cast<__mmask16>(first_bits(count)), from);
   }
   static Values values(Raw raw) { return raw; }
+  static Raw rounded(Values v) { return v; }
   static Sign positive(Raw raw) { return _mm512_cmp_ps_mask(raw, _mm512_setzero_ps(), _CMP_NLE_UQ); }
   static Raw keep(Raw raw, Sign s) { return _mm512_maskz_mov_ps(s, raw); }
   static Raw choose(Sign s, Raw a, Raw b) { return _mm512_mask_mov_ps(b, s, a); }
@@ -165,6 +166,7 @@ struct VectorDouble {
     return _mm512_mask_loadu_pd(_mm512_set1_pd(*from), static_cast<__mmask8>(first_bits(count)), from);
   }
   static Values values(Raw raw) { return raw; }
+  static Raw rounded(Values v) { return v; }
   static void fence() { _mm_sfence(); }
   static Values broadcast(double value) { return _mm512_set1_pd(value); }
   static Values load_values(const double* from) { return _mm512_loadu_pd(from); }

@@ -103,6 +103,9 @@ struct Lanes {
   }
 };
 
+template <typename scalar_t>
+struct VectorOf;
+
 // Raw vectors of a scalar.
 template <typename scalar, typename raw, typename raw_mask, typename base>
 struct Storage : base {
@@ -119,26 +122,30 @@ struct Storage : base {
     return reinterpret_cast<Raw>((reinterpret_cast<raw_mask>(a) & lanes_of_a) |
                                  (reinterpret_cast<raw_mask>(b) & ~lanes_of_a));
   }
-  static Raw scale(Raw v, typename base::stat_t factor) {
-    if constexpr (sizeof(scalar) == sizeof(factor)) {
-      return v * factor;
+  static Raw rounded(typename base::Values v) {
+    if constexpr (sizeof(scalar) == sizeof(typename base::stat_t)) {
+      return v;
     } else {
-      Raw scaled;
-      for (int i = 0; i < base::lanes; ++i) {
-        scaled[i] = from_float<scalar>(to_float(scalar{v[i]}) * factor).bits;
-      }
-      return scaled;
+      return round_lanes(v);
     }
+  }
+  static Raw scale(Raw v, typename base::stat_t factor) {
+    return rounded(VectorOf<scalar>::values(v) * factor);
   }
   static void store(scalar_t* to, Raw v) { std::memcpy(to, &v, sizeof v); }
   static void stream(scalar_t* to, Raw v) { store(to, v); }
   static void store_first(scalar_t* to, Raw v, int count) {
     std::memcpy(to, &v, sizeof(scalar_t) * static_cast<size_t>(count));
   }
-};
 
-template <typename scalar_t>
-struct VectorOf;
+ private:
+  // Not inlined: the compiler takes minutes over so many copies of its branches.
+  __attribute__((noinline)) static Raw round_lanes(typename base::Values v) {
+    Raw all;
+    for (int i = 0; i < base::lanes; ++i) all[i] = from_float<scalar>(v[i]).bits;
+    return all;
+  }
+};
 
 template <>
 struct VectorOf<float> : Storage<float, Float8, Int8, Lanes<float, Float8, Int8>> {
@@ -159,7 +166,8 @@ struct VectorOf<BFloat16> : Storage<BFloat16, Short8, Short8, Lanes<float, Float
 };
 template <>
 struct VectorOf<Half> : Storage<Half, Short8, Short8, Lanes<float, Float8, Int8>> {
-  static Values values(Raw raw) {
+  // Not inlined: see round_lanes.
+  __attribute__((noinline)) static Values values(Raw raw) {
     Float8 v;
     for (int i = 0; i < 8; ++i) v[i] = to_float(Half{raw[i]});
     return v;
