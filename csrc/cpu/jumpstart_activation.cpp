@@ -210,12 +210,13 @@ void add_extrema(const PreparedBackward& b, const Saved& saved, const Options& o
   const auto *sums = data(b.gradients.slack_sums), *direct = data(b.gradients.extrema);
   const auto* point_sums = sums ? sums + kSlackSums : nullptr;
   auto* grad = b.grad_x.mutable_data_ptr<scalar_t>();
-  auto* bias_sums = b.bias_sums.defined() ? b.bias_sums.mutable_data_ptr<stat_t>() : nullptr;
+  const bool with_bias = b.bias_sums.defined();
+  std::vector<double> by_unit(with_bias ? static_cast<size_t>(layout.units) : 0);  // many points may add up
   const int64_t inner = layout.channels_last ? layout.rows : layout.inner;  // positions after the units
   std::vector<std::pair<int64_t, stat_t>> late;  // for 16-bit gradients: added before rounding
   const SlackKernels<stat_t>& slack = kernels().slack(stat_t{});
   const auto add = [&](int64_t place, stat_t g) {
-    if (bias_sums) bias_sums[place / inner % layout.units] += g;
+    if (with_bias) by_unit[static_cast<size_t>(place / inner % layout.units)] += g;
     if (layout.channels_last) {
       const int64_t sample = place / plane, unit = place % plane / layout.rows;
       place = (sample * layout.rows + place % layout.rows) * layout.units + unit;
@@ -258,6 +259,10 @@ void add_extrema(const PreparedBackward& b, const Saved& saved, const Options& o
     stat_t sum = grad[place];
     for (; i < late.size() && late[i].first == place; ++i) sum += late[i].second;
     grad[place] = static_cast<scalar_t>(sum);
+  }
+  for (size_t unit = 0; unit < by_unit.size(); ++unit) {
+    stat_t& sum = b.bias_sums.mutable_data_ptr<stat_t>()[unit];
+    sum = static_cast<stat_t>(sum + by_unit[unit]);
   }
 }
 
