@@ -98,7 +98,9 @@ class Saved(NamedTuple):
     """Whether there is a bias that needs a gradient."""
 
 
-def save_for_backward(ctx: Any, x: Tensor, bias: Tensor | None, result: ForwardResult, options: Options) -> None:
+def save_for_backward(
+    ctx: Any, x: Tensor, bias: Tensor | None, result: ForwardResult, options: Options
+) -> None:
     """Save in an autograd context what :func:`saved_arguments` returns."""
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(result.mask, result.extrema, result.indices)

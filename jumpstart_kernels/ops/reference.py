@@ -85,7 +85,9 @@ def jumpstart_activation_backward(gradients: Gradients, saved: Saved, options: O
         gradient = ACTIVATIONS[options.activation].gradient
         grad_x = gradient(gradients.output, positive, options.parameter).to(extrema.dtype)
     if grad_x.numel() > 0 and not (gradients.slack_sums is None and gradients.extrema is None):
-        grad_x = _add_extremum_gradients(grad_x.flatten(), gradients, saved, layout, options.margin).view(size)
+        grad_x = _add_extremum_gradients(grad_x.flatten(), gradients, saved, layout, options.margin).view(
+            size
+        )
     grad_bias = unit_rows(grad_x, options.unit_dim).sum(1).to(dtype) if with_grad_bias else None
     return InputGradients(grad_x.to(dtype), grad_bias)
 

@@ -5,6 +5,7 @@ at this size in test_large_activations.py, which takes gigabytes.
 """
 
 import ctypes
+import math
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ class Layout(ctypes.Structure):
 
 
 class Forward(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("x", "output", "mask")]
+    _fields_ = [(name, ctypes.c_void_p) for name in ("x", "bias", "output", "mask")]
     _fields_ += [("layout", Layout), ("position_points", ctypes.c_bool), ("stream", ctypes.c_bool)]
     _fields_ += [("parameter", ctypes.c_double), ("limited", ctypes.c_bool), ("margin", ctypes.c_double)]
 
@@ -66,16 +67,17 @@ class Partial(ctypes.Structure):
 class Backward(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("grad_output", "mask", "grad_x")]
     _fields_ += [("layout", Layout), ("stream", ctypes.c_bool), ("parameter", ctypes.c_double)]
+    _fields_ += [("bias_sums", ctypes.c_void_p), ("chunk_rows", ctypes.c_int64)]
 
 
 RANGE = (ctypes.c_int64, ctypes.c_int64)
 
 
 class ActivationKernels(ctypes.Structure):
-    _fields_ = [
-        ("forward", ctypes.CFUNCTYPE(None, ctypes.POINTER(Forward), ctypes.POINTER(Partial)) * 4),
-        ("backward", ctypes.CFUNCTYPE(None, ctypes.POINTER(Backward), *RANGE) * 4),
-        ("inplace", ctypes.CFUNCTYPE(None, ctypes.POINTER(Forward), *RANGE) * 4),
+    _fields_ = [  # without a bias, with one; by scalar type
+        ("forward", ctypes.CFUNCTYPE(None, ctypes.POINTER(Forward), ctypes.POINTER(Partial)) * 4 * 2),
+        ("backward", ctypes.CFUNCTYPE(None, ctypes.POINTER(Backward), *RANGE) * 4 * 2),
+        ("inplace", ctypes.CFUNCTYPE(None, ctypes.POINTER(Forward), *RANGE) * 4 * 2),
     ]
 
 
@@ -93,7 +95,8 @@ def kernels(request):
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32), ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("name", CASES)
-def test_the_last_rows_are_right(kernels, name, activation, dtype):
+@pytest.mark.parametrize("with_bias", (False, True), ids=("", "bias"))
+def test_the_last_rows_are_right(kernels, with_bias, name, activation, dtype):
     size, channels_last, position_points, samples = CASES[name]
     x = sparse_zeros(size, dtype, channels_last)
     assert x.numel() > 2**31
@@ -105,13 +108,16 @@ def test_the_last_rows_are_right(kernels, name, activation, dtype):
     units, rows = layout.units, layout.matrix[0]
     begin = rows - samples * (rows // size[0])
     options = Options(activation, PARAMETER, 1, position_points, 1.0, extrema_kind="indexed")
-    expected = reference.jumpstart_activation_forward(part, options)
+    bias = torch.randn(units, generator=generator).to(dtype) if with_bias else None
+    expected = reference.jumpstart_activation_forward(part, bias, options)
     count = expected.extrema.shape[1] - units
     scalar = SCALARS.index(dtype)
 
+    exact_bias = bias.float() if with_bias else None
+    of_bias = exact_bias.data_ptr() if with_bias else None
     output, mask = sparse_zeros(size, dtype, channels_last), sparse_zeros(mask_shape(layout), torch.uint8)
     forward = Forward(
-        x.data_ptr(), output.data_ptr(), mask.data_ptr(), Layout(*layout), position_points, False, PARAMETER,
+        x.data_ptr(), of_bias, output.data_ptr(), mask.data_ptr(), Layout(*layout), position_points, False, PARAMETER,
         False, 0.0,
     )  # fmt: skip
     extrema = torch.full((4, -(-units // 16) * 16), torch.nan)
@@ -124,7 +130,7 @@ def test_the_last_rows_are_right(kernels, name, activation, dtype):
     pointers += [row.data_ptr() if name == "narrow_rows" else None for row in elements]
     partial = Partial(begin, rows, *pointers, False, 0, 0)
     run = kernels[activation]
-    run.forward[scalar](ctypes.byref(forward), ctypes.byref(partial))
+    run.forward[with_bias][scalar](ctypes.byref(forward), ctypes.byref(partial))
     assert torch.equal(output[-samples:], expected.output)
     assert torch.equal(mask[begin:], expected.mask)
     assert torch.equal(extrema[:2, :units], expected.extrema[:, :units])
@@ -148,19 +154,32 @@ def test_the_last_rows_are_right(kernels, name, activation, dtype):
 
     grad_output, grad_x = (sparse_zeros(size, dtype, channels_last) for _ in range(2))
     grad_output[-samples:] = torch.randn(part.shape, generator=generator)
+    # Of rows in chunks, of which one begins where the task does; of each plane.
+    planes = layout.inner > 1
+    chunk_rows = units if planes else math.gcd(begin, 16)
+    sums = sparse_zeros((rows // units if planes else -(-rows // chunk_rows), units), torch.float32)
     backward = Backward(
-        grad_output.data_ptr(), mask.data_ptr(), grad_x.data_ptr(), Layout(*layout), False, PARAMETER
-    )
-    run.backward[scalar](ctypes.byref(backward), begin, rows)
+        grad_output.data_ptr(), mask.data_ptr(), grad_x.data_ptr(), Layout(*layout), False, PARAMETER,
+        sums.data_ptr() if with_bias else None, chunk_rows,
+    )  # fmt: skip
+    run.backward[with_bias][scalar](ctypes.byref(backward), begin, rows)
     saved = Saved(
-        expected.mask, expected.extrema, expected.indices, part.shape, is_channels_last(part, 1), dtype
-    )
+        expected.mask, expected.extrema, expected.indices, part.shape, is_channels_last(part, 1), dtype,
+        with_bias,
+    )  # fmt: skip
     gradients = Gradients(grad_output[-samples:], None, None)
-    assert torch.equal(grad_x[-samples:], reference.jumpstart_activation_backward(gradients, saved, options))
+    expected_grads = reference.jumpstart_activation_backward(gradients, saved, options)
+    assert torch.equal(grad_x[-samples:], expected_grads.x)
+    if with_bias:
+        grad_bias = sums[begin // units if planes else begin // chunk_rows :].double().sum(0)
+        tolerance = 0.01 if dtype == torch.bfloat16 else 1e-4
+        torch.testing.assert_close(grad_bias, expected_grads.bias.double(), rtol=tolerance, atol=tolerance)
+        assert not sums[:100].any()
 
     again = sparse_zeros(mask_shape(layout), torch.uint8)
     forward = Forward(
         x.data_ptr(),
+        of_bias,
         x.data_ptr(),
         again.data_ptr(),
         Layout(*layout),
@@ -170,5 +189,5 @@ def test_the_last_rows_are_right(kernels, name, activation, dtype):
         False,
         0.0,
     )
-    run.inplace[scalar](ctypes.byref(forward), begin, rows)
+    run.inplace[with_bias][scalar](ctypes.byref(forward), begin, rows)
     assert torch.equal(part, expected.output) and torch.equal(again[begin:], expected.mask)

@@ -53,9 +53,9 @@ def make_input(size, channels_last=False):
     return (x.contiguous(memory_format=torch.channels_last) if channels_last else x).requires_grad_()
 
 
-def run_eagerly(x, unit_dim=1, margin=1.0, inplace=False, shortcuts=eager):
+def run_eagerly(x, unit_dim=1, margin=1.0, inplace=False, shortcuts=eager, bias=None):
     """Output and record by the shortcut, or None."""
-    return shortcuts.jumpstart_activation(x, "relu", 0.0, unit_dim, False, margin, inplace, "limited")
+    return shortcuts.jumpstart_activation(x, bias, "relu", 0.0, unit_dim, False, margin, inplace, "limited")
 
 
 def as_records(*slack_sums):

@@ -16,16 +16,20 @@ BROKEN = {"finite": (), "first": (0,), "last": (-1,), "some": (1, -2)}
 @pytest.mark.parametrize("places", BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_overwriting_equals_a_second_tensor(target, poisoned_memory, activation, size, places, dtype):
+@pytest.mark.parametrize("with_bias", (False, True), ids=("", "bias"))
+def test_overwriting_equals_a_second_tensor(
+    target, poisoned_memory, with_bias, activation, size, places, dtype
+):
     backend, device = target
     if backend != "native":
         pytest.skip("this backend has no operator that overwrites: its output is copied over the input")
     x = torch.randn(size, generator=torch.Generator().manual_seed(sum(size))).to(device, dtype)
     for place in places:
         x.view(-1)[place % x.numel()] = torch.nan
+    bias = torch.randn(size[1], generator=torch.Generator().manual_seed(1)).to(x) if with_bias else None
     options = Options(activation, 0.3, 1, False, 1.0, EXTREMA_KINDS[len(places) % 3])
-    expected = OVERLOADS["native"](x, *options)
-    statistics = torch.ops.jumpstart_kernels.jumpstart_activation_.native(x, *options)
+    expected = OVERLOADS["native"](x, bias, *options)
+    statistics = torch.ops.jumpstart_kernels.jumpstart_activation_.native(x, bias, *options)
     for actual, other in zip((x, *statistics), expected, strict=True):
         torch.testing.assert_close(actual, other, rtol=0, atol=0, equal_nan=True)
 
@@ -37,4 +41,4 @@ def test_there_has_to_be_an_output(target):
     x = torch.ones(2, 3, device=device)
     options = Options(NONE, 0.0, 1, False, 1.0, extrema_kind="exact")
     with pytest.raises(ValueError, match="activation must not be 'none' in place"):
-        torch.ops.jumpstart_kernels.jumpstart_activation_.native(x, *options)
+        torch.ops.jumpstart_kernels.jumpstart_activation_.native(x, None, *options)

@@ -24,7 +24,7 @@ SPECIAL = (math.nan, math.inf, -math.inf, -0.0, 0.0, 1.0, -1.0)
 
 
 class Case(NamedTuple):
-    """A pre-activation and the options to run it with."""
+    """An input and the options to run it with."""
 
     x: Tensor
     unit_dim: int
@@ -32,12 +32,21 @@ class Case(NamedTuple):
     margin: float
     activation: str
     parameter: float
+    bias: Tensor | None
 
-    def run(self, backend: str, x: Tensor | None = None, extrema_kind: str = "indexed") -> ForwardResult:
+    def pre_activation(self) -> Tensor:
+        if self.bias is None:
+            return self.x
+        return self.x + self.bias.view([-1 if dim == self.unit_dim else 1 for dim in range(self.x.dim())])
+
+    def run(
+        self, backend: str, x: Tensor | None = None, bias: Tensor | None = None, extrema_kind: str = "indexed"
+    ) -> ForwardResult:
         return run_forward(
             backend,
             self.x if x is None else x,
             *self[1:4],
+            bias=self.bias if bias is None else bias,
             activation=self.activation,
             parameter=self.parameter,
             extrema_kind=extrema_kind,
@@ -54,7 +63,8 @@ class Definition(NamedTuple):
 
 
 def define(case: Case) -> Definition:
-    x, unit_dim, position_points, margin, *_ = case
+    _, unit_dim, position_points, margin, *_ = case
+    x = case.pre_activation()
     values = x.double().flatten().tolist()
     point_sizes = (
         [size for dim, size in enumerate(x.shape) if dim != unit_dim] if position_points else x.shape[:1]
@@ -116,8 +126,8 @@ def define_sums(definition: Definition, shift: float = 0.0) -> Tensor:
 def define_gradient(
     case: Case, definition: Definition, grads: dict[str, Tensor], magnitude: bool = False
 ) -> Tensor:
-    """Gradient of ``x`` in float64; ``magnitude`` is the sum of the absolute values of its terms."""
-    x, margin = case.x, case.margin if magnitude else 0.0
+    """Gradient of ``x``, or of ``x + bias``, in float64; ``magnitude`` is the sum of the absolute values of its terms."""
+    x, margin = case.pre_activation(), case.margin if magnitude else 0.0
     measure = abs if magnitude else float
     grad_x = [0.0] * x.numel()
     if "output" in grads:
@@ -209,7 +219,11 @@ def cases(draw: st.DrawFn, target: tuple[str, str]) -> Case:
     margin = draw(st.sampled_from((1.0, 0.0, 0.3, 2.5)), label="margin")
     activation = draw(st.sampled_from(list(DEFINITIONS)), label="activation")
     parameter = draw(st.sampled_from(DEFINITIONS[activation].parameters), label="parameter")
-    return Case(lay_out(draw, values), unit_dim, position_points, margin, activation, parameter)
+    bias = None
+    if draw(st.booleans(), label="with_bias"):
+        bias = draw_values(draw, [sizes[unit_dim]], 0).to(device, dtype)
+        bias = lay_out(draw, bias) if bias.numel() else bias
+    return Case(lay_out(draw, values), unit_dim, position_points, margin, activation, parameter, bias)
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -256,14 +270,13 @@ def test_forward_is_the_definition(target, for_all, poisoned_memory):
         if with_output:
             result = case.run(backend, extrema_kind=kind)
         else:
-            result = run_statistics(backend, *case[:4], extrema_kind=kind)
+            result = run_statistics(backend, *case[:4], bias=case.bias, extrema_kind=kind)
         output, mask, slack_sums, extrema, indices = result
         definition = define(case)
         statistics = torch.float64 if case.x.dtype == torch.float64 else torch.float32
         if with_output:
-            expected = DEFINITIONS[case.activation].function(case.x, case.parameter)
-            assert_same(output, expected)
-            assert output.dtype == case.x.dtype and output.stride() == expected.stride()
+            assert_same(output, DEFINITIONS[case.activation].function(case.pre_activation(), case.parameter))
+            assert output.dtype == case.x.dtype and output.stride() == F.relu(case.x).stride()
         else:
             assert output.shape == (0,) and mask.shape == (0, 0)
         assert extrema.dtype == slack_sums.dtype == statistics and indices.dtype == torch.int64
@@ -308,7 +321,7 @@ def test_backward_is_the_definition(target, for_all, poisoned_memory):
     def check(run):
         case, grads = run
         definition = define(case)
-        grad_x = run_backward(backend, case, grads)
+        grad_x, *grad_bias = run_backward(backend, case, grads)
         expected = define_gradient(case, definition, grads)
         size = define_gradient(case, definition, grads, magnitude=True)
         assert grad_x.dtype == case.x.dtype
@@ -320,6 +333,18 @@ def test_backward_is_the_definition(target, for_all, poisoned_memory):
         bound = (16 * unit_roundoff(statistics) + roundings * unit_roundoff(case.x.dtype)) * size
         bound += roundings * smallest
         assert_within(grad_x, expected, bound)
+        for actual in grad_bias:
+            # A sum of K terms in any order adds (K - 1) roundings of their size. That of an element to the
+            # dtype of x counts only where the activation's gradient is a product, that of the sum always.
+            assert actual.dtype == case.x.dtype and actual.shape == case.bias.shape
+            others = [dim for dim in range(case.x.dim()) if dim != case.unit_dim]
+            size = size.sum(others) if others else size
+            terms = case.x.numel() // max(1, size.numel())
+            bound = (
+                (terms + 16) * unit_roundoff(statistics) + roundings * unit_roundoff(case.x.dtype)
+            ) * size
+            bound += (1 + (roundings - 1) * terms) * smallest
+            assert_within(actual, expected.sum(others) if others else expected, bound)
 
     for_all(runs(), check)
 
@@ -332,7 +357,8 @@ def test_same_input_same_bits(target, for_all):
         grads = {"output": torch.ones_like(first.output), "slack_sums": torch.ones_like(first.slack_sums) / 3}
         for a, b in zip(first, second, strict=True):
             assert_same_bits(a, b)
-        assert_same_bits(run_backward(backend, case, grads), run_backward(backend, case, grads))
+        for a, b in zip(*(run_backward(backend, case, grads) for _ in range(2)), strict=True):
+            assert_same_bits(a, b)
 
     for_all(cases(target), check)
 
@@ -346,11 +372,11 @@ def test_mask_is_that_of_the_reference(target, for_all, poisoned_memory):
     for_all(cases(target), check)
 
 
-def run_backward(backend: str, case: Case, grads: dict[str, Tensor]) -> Tensor:
-    x = case.x.detach().requires_grad_()
-    result = case.run(backend, x, extrema_kind="indexed" if "extrema" in grads else "limited")._asdict()
-    (grad_x,) = torch.autograd.grad([result[name] for name in grads], x, list(grads.values()))
-    return grad_x
+def run_backward(backend: str, case: Case, grads: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """The gradient of ``x``, and of the bias if there is one."""
+    inputs = [tensor.detach().requires_grad_() for tensor in (case.x, case.bias) if tensor is not None]
+    result = case.run(backend, *inputs, extrema_kind="indexed" if "extrema" in grads else "limited")._asdict()
+    return torch.autograd.grad([result[name] for name in grads], inputs, list(grads.values()))
 
 
 def assert_same_bits(first: Tensor, second: Tensor) -> None:

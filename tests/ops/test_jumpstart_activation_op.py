@@ -66,8 +66,9 @@ def test_opcheck(target, name):
     backend, device = target
     _, x, unit_dim = next(layout for layout in layouts(device) if layout[0] == name)
     for extrema in EXTREMA_KINDS if name == "2d" else ("indexed",):
-        arguments = (x.detach().requires_grad_(), "relu", 0.0, unit_dim, unit_dim == 0, 1.0, extrema)
-        torch.library.opcheck(OVERLOADS[backend], arguments)
+        options = ("relu", 0.0, unit_dim, unit_dim == 0, 1.0, extrema)
+        for bias in (None, torch.randn(x.shape[unit_dim], device=device, requires_grad=True)):
+            torch.library.opcheck(OVERLOADS[backend], (x.detach().requires_grad_(), bias, *options))
 
 
 @pytest.mark.parametrize("name", ("2d", "channels_last", "empty"))
@@ -75,7 +76,7 @@ def test_opcheck_without_relu(target, name):
     backend, device = target
     _, x, unit_dim = next(layout for layout in layouts(device) if layout[0] == name)
     torch.library.opcheck(
-        OVERLOADS[backend], (x.detach().requires_grad_(), "none", 0.0, unit_dim, False, 1.0, "indexed")
+        OVERLOADS[backend], (x.detach().requires_grad_(), None, "none", 0.0, unit_dim, False, 1.0, "indexed")
     )
 
 
@@ -85,10 +86,11 @@ def test_opcheck_backward(target, channels_last):
     overload = getattr(torch.ops.jumpstart_kernels.jumpstart_activation_backward, backend)
     x = away_from_kinks(3, 6, 2, 4).to(device)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-    output, mask, slack_sums, extrema, indices = run_forward(backend, x)
+    output, mask, slack_sums, extrema, indices = run_forward(backend, x, bias=x.new_ones(6))
     grads = [torch.randn_like(tensor) for tensor in (output, slack_sums, extrema)]
-    constants = (x.shape, channels_last, x.dtype, "relu", 0.0, 1, False, 1.0, "indexed")
-    for wanted in range(1, 8):
+    options = ("relu", 0.0, 1, False, 1.0, "indexed")
+    for wanted, with_grad_bias in itertools.product(range(1, 8), (False, True)):
+        constants = (x.shape, channels_last, x.dtype, with_grad_bias, *options)
         chosen = [grad.requires_grad_() if wanted >> i & 1 else None for i, grad in enumerate(grads)]
         # test_schema and test_faketensor; the derivative of a derivative is gradgradcheck's.
         torch.library.opcheck(
@@ -104,9 +106,9 @@ def test_fakes_have_the_strides_of_the_real(target, name):
     _, x, unit_dim = next(layout for layout in layouts(device) if layout[0] == name)
     for activation, extrema in CHOICES:
         options = (activation, 0.0, unit_dim, unit_dim == 0, 1.0, extrema)
-        real = OVERLOADS[backend](x, *options)
+        real = OVERLOADS[backend](x, None, *options)
         with FakeTensorMode() as mode:
-            fake = OVERLOADS[backend](mode.from_tensor(x), *options)
+            fake = OVERLOADS[backend](mode.from_tensor(x), None, *options)
         for real_tensor, fake_tensor in zip(real, fake, strict=True):
             assert real_tensor.shape == fake_tensor.shape and real_tensor.dtype == fake_tensor.dtype
             assert real_tensor.stride() == fake_tensor.stride()
@@ -120,7 +122,7 @@ def test_wrong_activations_are_told(target):
         run_forward(backend, x, activation="tanh")
     result = run_forward(backend, x, activation="none")
     overload = getattr(torch.ops.jumpstart_kernels.jumpstart_activation_backward, backend)
-    saved = (result.mask, result.extrema, result.indices, x.shape, False, x.dtype)
+    saved = (result.mask, result.extrema, result.indices, x.shape, False, x.dtype, False)
     with pytest.raises(ValueError, match="grad_output must be None for activation 'none'"):
         overload(x, None, None, *saved, "none", 0.0, 1, False, 1.0, "indexed")
 
@@ -146,38 +148,48 @@ def test_more_than_two_to_the_31_elements_on_meta():
         assert grad_x.shape == x.shape and grad_x.dtype == x.dtype
 
 
-def check_gradients(function, x, target):
+def check_gradients(function, inputs, target):
     # Interpreted kernels are slow: there, along random directions instead of for every element.
     fast_mode = target == ("triton", "cpu")
-    assert torch.autograd.gradcheck(function, x, fast_mode=fast_mode)
-    assert torch.autograd.gradgradcheck(function, x, fast_mode=fast_mode)
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=fast_mode)
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=fast_mode)
 
 
 @pytest.mark.parametrize("size", ((3, 5), (2, 5, 1, 2)))
 @pytest.mark.parametrize("position_points", (False, True))
-def test_gradcheck_and_gradgradcheck(target, size, position_points):
+@pytest.mark.parametrize("with_bias", (False, True), ids=("", "bias"))
+def test_gradcheck_and_gradgradcheck(target, with_bias, size, position_points):
     backend, device = target
-    x = away_from_kinks(*size).to(device).requires_grad_()
+    inputs = split_bias(away_from_kinks(*size).to(device), with_bias)
 
-    def differentiable_outputs(x):
-        output, _, slack_sums, extrema, _ = run_forward(backend, x, 1, position_points)
+    def differentiable_outputs(x, bias=None):
+        output, _, slack_sums, extrema, _ = run_forward(backend, x, 1, position_points, bias=bias)
         return output, slack_sums, extrema
 
-    _, slack_sums, _ = differentiable_outputs(x)
+    _, slack_sums, _ = differentiable_outputs(*inputs)
     assert (slack_sums > 0).all()  # every term takes part
-    check_gradients(differentiable_outputs, x, target)
+    check_gradients(differentiable_outputs, inputs, target)
+
+
+def split_bias(x, with_bias):
+    """``x``, or what gives it once a bias is added."""
+    if not with_bias:
+        return (x.requires_grad_(),)
+    bias = torch.arange(x.shape[1]).to(x) - 2
+    shape = [-1 if dim == 1 else 1 for dim in range(x.dim())]
+    return (x - bias.view(shape)).requires_grad_(), bias.requires_grad_()
 
 
 @pytest.mark.parametrize("kind", ("limited", "exact"))
 def test_double_backward_without_all_indices(target, kind):
     backend, device = target
-    x = away_from_kinks(3, 5).to(device).requires_grad_()
+    for inputs in (split_bias(away_from_kinks(3, 5).to(device), with_bias) for with_bias in (False, True)):
 
-    def output_and_sums(x):
-        output, _, slack_sums, _, _ = run_forward(backend, x, extrema_kind=kind)
-        return output, slack_sums
+        def output_and_sums(x, bias=None):
+            output, _, slack_sums, _, _ = run_forward(backend, x, bias=bias, extrema_kind=kind)
+            return output, slack_sums
 
-    check_gradients(output_and_sums, x, target)
+        check_gradients(output_and_sums, inputs, target)
 
 
 def grad_of(backend, device, rows, weights, name="slack_sums", margin=1.0):
@@ -249,9 +261,35 @@ def test_unused_outputs_cost_no_gradient(target):
     assert not mask.requires_grad and not indices.requires_grad
 
 
+@pytest.mark.parametrize("wanted", ("x", "bias"))
+def test_gradients_of_one_of_the_two(target, wanted):
+    backend, device = target
+    x, bias = split_bias(away_from_kinks(3, 5).to(device), True)
+    (x if wanted == "bias" else bias).requires_grad_(False)
+    outputs = run_forward(backend, x, bias=bias)
+    expected = run_forward("reference", x, bias=bias)
+    of = x if wanted == "x" else bias
+    actual, other = (
+        torch.autograd.grad(each.output.sum() + each.slack_sums.sum(), of)[0] for each in (outputs, expected)
+    )
+    torch.testing.assert_close(actual, other)
+
+
+def test_wrong_biases_are_told(target):
+    backend, device = target
+    x = torch.ones(4, 3, device=device)
+    for bias, error in (
+        (torch.ones(4, device=device), ValueError),
+        (torch.ones(3, 1, device=device), ValueError),
+        (torch.ones(3, device=device, dtype=torch.float64), (TypeError, ValueError)),
+    ):
+        with pytest.raises(error, match="bias must have"):
+            run_forward(backend, x, bias=bias)
+
+
 def step(backend):
-    def run(x):
-        output, _, slack_sums, extrema, _ = run_forward(backend, x * 2)
+    def run(x, bias=None):
+        output, _, slack_sums, extrema, _ = run_forward(backend, x * 2, bias=bias)
         return output.sin().sum() + slack_sums.sum() + extrema.square().sum()
 
     return run
@@ -264,14 +302,18 @@ def test_compiled_equals_eager(target, compiler, channels_last):
     torch._dynamo.reset()
     x = away_from_kinks(3, 6, 2, 4).to(device)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-    eager_x, compiled_x = x.clone().requires_grad_(), x.clone().requires_grad_()
-    eager = step(backend)(eager_x)
-    compiled = torch.compile(step(backend), fullgraph=True, backend=compiler)(compiled_x)
-    eager.backward()
-    compiled.backward()
-    torch.testing.assert_close(compiled, eager)
-    torch.testing.assert_close(compiled_x.grad, eager_x.grad)
-    assert compiled_x.grad.stride() == eager_x.grad.stride()
+    for bias in (None, torch.linspace(-1, 1, 6).to(x)):
+        eager_x, compiled_x = x.clone().requires_grad_(), x.clone().requires_grad_()
+        biases = [None if bias is None else bias.clone().requires_grad_() for _ in range(2)]
+        eager = step(backend)(eager_x, biases[0])
+        compiled = torch.compile(step(backend), fullgraph=True, backend=compiler)(compiled_x, biases[1])
+        eager.backward()
+        compiled.backward()
+        torch.testing.assert_close(compiled, eager)
+        torch.testing.assert_close(compiled_x.grad, eager_x.grad)
+        assert compiled_x.grad.stride() == eager_x.grad.stride()
+        if bias is not None:
+            torch.testing.assert_close(biases[1].grad, biases[0].grad)
 
 
 def test_compiled_with_dynamic_shapes(target):

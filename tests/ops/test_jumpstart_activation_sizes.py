@@ -6,6 +6,8 @@ import pytest
 import torch
 from operators import run_forward
 
+from jumpstart_kernels.ops.layout import along_units, unit_rows
+
 # Size, unit dimension, whether in channels_last.
 SIZES = {
     "2d": ((300, 130), 1, False),
@@ -38,34 +40,44 @@ def make_input(size, channels_last, dtype, device, ties=False):
     return x
 
 
-def run(backend, x, *options):
+def run(backend, x, *options, bias=None):
     """All results of a forward and a backward."""
-    x = x.detach().requires_grad_()
-    output, mask, slack_sums, extrema, indices = run_forward(backend, x, *options)
+    inputs = [tensor.detach().requires_grad_() for tensor in (x, bias) if tensor is not None]
+    x, bias = inputs if len(inputs) == 2 else (*inputs, None)
+    output, mask, slack_sums, extrema, indices = run_forward(backend, x, *options, bias=bias)
     generator = torch.Generator().manual_seed(1)
     outputs = (output, slack_sums, extrema)
     # Few binary digits, so the same in every dtype.
     grads = [(torch.randint(-16, 17, o.shape, generator=generator) / 8).to(o) for o in outputs]
-    (grad_x,) = torch.autograd.grad(outputs, x, grads)
-    return output, mask, extrema, indices, slack_sums, grad_x
+    return output, mask, extrema, indices, slack_sums, *torch.autograd.grad(outputs, inputs, grads)
+
+
+def make_bias(x, unit_dim):
+    """Of few binary digits, so that sums of 16 bits tie."""
+    generator = torch.Generator().manual_seed(x.shape[unit_dim])
+    return (torch.randint(-9, 10, x.shape[unit_dim : unit_dim + 1], generator=generator) / 4).to(x)
 
 
 @pytest.mark.parametrize(("dtype", "points"), RUNS)
 @pytest.mark.parametrize("name", SIZES)
-def test_equals_the_reference(target, poisoned_memory, name, dtype, points):
+@pytest.mark.parametrize("with_bias", (False, True), ids=("", "bias"))
+def test_equals_the_reference(target, poisoned_memory, with_bias, name, dtype, points):
     backend, device = target
     size, unit_dim, channels_last = SIZES[name]
-    if target == ("triton", "cpu") and (points == "position" or dtype == torch.float64):
+    if target == ("triton", "cpu") and (points == "position" or dtype == torch.float64 or with_bias):
         pytest.skip(
             "interpreted kernels are slow; small shapes of the same run in test_jumpstart_activation.py"
         )
     x = make_input(size, channels_last, dtype, device, ties=dtype == torch.float64)
     options = (unit_dim, points == "position")
-    *exact, slack_sums, grad_x = run(backend, x, *options)
-    *expected, _, _ = run("reference", x, *options)
+    bias = make_bias(x, unit_dim) if with_bias else None
+    *exact, slack_sums, grad_x = run(backend, x, *options, bias=bias)[:6]
+    *expected, _, _ = run("reference", x, *options, bias=bias)[:6]
     for actual, reference in zip(exact, expected, strict=True):
         torch.testing.assert_close(actual, reference, rtol=0, atol=0, check_stride=True)
-    *_, slack_sums_64, grad_x_64 = run("reference", x.double(), *options)
+    # In float64 the sum with a bias is another number: only that of the dtype has these extrema.
+    x_64 = x.double() if bias is None else (x + along_units(bias, x.dim(), unit_dim)).double()
+    *_, slack_sums_64, grad_x_64 = run("reference", x_64, *options)
     statistics = slack_sums.dtype
     terms = exact[2].shape[1]
     # As in test_jumpstart_activation.py: K terms and K + 5 roundings, of (slack + margin)², below 200 here.
@@ -77,6 +89,14 @@ def test_equals_the_reference(target, poisoned_memory, name, dtype, points):
     rounding = torch.finfo(dtype).eps / 2
     torch.testing.assert_close(grad_x.double(), grad_x_64, rtol=rounding, atol=16 * roundoff * 200)
     assert grad_x.stride() == x.stride()
+    if with_bias:
+        grad_bias = run(backend, x, *options, bias=bias)[6]
+        rows = unit_rows(grad_x_64, unit_dim)  # [units, elements]
+        expected = rows.sum(1)
+        error = (grad_bias.double() - expected).abs()
+        assert (
+            error <= rounding * expected.abs() + (rows.shape[1] + 16) * roundoff * rows.abs().sum(1)
+        ).all()
 
 
 @pytest.mark.parametrize("name", ("2d", "2d_narrow", "image", "image_channels_last"))
@@ -91,7 +111,7 @@ def test_same_bits_by_any_number_of_threads(target, name):
         results = []
         for number in (1, 2, 5):
             torch.set_num_threads(number)
-            results.append(run(backend, x, unit_dim, False))
+            results.append(run(backend, x, unit_dim, False, bias=make_bias(x, unit_dim)))
     finally:
         torch.set_num_threads(threads)
     for result in results[1:]:

@@ -134,8 +134,8 @@ def test_penalty_of_layers_on_two_devices_is_an_error():
 def test_more_elements_than_one_wave_of_blocks(dtype, memory_format, activation):
     x = make_input((64, 96, 56, 56), dtype=dtype).detach().contiguous(memory_format=memory_format)
     options = OPTIONS._replace(activation=activation, parameter=0.3)
-    actual = ForwardResult(*OVERLOADS["native"](x, *options))
-    expected = ForwardResult(*OVERLOADS["reference"](x, *options))
+    actual = ForwardResult(*OVERLOADS["native"](x, None, *options))
+    expected = ForwardResult(*OVERLOADS["reference"](x, None, *options))
     for name in ("output", "mask", "extrema", "indices"):
         assert torch.equal(getattr(actual, name), getattr(expected, name))
     torch.testing.assert_close(actual.slack_sums, expected.slack_sums, rtol=1e-5, atol=0)

@@ -33,7 +33,7 @@ def run(model, x, reduction="balanced"):
 
 
 def record_of(x):
-    output, record = native.jumpstart_activation(x, "relu", 0.0, 1, False, 3.0, False, "limited")
+    output, record = native.jumpstart_activation(x, None, "relu", 0.0, 1, False, 3.0, False, "limited")
     assert isinstance(record, native.extension().Record)
     return output, record
 

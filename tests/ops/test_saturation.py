@@ -69,7 +69,7 @@ def put(x, place, value):
 
 def run(backend, x, options):
     x = x.detach().requires_grad_()
-    result = ForwardResult(*OVERLOADS[backend](x, *options))
+    result = ForwardResult(*OVERLOADS[backend](x, None, *options))
     grads = torch.randn(2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     outputs, given = [result.slack_sums], [grads.to(result.slack_sums)]
     if options.activation != NONE:

@@ -4,7 +4,6 @@ import functools
 import math
 
 import torch
-from torch import Tensor
 
 from jumpstart_kernels.ops import reference
 from jumpstart_kernels.ops.arguments import Gradients, InputGradients, Options, Saved
