@@ -8,6 +8,13 @@ from jumpstart_kernels.ops.triton.keys import largest_key, order_keys
 from jumpstart_kernels.ops.triton.tiles import program_index, row_start, slot_offsets, store_activation
 
 
+@triton.jit
+def widen(max_keys, min_keys, values, DEPTH: tl.constexpr):
+    """Largest and smallest keys ``[slots, VECTOR]``, with those of a tile."""
+    keys = tl.reshape(order_keys(values), [DEPTH, max_keys.shape[0], max_keys.shape[1]])
+    return tl.maximum(max_keys, tl.max(keys, 0)), tl.minimum(min_keys, tl.min(keys, 0))
+
+
 @triton.jit(do_not_specialize=["parameter_bits", "planes", "inner", "chunks", "steps", "partials", "units"])
 def jumpstart_activation_forward_planes_kernel(
     x_ptr,  # [planes, inner]
@@ -63,6 +70,8 @@ def jumpstart_activation_forward_planes_kernel(
             by_depth = tl.reshape(x, [TILE.depth, slots, TILE.vector])
             x = tl.reshape(add_bias(by_depth, bias[None, :, None]), x.shape)
         values = statistics_values(x)
+        if bias_ptr is not None:  # now: later, a thread would run out of registers
+            max_keys, min_keys = widen(max_keys, min_keys, values, TILE.depth)
         if ACTIVATION != "none":
             store_activation(
                 output_ptr=output_ptr + base,
@@ -78,9 +87,8 @@ def jumpstart_activation_forward_planes_kernel(
                 VECTOR=TILE.vector,
                 WHOLE_BYTES=WHOLE_BYTES,
             )
-        keys = tl.reshape(order_keys(values), [TILE.depth, slots, TILE.vector])
-        max_keys = tl.maximum(max_keys, tl.max(keys, 0))
-        min_keys = tl.minimum(min_keys, tl.min(keys, 0))
+        if bias_ptr is None:
+            max_keys, min_keys = widen(max_keys, min_keys, values, TILE.depth)
 
     plane = first_plane + tl.arange(0, TILE.rows)
     partial = keys_ptr + plane * chunks + chunk
