@@ -52,7 +52,7 @@ def add_extrema(
         position, valid, gradients, pointers, margin_bits, grad_x.dtype, AXIS
     )
     max_index = tl.load(pointers.indices + position, mask=valid, other=-1)
-    min_index = tl.load(pointers.indices + pointers.count + position, mask=valid, other=-1)
+    min_index = tl.load(pointers.indices + (pointers.count + position), mask=valid, other=-1)
     grad_x += tl.where(max_index == index, max_grad, 0.0)
     return grad_x + tl.where(min_index == index, min_grad, 0.0)
 

@@ -14,7 +14,7 @@ from jumpstart_kernels.ops.triton.floats import round_to
 from jumpstart_kernels.ops.triton.partials import Partials, partial_offset
 from jumpstart_kernels.ops.triton.tiles import program_index
 
-LINES: tl.constexpr = tl.constexpr(32)  # columns or rows whose partial sums a program adds to at once
+LINES: tl.constexpr = tl.constexpr(16)  # columns or rows whose partial sums a program adds to at once
 
 
 @triton.jit
@@ -54,7 +54,7 @@ def store_grad_bias(
             unit, valid, gradients, pointers, margin_bits, sums.dtype, AXIS=0
         )
         max_index = tl.load(pointers.indices + unit, mask=valid, other=-1)
-        min_index = tl.load(pointers.indices + pointers.count + unit, mask=valid, other=-1)
+        min_index = tl.load(pointers.indices + (pointers.count + unit), mask=valid, other=-1)
         sums += tl.where(max_index >= 0, max_grad, 0.0)
         sums += tl.where(min_index >= 0, min_grad, 0.0)
     tl.store(grad_bias_ptr + unit, round_to(sums, grad_bias_ptr.dtype.element_ty), mask=valid)

@@ -109,7 +109,7 @@ def _backward(
             "offset_dtype": offset_dtype(grid.span),
             "TILE": grid.tile,
         },
-        **registers(80),
+        **registers(96 if with_grad_bias else 80),
     )
     if not with_grad_bias:
         return Backward(0, [streaming])
