@@ -96,9 +96,7 @@ def test_values_that_are_not_numbers(
 
 @OF_LAYOUTS
 @WITH_AND_WITHOUT_BIAS
-def test_64_bit_offsets(
-    interpreted, monkeypatch, size, unit_dim, memory_format, position_points, with_bias
-):
+def test_64_bit_offsets(interpreted, monkeypatch, size, unit_dim, memory_format, position_points, with_bias):
     """The code path of tensors with rows of 2²⁷ elements and more."""
     from jumpstart_kernels.ops.triton import plan
 

@@ -262,10 +262,7 @@ def jumpstart_activation_backward_kernel(
         column_sums = tl.sum(tl.reshape(sums, [TILE.rows, TILE.columns]), 0)
         tl.store(sums_ptr + region * columns + column, column_sums, mask=column < columns)
 
-    gradients = Gradients(output=grad_output_ptr, slack_sums=grad_slack_sums_ptr, extrema=grad_extrema_ptr)
-    count = units.to(tl.int64) + points
-    pointers = ExtremaPointers(extrema=extrema_ptr, indices=indices_ptr, count=count)
-    if grad_slack_sums_ptr is not None or grad_extrema_ptr is not None:
+    if grad_slack_sums_ptr is not None or grad_extrema_ptr is not None or grad_bias_ptr is not None:
         tl.debug_barrier()  # what other threads stored of this part lies in memory
         part = Part(
             first_row=first_row + segment * rows,
@@ -274,26 +271,32 @@ def jumpstart_activation_backward_kernel(
             sums_ptr=None if sums_ptr is None else sums_ptr + (region * columns if UNITS_FASTEST else tile),
             sums_stride=1 if UNITS_FASTEST else tiles,
         )
+        gradients = Gradients(
+            output=grad_output_ptr, slack_sums=grad_slack_sums_ptr, extrema=grad_extrema_ptr
+        )
+        count = units.to(tl.int64) + points
+        pointers = ExtremaPointers(extrema=extrema_ptr, indices=indices_ptr, count=count)
         sizes = Sizes(rows=rows, columns=columns, units=units, inner=inner, rows_of_point=rows_of_point)
-        for axis in tl.static_range(2):
-            rewrite_elements(
-                grad_x_ptr,
-                gradients,
-                mask_ptr,
-                pointers,
-                sizes,
-                part,
-                margin_bits=margin_bits,
-                parameter_bits=parameter_bits,
-                ACTIVATION=ACTIVATION,
-                AXIS=axis,
-                POSITION_POINTS=POSITION_POINTS,
-                CHANNELS_LAST=CHANNELS_LAST,
-                UNITS_FASTEST=UNITS_FASTEST,
-                COLUMNS=TILE.columns,
-            )
-    if grad_bias_ptr is not None:
-        tl.debug_barrier()  # likewise
-        unit = tile * TILE.columns + tl.arange(0, TILE.columns)
-        sums = tl.load(sums_ptr + unit, mask=unit < columns, other=0)
-        store_grad_bias(grad_bias_ptr, sums, unit, unit < columns, gradients, pointers, margin_bits)
+        if grad_slack_sums_ptr is not None or grad_extrema_ptr is not None:
+            for axis in tl.static_range(2):
+                rewrite_elements(
+                    grad_x_ptr,
+                    gradients,
+                    mask_ptr,
+                    pointers,
+                    sizes,
+                    part,
+                    margin_bits=margin_bits,
+                    parameter_bits=parameter_bits,
+                    ACTIVATION=ACTIVATION,
+                    AXIS=axis,
+                    POSITION_POINTS=POSITION_POINTS,
+                    CHANNELS_LAST=CHANNELS_LAST,
+                    UNITS_FASTEST=UNITS_FASTEST,
+                    COLUMNS=TILE.columns,
+                )
+        if grad_bias_ptr is not None:
+            tl.debug_barrier()  # likewise
+            unit = tile * TILE.columns + tl.arange(0, TILE.columns)
+            sums = tl.load(sums_ptr + unit, mask=unit < columns, other=0)
+            store_grad_bias(grad_bias_ptr, sums, unit, unit < columns, gradients, pointers, margin_bits)

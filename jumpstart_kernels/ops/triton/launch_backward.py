@@ -5,7 +5,6 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from jumpstart_kernels.ops import reference
 from jumpstart_kernels.ops.arguments import Gradients, InputGradients, Options, Saved

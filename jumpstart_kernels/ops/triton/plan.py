@@ -75,7 +75,7 @@ class Block(NamedTuple):
 
 
 class Partials(NamedTuple):
-    """Partial extrema or sums of units or points: ``[groups, items, per_item]``, and the block that reads them."""
+    """Partial results of units or points: ``[groups, items, per_item]``, and the block that reads them."""
 
     start: int
     groups: int
