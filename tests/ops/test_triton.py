@@ -9,11 +9,19 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from jumpstart_kernels.ops import backends, reference
+from triton_interpreted import (
+    OF_LAYOUTS,
+    WITH_AND_WITHOUT_BIAS,
+    assert_forward_like_reference,
+    assert_like_reference,
+    cut_small,
+    forget_plans,
+    make_dense,
+)
+
+from jumpstart_kernels.ops import backends
 from jumpstart_kernels.ops import triton as triton_backend
-from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
-from jumpstart_kernels.ops.layout import is_channels_last
-from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE
+from jumpstart_kernels.ops.arguments import Options
 
 
 def _run_python(arguments: list[str], **environment: str) -> str:
@@ -30,19 +38,16 @@ def _run_python(arguments: list[str], **environment: str) -> str:
 def test_offsets_within_a_tile_have_the_bits_they_need(columns, expected):
     from jumpstart_kernels.ops.triton.launch_forward import _forward
 
-    forward = _forward((16, columns), 1, False, False, torch.float16, True, "relu", False)
+    forward = _forward((16, columns), 1, False, False, torch.float16, True, "relu", "exact", None)
     assert expected in [str(constant) for constant in forward.launches[0].settled]
 
 
-LAYOUTS = [
-    pytest.param((70, 40), 1, None, False, id="2d"),
-    pytest.param((3, 24, 9, 5), 1, torch.channels_last, False, id="channels_last"),
-    pytest.param((3, 24, 9, 5), 1, torch.channels_last, True, id="channels_last-position"),
-    pytest.param((3, 5, 300), 1, None, False, id="planes"),
-    pytest.param((3, 20, 52), 1, None, True, id="planes-position"),
-    pytest.param((2, 37, 12), 2, None, False, id="units-last"),
-]
-OF_LAYOUTS = pytest.mark.parametrize(("size", "unit_dim", "memory_format", "position_points"), LAYOUTS)
+@pytest.fixture(autouse=True)
+def fresh_plans():
+    """None of an altered plan, before or after."""
+    forget_plans()
+    yield
+    forget_plans()
 
 
 @pytest.fixture
@@ -52,58 +57,26 @@ def interpreted():
         pytest.skip(reason)
 
 
-def _assert_like_reference(size, unit_dim, memory_format, position_points, dtype):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(size, generator=generator).mul(2).round().div(2).to(dtype)  # with ties
-    if memory_format is not None:
-        x = x.contiguous(memory_format=memory_format)
-    options = Options("relu", 0.0, unit_dim, position_points, 3.0, extrema_kind="exact")
-    expected = reference.jumpstart_activation_forward(x, options)
-    actual = triton_backend.jumpstart_activation_forward(x, options)
-    for name in ("output", "mask", "extrema", "indices"):
-        assert torch.equal(getattr(actual, name), getattr(expected, name))
-    torch.testing.assert_close(actual.slack_sums, expected.slack_sums, rtol=1e-6, atol=0)
-
-    grad_output = torch.empty_like(x).copy_(torch.randn(size, generator=generator))
-    # Whole numbers, and slacks that are multiples of a half: no rounding, in whatever order they are added.
-    grad_slack_sums = torch.arange(LAYER_SUMS, dtype=expected.slack_sums.dtype).view(SUMS_SHAPE)
-    gradients = Gradients(grad_output, grad_slack_sums, None)
-    channels_last = is_channels_last(x, unit_dim)
-    saved = Saved(expected.mask, expected.extrema, expected.indices, list(size), channels_last, dtype)
-    assert torch.equal(
-        triton_backend.jumpstart_activation_backward(gradients, saved, options),
-        reference.jumpstart_activation_backward(gradients, saved, options),
-    )
-
-
 @OF_LAYOUTS
+@WITH_AND_WITHOUT_BIAS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_programs_of_several_tiles(
-    interpreted, monkeypatch, size, unit_dim, memory_format, position_points, dtype
+    interpreted, monkeypatch, size, unit_dim, memory_format, position_points, dtype, with_bias
 ):
     """The code path of large tensors, for which the interpreter is too slow."""
-    from jumpstart_kernels.ops.triton import backward, plan
-
-    _forget_plans()
-    monkeypatch.setattr(plan, "_PROGRAMS", 1)
-    monkeypatch.setattr(plan, "_LANES", 4)
-    monkeypatch.setattr(plan, "_SMALL", 1)
-    monkeypatch.setattr(plan, "STATISTICS_ELEMENTS", 64)
-    monkeypatch.setattr(backward, "BLOCK", 16)
-    monkeypatch.setattr(backward, "CHUNK", 8)
-    _assert_like_reference(size, unit_dim, memory_format, position_points, dtype)
-    _forget_plans()
+    cut_small(monkeypatch)
+    assert_like_reference(size, unit_dim, memory_format, position_points, dtype, with_bias)
 
 
 @OF_LAYOUTS
+@WITH_AND_WITHOUT_BIAS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_values_that_are_not_numbers(
-    interpreted, monkeypatch, size, unit_dim, memory_format, position_points, dtype
+    interpreted, monkeypatch, size, unit_dim, memory_format, position_points, dtype, with_bias
 ):
     """NaN of either sign, infinities and −0.0, in tiles of several programs."""
     from jumpstart_kernels.ops.triton import plan
 
-    _forget_plans()
     monkeypatch.setattr(plan, "_LANES", 4)
     monkeypatch.setattr(plan, "_SMALL", 1)
     values = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0, 0.0, -1.0, 2.0], dtype=dtype)
@@ -111,50 +84,48 @@ def test_values_that_are_not_numbers(
     generator = torch.Generator().manual_seed(0)
     kinds = torch.rand(size, generator=generator).mul(len(values)).long()
     rare = torch.rand(size, generator=generator) < 16 / kinds.numel()  # the others are zeros and −1.0
-    x = values[torch.where(rare, kinds, 3 + kinds % 3)].contiguous(
-        memory_format=memory_format or torch.contiguous_format
-    )
+    x = make_dense(values[torch.where(rare, kinds, 3 + kinds % 3)], memory_format)
+    bias = None
+    if with_bias:
+        bias = torch.zeros(size[unit_dim], dtype=dtype)
+        bias[:4] = values[:4]  # the infinite sums with those of the other sign to NaN
     options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema_kind="indexed")
-    expected = reference.jumpstart_activation_forward(x, options)
-    actual = triton_backend.jumpstart_activation_forward(x, options)
-    for name in ("output", "mask", "extrema", "indices"):
-        torch.testing.assert_close(
-            getattr(actual, name), getattr(expected, name), rtol=0, atol=0, equal_nan=True
-        )
+    expected = assert_forward_like_reference(x, bias, options)
     assert expected.extrema.isnan().any() and not expected.extrema.isnan().all()
-    _forget_plans()
 
 
 @OF_LAYOUTS
-def test_64_bit_offsets(interpreted, monkeypatch, size, unit_dim, memory_format, position_points):
+@WITH_AND_WITHOUT_BIAS
+def test_64_bit_offsets(interpreted, monkeypatch, size, unit_dim, memory_format, position_points, with_bias):
     """The code path of tensors with rows of 2²⁷ elements and more."""
     from jumpstart_kernels.ops.triton import plan
 
-    _forget_plans()
     monkeypatch.setattr(plan, "fits_int32", lambda elements: False)
-    _assert_like_reference(size, unit_dim, memory_format, position_points, torch.float32)
-    _forget_plans()
+    assert_like_reference(size, unit_dim, memory_format, position_points, torch.float32, with_bias)
 
 
 @OF_LAYOUTS
-def test_misaligned(interpreted, size, unit_dim, memory_format, position_points):
+@WITH_AND_WITHOUT_BIAS
+def test_misaligned(interpreted, size, unit_dim, memory_format, position_points, with_bias):
     from jumpstart_kernels.ops.triton.launch import is_aligned
 
-    x = torch.randn(size).contiguous(memory_format=memory_format or torch.contiguous_format)
+    x = make_dense(torch.randn(size), memory_format)
     apart = torch.empty(x.numel() + 1)[1:].as_strided(x.size(), x.stride()).copy_(x)
-    assert not is_aligned(apart)
+    bias = torch.randn(size[unit_dim] + 1)[1:] if with_bias else None
+    assert not is_aligned(apart) and not (with_bias and is_aligned(bias))
     options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema_kind="indexed")
     for actual, expected in zip(
-        triton_backend.jumpstart_activation_forward(apart, options),
-        triton_backend.jumpstart_activation_forward(x, options),
+        triton_backend.jumpstart_activation_forward(apart, bias, options),
+        triton_backend.jumpstart_activation_forward(x, None if bias is None else bias.clone(), options),
         strict=True,
     ):
         torch.testing.assert_close(actual, expected)
 
 
 @OF_LAYOUTS
+@WITH_AND_WITHOUT_BIAS
 def test_reads_nothing_that_it_has_not_written(
-    interpreted, monkeypatch, size, unit_dim, memory_format, position_points
+    interpreted, monkeypatch, size, unit_dim, memory_format, position_points, with_bias
 ):
     new_empty = torch.Tensor.new_empty
 
@@ -163,14 +134,7 @@ def test_reads_nothing_that_it_has_not_written(
         return tensor.fill_(torch.nan if tensor.is_floating_point() else 77)
 
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
-    _assert_like_reference(size, unit_dim, memory_format, position_points, torch.float32)
-
-
-def _forget_plans():
-    from jumpstart_kernels.ops.triton import launch_backward, launch_forward
-
-    launch_forward._forward.cache_clear()
-    launch_backward._backward.cache_clear()
+    assert_like_reference(size, unit_dim, memory_format, position_points, torch.float32, with_bias)
 
 
 def test_every_tile_of_a_plan_is_taken_once():

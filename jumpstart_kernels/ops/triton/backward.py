@@ -7,10 +7,10 @@ import triton.language as tl
 
 from jumpstart_kernels.ops.arguments import Gradients
 from jumpstart_kernels.ops.triton.activations import activation_gradient
-from jumpstart_kernels.ops.triton.extrema import ExtremaPointers
-from jumpstart_kernels.ops.triton.floats import round_to
-from jumpstart_kernels.ops.triton.slack import SUMS, slack_gradients
-from jumpstart_kernels.ops.triton.tiles import program_index, row_start, slot_offsets, unpack_bits
+from jumpstart_kernels.ops.triton.bias import add_to_sums, store_grad_bias
+from jumpstart_kernels.ops.triton.extrema import ExtremaPointers, extrema_gradients
+from jumpstart_kernels.ops.triton.floats import round_to, statistics_values
+from jumpstart_kernels.ops.triton.tiles import program_index, row_start, share, slot_offsets, unpack_bits
 
 BLOCK: tl.constexpr = tl.constexpr(256)  # rows or columns whose extrema a program looks at at once
 CHUNK: tl.constexpr = tl.constexpr(64)  # and gives their gradients
@@ -32,6 +32,8 @@ class Part(NamedTuple):
     first_row: Any
     last_row: Any
     first_column: Any
+    sums_ptr: Any  # to the partial sum of line 0, which is the matrix's; None without them
+    sums_stride: Any
 
 
 @triton.jit
@@ -46,21 +48,11 @@ def add_extrema(
     AXIS: tl.constexpr,  # 0 of units, 1 of points
 ):
     """Add the gradients of the maximum and the minimum at this position, if the element is theirs."""
-    min_position = pointers.count + position
-    max_grad = tl.full(position.shape, 0, grad_x.dtype)
-    min_grad = max_grad
-    if gradients.extrema is not None:
-        max_grad = tl.load(gradients.extrema + position, mask=valid, other=0.0)
-        min_grad = tl.load(gradients.extrema + min_position, mask=valid, other=0.0)
-    if gradients.slack_sums is not None:
-        maxima = tl.load(pointers.extrema + position, mask=valid, other=0.0)
-        minima = tl.load(pointers.extrema + min_position, mask=valid, other=0.0)
-        of_axis = gradients.slack_sums + AXIS * SUMS
-        max_slack_grad, min_slack_grad = slack_gradients(maxima, minima, of_axis, margin_bits)
-        max_grad += max_slack_grad
-        min_grad += min_slack_grad
+    max_grad, min_grad = extrema_gradients(
+        position, valid, gradients, pointers, margin_bits, grad_x.dtype, AXIS
+    )
     max_index = tl.load(pointers.indices + position, mask=valid, other=-1)
-    min_index = tl.load(pointers.indices + min_position, mask=valid, other=-1)
+    min_index = tl.load(pointers.indices + (pointers.count + position), mask=valid, other=-1)
     grad_x += tl.where(max_index == index, max_grad, 0.0)
     return grad_x + tl.where(min_index == index, min_grad, 0.0)
 
@@ -158,6 +150,22 @@ def rewrite_elements(
                     grad_x, index, units + point, found, gradients, pointers, margin_bits, AXIS=1
                 )
                 tl.store(grad_x_ptr + offset, round_to(grad_x, grad_x_ptr.dtype.element_ty), mask=found)
+                if part.sums_ptr is not None and AXIS == 1:  # those of units are added to the unit's sum
+                    max_grad, min_grad = extrema_gradients(
+                        place, found, gradients, pointers, margin_bits, grad_x.dtype, AXIS
+                    )
+                    # Of the lines of a point, all of which have found its extrema, the first.
+                    once = found & ((chunk_line == first_line) | (chunk_line % sizes.rows_of_point == 0))
+                    gradient = tl.where(once, tl.where(side == 0, max_grad, min_grad), 0.0)
+                    if UNITS_FASTEST:
+                        last_column = tl.minimum(part.first_column + COLUMNS, columns)
+                        add_to_sums(
+                            part.sums_ptr, part.sums_stride, gradient, column, part.first_column, last_column
+                        )
+                    else:
+                        add_to_sums(
+                            part.sums_ptr, part.sums_stride, gradient, row, part.first_row, part.last_row
+                        )
 
 
 @triton.jit(
@@ -177,6 +185,9 @@ def jumpstart_activation_backward_kernel(
     extrema_ptr,  # [2, units + points]
     indices_ptr,  # [2, units + points]
     grad_x_ptr,  # [segments, rows, columns]
+    sums_ptr,  # partial sums of columns [segments * regions, columns], if these are units, or else of rows
+    # [segments * rows, tiles]; None without a gradient of the bias
+    grad_bias_ptr,  # [columns]; None where sums are not all of a unit
     margin_bits: tl.int64,
     parameter_bits: tl.int64,
     rows,
@@ -211,29 +222,54 @@ def jumpstart_activation_backward_kernel(
     slot = tl.arange(0, TILE.depth * TILE.rows * slots_of_row)
     vector = tl.minimum(tile * slots_of_row + slot % slots_of_row, vectors - 1)
     bit = (vector % slots_of_byte)[:, None] * TILE.vector + tl.arange(0, TILE.vector)[None, :]
+    if sums_ptr is not None and UNITS_FASTEST:
+        sums = tl.full([TILE.rows * slots_of_row, TILE.vector], 0, sums_ptr.dtype.element_ty)
     for step in range(tl.cdiv(last_row - first_row, TILE.depth * TILE.rows).to(tl.int32)):
         start = first_row + step * (TILE.depth * TILE.rows)
         last = (tl.minimum(last_row - start, TILE.depth * TILE.rows) - 1).to(tl.int32)
+        if sums_ptr is not None:  # what comes again is added once
+            counts = slot // slots_of_row <= last
+            if not UNITS_FASTEST:
+                counts = counts & (tile * slots_of_row + slot % slots_of_row < vectors)
         start += segment * rows
         base = row_start(start, columns, TILE.vector)
         row = tl.minimum(slot // slots_of_row, last).to(offset_dtype)
         offset = slot_offsets(row, vector, vectors, TILE.vector)
         if grad_output_ptr is not None:
-            grad_output = tl.load(grad_output_ptr + base + offset)  # [SLOTS, VECTOR]
+            if sums_ptr is None:
+                grad_output = tl.load(grad_output_ptr + base + offset)  # [SLOTS, VECTOR]
+            else:
+                grad_output = tl.load(grad_output_ptr + base + offset, mask=counts[:, None], other=0)
             byte = start * mask_bytes + (row * mask_bytes + vector // slots_of_byte)
             mask = tl.load(mask_ptr + byte).to(tl.int32)[:, None]
             positive = unpack_bits(mask, bit)
             grad_x = activation_gradient(grad_output, positive, parameter_bits, ACTIVATION)
         else:
             grad_x = tl.full(offset.shape, 0, grad_x_ptr.dtype.element_ty)
-        tl.store(grad_x_ptr + base + offset, grad_x)
+        if sums_ptr is None:
+            tl.store(grad_x_ptr + base + offset, grad_x)
+        else:
+            tl.store(grad_x_ptr + base + offset, grad_x, mask=counts[:, None])
+            values = statistics_values(grad_x)
+            if UNITS_FASTEST:
+                sums += tl.sum(tl.reshape(values, [TILE.depth, sums.shape[0], TILE.vector]), 0)
+            else:
+                place = start * tiles + tile + row.to(tl.int64) * tiles
+                row_sums = share(tl.sum(values, 1), "sum", slots_of_row)
+                tl.store(sums_ptr + place, row_sums, mask=counts & (slot % slots_of_row == 0))
+    if sums_ptr is not None and UNITS_FASTEST:
+        column = tile * TILE.columns + tl.arange(0, TILE.columns)
+        column_sums = tl.sum(tl.reshape(sums, [TILE.rows, TILE.columns]), 0)
+        tl.store(sums_ptr + region * columns + column, column_sums, mask=column < columns)
 
-    if grad_slack_sums_ptr is not None or grad_extrema_ptr is not None:
+    if grad_slack_sums_ptr is not None or grad_extrema_ptr is not None or grad_bias_ptr is not None:
         tl.debug_barrier()  # what other threads stored of this part lies in memory
         part = Part(
             first_row=first_row + segment * rows,
             last_row=last_row + segment * rows,
             first_column=tile * TILE.columns,
+            sums_ptr=None if sums_ptr is None else sums_ptr + (region * columns if UNITS_FASTEST else tile),
+            sums_stride=1 if UNITS_FASTEST else tiles,
         )
         gradients = Gradients(
             output=grad_output_ptr, slack_sums=grad_slack_sums_ptr, extrema=grad_extrema_ptr
@@ -241,20 +277,26 @@ def jumpstart_activation_backward_kernel(
         count = units.to(tl.int64) + points
         pointers = ExtremaPointers(extrema=extrema_ptr, indices=indices_ptr, count=count)
         sizes = Sizes(rows=rows, columns=columns, units=units, inner=inner, rows_of_point=rows_of_point)
-        for axis in tl.static_range(2):
-            rewrite_elements(
-                grad_x_ptr,
-                gradients,
-                mask_ptr,
-                pointers,
-                sizes,
-                part,
-                margin_bits=margin_bits,
-                parameter_bits=parameter_bits,
-                ACTIVATION=ACTIVATION,
-                AXIS=axis,
-                POSITION_POINTS=POSITION_POINTS,
-                CHANNELS_LAST=CHANNELS_LAST,
-                UNITS_FASTEST=UNITS_FASTEST,
-                COLUMNS=TILE.columns,
-            )
+        if grad_slack_sums_ptr is not None or grad_extrema_ptr is not None:
+            for axis in tl.static_range(2):
+                rewrite_elements(
+                    grad_x_ptr,
+                    gradients,
+                    mask_ptr,
+                    pointers,
+                    sizes,
+                    part,
+                    margin_bits=margin_bits,
+                    parameter_bits=parameter_bits,
+                    ACTIVATION=ACTIVATION,
+                    AXIS=axis,
+                    POSITION_POINTS=POSITION_POINTS,
+                    CHANNELS_LAST=CHANNELS_LAST,
+                    UNITS_FASTEST=UNITS_FASTEST,
+                    COLUMNS=TILE.columns,
+                )
+        if grad_bias_ptr is not None:
+            tl.debug_barrier()  # likewise
+            unit = tile * TILE.columns + tl.arange(0, TILE.columns)
+            sums = tl.load(sums_ptr + unit, mask=unit < columns, other=0)
+            store_grad_bias(grad_bias_ptr, sums, unit, unit < columns, gradients, pointers, margin_bits)

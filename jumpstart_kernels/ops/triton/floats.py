@@ -19,6 +19,12 @@ def statistics_values(x):
 
 
 @triton.jit
+def add_bias(x, bias):
+    """x + bias in the dtype of both, rounded as PyTorch rounds it."""
+    return round_to(statistics_values(x) + statistics_values(bias), x.dtype)
+
+
+@triton.jit
 def float_from_bits(bits, dtype: tl.constexpr):
     """A number that travels as the bits of a float64: a float argument would be rounded to float32."""
     return bits.to(tl.int64).to(tl.float64, bitcast=True).to(dtype)

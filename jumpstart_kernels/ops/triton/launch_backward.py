@@ -2,14 +2,16 @@
 
 import functools
 import math
+from typing import NamedTuple
 
 import torch
 
 from jumpstart_kernels.ops import reference
 from jumpstart_kernels.ops.arguments import Gradients, InputGradients, Options, Saved
-from jumpstart_kernels.ops.layout import dense_format, make_layout, unit_rows
+from jumpstart_kernels.ops.layout import dense_format, make_layout
 from jumpstart_kernels.ops.triton import plan
 from jumpstart_kernels.ops.triton.backward import jumpstart_activation_backward_kernel
+from jumpstart_kernels.ops.triton.bias import jumpstart_activation_backward_bias_kernel
 from jumpstart_kernels.ops.triton.launch import (
     Launch,
     device_of,
@@ -20,35 +22,50 @@ from jumpstart_kernels.ops.triton.launch import (
 )
 
 
+class Backward(NamedTuple):
+    """What a backward needs to know, see :func:`_backward`."""
+
+    sums: int  # partial sums over units; 0 without a gradient of the bias
+    launches: list[Launch]
+
+
 def jumpstart_activation_backward(gradients: Gradients, saved: Saved, options: Options) -> InputGradients:
-    """As the reference's, for a gradient of the output that is dense like the result. One launch."""
+    """As the reference's, for a gradient of the output that is dense like the result.
+
+    One launch; with the gradient of a bias two, or one where no unit is shared among programs.
+    """
     if math.prod(saved.size) == 0:
         return reference.jumpstart_activation_backward(gradients, saved, options)
     extrema, dtype = saved.extrema, saved.dtype
     memory_format = dense_format(len(saved.size), saved.channels_last)
     grad_x = torch.empty(saved.size, dtype=dtype, device=extrema.device, memory_format=memory_format)
-    launch = _backward(
+    sums, launches = _backward(
         torch.Size(saved.size), options.unit_dim, saved.channels_last, extrema.shape[1], dtype,
-        gradients.output is None or is_aligned(gradients.output), options.activation,
+        gradients.output is None or is_aligned(gradients.output), options.activation, saved.with_grad_bias,
         *(gradient is not None for gradient in gradients),
     )  # fmt: skip
     grad_output, grad_slack_sums, grad_extrema = gradients
-    with device_of(grad_x):
-        launch(
-            grad_x.get_device(),
-            None if grad_output is None else grad_output.to(dtype),
-            None if grad_slack_sums is None else grad_slack_sums.to(extrema.dtype).contiguous(),
-            None if grad_extrema is None else grad_extrema.to(extrema.dtype).contiguous(),
-            saved.mask,
-            extrema,
-            saved.indices,
-            grad_x,
-            float_bits(options.margin),
-            float_bits(options.parameter),
-        )
-    grad_bias = None
+    if grad_output is not None:
+        grad_output = grad_output.to(dtype)
+    of_statistics = (
+        None if grad_slack_sums is None else grad_slack_sums.to(extrema.dtype).contiguous(),
+        None if grad_extrema is None else grad_extrema.to(extrema.dtype).contiguous(),
+    )
+    places = (extrema, saved.indices)
+    margin_bits, parameter_bits = float_bits(options.margin), float_bits(options.parameter)
+    partial_sums = grad_bias = whole_bias = None
     if saved.with_grad_bias:
-        grad_bias = unit_rows(grad_x.to(extrema.dtype), options.unit_dim).sum(1).to(dtype)
+        partial_sums = extrema.new_empty(sums)
+        grad_bias = extrema.new_empty(saved.size[options.unit_dim], dtype=dtype)
+        whole_bias = grad_bias if len(launches) == 1 else None
+    with device_of(grad_x):
+        device = grad_x.get_device()
+        launches[0](
+            device, grad_output, *of_statistics, saved.mask, *places, grad_x, partial_sums, whole_bias,
+            margin_bits, parameter_bits,
+        )  # fmt: skip
+        if len(launches) > 1:
+            launches[1](device, *of_statistics, *places, partial_sums, grad_bias, margin_bits)
     return InputGradients(grad_x, grad_bias)
 
 
@@ -61,13 +78,15 @@ def _backward(
     dtype: torch.dtype,
     aligned: bool,
     activation: str,
+    with_grad_bias: bool,
     *gradients: bool,  # which of the three there are, and the kernel is compiled for
-) -> Launch:
+) -> Backward:
     layout = make_layout(size, unit_dim, channels_last)
     points = count - layout.units
     position_points = points == math.prod(size) // layout.units  # samples of one position included
-    grid = plan.make_grid(layout, position_points, dtype.itemsize, aligned)
-    return Launch(
+    make_grid = plan.make_bias_grid if with_grad_bias else plan.make_grid
+    grid = make_grid(layout, position_points, dtype.itemsize, aligned)
+    streaming = Launch(
         jumpstart_activation_backward_kernel,
         grid.programs,
         {
@@ -89,5 +108,24 @@ def _backward(
             "offset_dtype": offset_dtype(grid.span),
             "TILE": grid.tile,
         },
-        **registers(80),
+        **registers(96 if with_grad_bias else 80),
     )
+    if not with_grad_bias:
+        return Backward(0, [streaming])
+    partials = plan.bias_partials(grid, layout)
+    sums = partials.groups * partials.items * partials.per_item
+    if layout.inner == 1 and partials.groups == 1:
+        return Backward(sums, [streaming])
+    merge = Launch(
+        jumpstart_activation_backward_bias_kernel,
+        partials.programs,
+        {
+            "groups": partials.groups,
+            "units": partials.items,
+            "per_unit": partials.per_item,
+            "points": points,
+            "BLOCK": partials.block,
+        },
+        num_warps=plan.STATISTICS_WARPS,
+    )
+    return Backward(sums, [streaming, merge])

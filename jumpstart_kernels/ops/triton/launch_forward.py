@@ -11,7 +11,6 @@ from jumpstart_kernels.ops.activations import NONE
 from jumpstart_kernels.ops.arguments import ForwardResult, Options
 from jumpstart_kernels.ops.layout import (
     Layout,
-    along_units,
     empty_output,
     is_channels_last,
     make_layout,
@@ -48,11 +47,9 @@ def jumpstart_activation_forward(x: Tensor, bias: Tensor | None, options: Option
     """As the reference's, for a dense ``x``. Two launches, or one where a single program can take all."""
     if x.numel() == 0:
         return reference.jumpstart_activation_forward(x, bias, options)
-    if bias is not None:
-        x = empty_output(x).copy_(x + along_units(bias, x.dim(), options.unit_dim))
     forward = _forward(
         x.shape, options.unit_dim, is_channels_last(x, options.unit_dim), options.position_points, x.dtype,
-        is_aligned(x), options.activation, options.extrema_kind,
+        is_aligned(x), options.activation, options.extrema_kind, None if bias is None else is_aligned(bias),
     )  # fmt: skip
     dtype = statistics_dtype(x.dtype)
     output = empty_output(x) if options.activation != NONE else x.new_empty(0)
@@ -65,11 +62,11 @@ def jumpstart_activation_forward(x: Tensor, bias: Tensor | None, options: Option
     with device_of(x):
         device = x.get_device()
         if forward.workspace == 0:
-            forward.launches[0](device, x, output, mask, *statistics, parameter_bits)
+            forward.launches[0](device, x, bias, output, mask, *statistics, parameter_bits)
         else:
             workspace = x.new_empty(forward.workspace, dtype=_key_dtype(x.dtype))
-            forward.launches[0](device, x, output, mask, workspace, parameter_bits)
-            forward.launches[1](device, x, workspace, *statistics)
+            forward.launches[0](device, x, bias, output, mask, workspace, parameter_bits)
+            forward.launches[1](device, x, bias, workspace, *statistics)
     return ForwardResult(output, mask, slack_sums, extrema, indices)
 
 
@@ -83,6 +80,7 @@ def _forward(
     aligned: bool,
     activation: str,
     extrema_kind: str,
+    bias_aligned: bool | None,  # None without a bias; nothing here depends on it, but what Triton compiles
 ) -> Forward:
     layout = make_layout(size, unit_dim, channels_last)
     units, points = layout.units, point_count(size, unit_dim, position_points)
@@ -102,6 +100,7 @@ def _forward(
                 "chunks": planes.chunks,
                 "steps": planes.steps,
                 "partials": partials,
+                "units": units,
                 "ACTIVATION": activation,
                 "WHOLE_BYTES": planes.inner % 8 == 0,
                 "offset_dtype": offset_dtype(planes.span),
@@ -133,6 +132,7 @@ def _forward(
                 "partials": partials,
                 "ACTIVATION": activation,
                 "ROW_EXTREMA": not plan.column_order(layout, position_points),
+                "UNITS_FASTEST": layout.inner == 1,
                 "WHOLE_BYTES": grid.columns % 8 == 0,
                 "offset_dtype": offset_dtype(grid.span),
                 "TILE": grid.tile,
@@ -174,6 +174,7 @@ def _forward(
             "ELEMENTS": plan.STATISTICS_ELEMENTS,
         },
         num_warps=plan.STATISTICS_WARPS,
+        **({} if bias_aligned is None else registers(128)),
     )
     workspace = 1 + 2 * partials + len(SlackSum) * programs
     return Forward(masked, units + points, workspace, [streaming, statistics])

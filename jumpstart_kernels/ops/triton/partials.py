@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from jumpstart_kernels.ops.triton.floats import statistics_values
+from jumpstart_kernels.ops.triton.floats import add_bias, statistics_values
 from jumpstart_kernels.ops.triton.keys import equal, merge_zeros
 
 NOWHERE: tl.constexpr = tl.constexpr(0x7FFFFFFFFFFFFFFF)
@@ -30,6 +30,7 @@ class Matrix(NamedTuple):
     region_rows: Any
     tiles: Any  # of the columns, of which partials of rows are
     tile_columns: Any
+    units: Any
 
 
 @triton.jit
@@ -54,24 +55,40 @@ def load_keys(partials: Partials, offset, valid, largest):
 
 
 @triton.jit
-def part_of_x(offset, matrix: Matrix, OF_COLUMNS: tl.constexpr):
-    """The elements that the partial at an offset is of: where the first lies, how far the next, how many."""
+def part_of_x(offset, matrix: Matrix, OF_COLUMNS: tl.constexpr, UNITS_FASTEST: tl.constexpr):
+    """The elements that the partial at an offset is of.
+
+    Where the first lies, how far the next, how many there are; and the unit of the first.
+    """
     if OF_COLUMNS:  # [segments * regions, columns]
         region, column = offset // matrix.columns, offset % matrix.columns
         segment = region // matrix.regions
         first_row = (region - segment * matrix.regions) * matrix.region_rows
         begin, stride = (segment * matrix.rows + first_row) * matrix.columns + column, matrix.columns
         length = tl.minimum(matrix.rows - first_row, matrix.region_rows)
+        unit = column if UNITS_FASTEST else first_row
     else:  # [segments * rows, tiles]
         row = offset // matrix.tiles
         column = (offset - row * matrix.tiles) * matrix.tile_columns
         begin, stride = row * matrix.columns + column, 1
         length = tl.minimum(matrix.columns - column, matrix.tile_columns)
-    return begin, stride, length
+        unit = column if UNITS_FASTEST else row % matrix.units
+    return begin, stride, length, unit
 
 
 @triton.jit
-def search(x_ptr, begin, stride, length, extremum, nan, SEARCH: tl.constexpr):
+def search(
+    x_ptr,
+    bias_ptr,
+    begin,
+    stride,
+    length,
+    unit,
+    extremum,
+    nan,
+    UNIT_STRIDE: tl.constexpr,  # units from an element to the next
+    SEARCH: tl.constexpr,
+):
     """Where in its part of x each extremum first stands, ``[ITEMS]``; parts of length 0 are not read."""
     first = tl.full(begin.shape, NOWHERE, tl.int64)
     start = 0
@@ -79,6 +96,8 @@ def search(x_ptr, begin, stride, length, extremum, nan, SEARCH: tl.constexpr):
         at = start + tl.arange(0, SEARCH).to(tl.int64)[:, None]
         valid = at < tl.where(first == NOWHERE, length, 0)[None, :]
         x = tl.load(x_ptr + begin[None, :] + at * stride, mask=valid, other=0)
+        if bias_ptr is not None:
+            x = add_bias(x, tl.load(bias_ptr + unit[None, :] + at * UNIT_STRIDE, mask=valid, other=0))
         found = valid & equal(statistics_values(x), extremum[None, :], nan[None, :])
         first = tl.minimum(first, tl.min(tl.where(found, at, NOWHERE), 0))
         start += SEARCH

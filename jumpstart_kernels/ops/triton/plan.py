@@ -15,6 +15,8 @@ _THREAD_ELEMENTS = 16  # of a tile, where a thread loads fewer than 16 bytes at 
 _FORWARD_STEPS = 64
 _PLANES_STEPS = 4  # of planes: they have as many partial extrema as planes anyway
 _BACKWARD_STEPS = 2  # of the backward: it has none
+_BIAS_STEPS = 8  # of a backward that sums columns: few partial sums remain
+_WHOLE_STEPS = 4  # or all of the columns, which saves a launch
 _PROGRAMS = 1024  # enough to fill a GPU; only beyond them does a program take several tiles
 MOST_PROGRAMS = 2**31 - 1  # of a launch
 _SMALL = 4096  # elements that one program can take at once
@@ -73,7 +75,7 @@ class Block(NamedTuple):
 
 
 class Partials(NamedTuple):
-    """Partial extrema of units or points: ``[groups, items, per_item]``, and the block that reads them."""
+    """Partial results of units or points: ``[groups, items, per_item]``, and the block that reads them."""
 
     start: int
     groups: int
@@ -146,6 +148,24 @@ def make_forward_grid(layout: Layout, position_points: bool, itemsize: int, alig
     if layout.inner == 1:
         return grid
     return grid._replace(steps=-(-grid.rows // (grid.tile.depth * grid.tile.rows)))
+
+
+def make_bias_grid(layout: Layout, position_points: bool, itemsize: int, aligned: bool) -> Grid:
+    """As :func:`make_grid`, for a backward that sums over units as well."""
+    if layout.inner > 1:
+        return make_grid(layout, position_points, itemsize, aligned)
+    grid = make_grid(layout, position_points, itemsize, aligned, _BIAS_STEPS)
+    whole = -(-grid.rows // (grid.tile.depth * grid.tile.rows))
+    if grid.segments == 1 and whole <= _WHOLE_STEPS:
+        return grid._replace(steps=whole)
+    return grid
+
+
+def bias_partials(grid: Grid, layout: Layout) -> Partials:
+    """Partial sums of units in a backward."""
+    if layout.inner > 1:
+        return Partials(0, layout.samples * layout.rows, layout.units, grid.tiles)
+    return Partials(0, grid.segments * grid.regions, grid.columns, 1)
 
 
 def make_planes(layout: Layout, itemsize: int, aligned: bool) -> Planes:

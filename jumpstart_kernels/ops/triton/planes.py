@@ -3,14 +3,22 @@
 import triton
 import triton.language as tl
 
-from jumpstart_kernels.ops.triton.floats import statistics_values
+from jumpstart_kernels.ops.triton.floats import add_bias, statistics_values
 from jumpstart_kernels.ops.triton.keys import largest_key, order_keys
 from jumpstart_kernels.ops.triton.tiles import program_index, row_start, slot_offsets, store_activation
 
 
-@triton.jit(do_not_specialize=["parameter_bits", "planes", "inner", "chunks", "steps", "partials"])
+@triton.jit
+def widen(max_keys, min_keys, values, DEPTH: tl.constexpr):
+    """Largest and smallest keys ``[slots, VECTOR]``, with those of a tile."""
+    keys = tl.reshape(order_keys(values), [DEPTH, max_keys.shape[0], max_keys.shape[1]])
+    return tl.maximum(max_keys, tl.max(keys, 0)), tl.minimum(min_keys, tl.min(keys, 0))
+
+
+@triton.jit(do_not_specialize=["parameter_bits", "planes", "inner", "chunks", "steps", "partials", "units"])
 def jumpstart_activation_forward_planes_kernel(
     x_ptr,  # [planes, inner]
+    bias_ptr,  # [units], or None
     output_ptr,  # like x
     mask_ptr,  # [planes, ceil(inner / 8)]
     workspace_ptr,  # a counter and [2, planes, chunks] keys, of units and samples alike
@@ -20,6 +28,7 @@ def jumpstart_activation_forward_planes_kernel(
     chunks,  # of a plane
     steps,  # of a chunk
     partials,
+    units,
     ACTIVATION: tl.constexpr,
     WHOLE_BYTES: tl.constexpr,  # inner is a multiple of 8
     offset_dtype: tl.constexpr,
@@ -47,13 +56,22 @@ def jumpstart_activation_forward_planes_kernel(
     key_dtype: tl.constexpr = workspace_ptr.dtype.element_ty
     min_keys = tl.full([slots, TILE.vector], 0, key_dtype) + largest_key(key_dtype)
     max_keys = -1 - min_keys
+    if bias_ptr is not None:
+        bias_plane = tl.minimum(tl.arange(0, slots) // slots_of_plane, last)  # as plane, of one depth
+        first_unit = first_plane.to(planes.dtype) % units
+        bias = tl.load(bias_ptr + (first_unit + bias_plane) % units)  # [slots]
     steps_left = tl.cdiv(inner - chunk * steps * (TILE.depth * TILE.columns), TILE.depth * TILE.columns)
     for step in range(tl.minimum(steps, steps_left).to(tl.int32)):
         depth = (chunk * steps + step) * TILE.depth + slot // slots  # from the planes' first elements
         vector = depth * slots_of_plane + slot % slots_of_plane
         offset = slot_offsets(plane, tl.minimum(vector, vectors - 1), vectors, TILE.vector)
         x = tl.load(x_ptr + base + offset)  # [SLOTS, VECTOR]
+        if bias_ptr is not None:
+            by_depth = tl.reshape(x, [TILE.depth, slots, TILE.vector])
+            x = tl.reshape(add_bias(by_depth, bias[None, :, None]), x.shape)
         values = statistics_values(x)
+        if bias_ptr is not None:  # now: later, a thread would run out of registers
+            max_keys, min_keys = widen(max_keys, min_keys, values, TILE.depth)
         if ACTIVATION != "none":
             store_activation(
                 output_ptr=output_ptr + base,
@@ -69,9 +87,8 @@ def jumpstart_activation_forward_planes_kernel(
                 VECTOR=TILE.vector,
                 WHOLE_BYTES=WHOLE_BYTES,
             )
-        keys = tl.reshape(order_keys(values), [TILE.depth, slots, TILE.vector])
-        max_keys = tl.maximum(max_keys, tl.max(keys, 0))
-        min_keys = tl.minimum(min_keys, tl.min(keys, 0))
+        if bias_ptr is None:
+            max_keys, min_keys = widen(max_keys, min_keys, values, TILE.depth)
 
     plane = first_plane + tl.arange(0, TILE.rows)
     partial = keys_ptr + plane * chunks + chunk

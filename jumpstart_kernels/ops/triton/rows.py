@@ -7,7 +7,7 @@ are the positions of planes.
 import triton
 import triton.language as tl
 
-from jumpstart_kernels.ops.triton.floats import statistics_values
+from jumpstart_kernels.ops.triton.floats import add_bias, statistics_values
 from jumpstart_kernels.ops.triton.keys import largest_key, order_keys
 from jumpstart_kernels.ops.triton.tiles import (
     program_index,
@@ -25,6 +25,7 @@ from jumpstart_kernels.ops.triton.tiles import (
 )  # fmt: skip
 def jumpstart_activation_forward_rows_kernel(
     x_ptr,  # [segments, rows, columns]
+    bias_ptr,  # [columns], or [rows] where columns are points; or None
     output_ptr,  # like x
     mask_ptr,  # [segments * rows, ceil(columns / 8)]
     workspace_ptr,  # a counter and [2, partials] keys: of columns [segments * regions, columns], then of rows
@@ -38,6 +39,7 @@ def jumpstart_activation_forward_rows_kernel(
     partials,
     ACTIVATION: tl.constexpr,
     ROW_EXTREMA: tl.constexpr,
+    UNITS_FASTEST: tl.constexpr,  # columns are units
     WHOLE_BYTES: tl.constexpr,  # columns are a multiple of 8
     offset_dtype: tl.constexpr,
     TILE: tl.constexpr,
@@ -61,15 +63,26 @@ def jumpstart_activation_forward_rows_kernel(
     key_dtype: tl.constexpr = workspace_ptr.dtype.element_ty
     min_keys = tl.full([slots, TILE.vector], 0, key_dtype) + largest_key(key_dtype)
     max_keys = -1 - min_keys
+    if bias_ptr is not None and UNITS_FASTEST:  # the same down the rows
+        bias_vector = tl.minimum(tile * slots_of_row + tl.arange(0, slots) % slots_of_row, vectors - 1)
+        bias = tl.load(bias_ptr + slot_offsets(0, bias_vector, vectors, TILE.vector))  # [slots, VECTOR]
     steps_left = tl.cdiv(rows - first_row, TILE.depth * TILE.rows)
     for step in range(tl.minimum(steps, steps_left).to(tl.int32)):
         start = first_row + step * (TILE.depth * TILE.rows)
         last = (tl.minimum(rows - start, TILE.depth * TILE.rows) - 1).to(tl.int32)
+        row = tl.minimum(slot // slots_of_row, last).to(offset_dtype)
+        if bias_ptr is not None and not UNITS_FASTEST:
+            row_bias = tl.load(bias_ptr + start + row)  # [SLOTS]
         start += segment * rows
         base = row_start(start, columns, TILE.vector)
-        row = tl.minimum(slot // slots_of_row, last).to(offset_dtype)
         offset = slot_offsets(row, vector, vectors, TILE.vector)
         x = tl.load(x_ptr + base + offset)  # [SLOTS, VECTOR]
+        if bias_ptr is not None:
+            if UNITS_FASTEST:
+                by_depth = tl.reshape(x, [TILE.depth, slots, TILE.vector])
+                x = tl.reshape(add_bias(by_depth, bias[None, :, :]), x.shape)
+            else:
+                x = add_bias(x, row_bias[:, None])
         values = statistics_values(x)
         if ACTIVATION != "none":
             store_activation(

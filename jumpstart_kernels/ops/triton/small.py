@@ -5,7 +5,7 @@ import triton.language as tl
 
 from jumpstart_kernels.ops.triton.activations import activation_value
 from jumpstart_kernels.ops.triton.extrema import Extrema, ExtremaPointers, store_extrema
-from jumpstart_kernels.ops.triton.floats import statistics_values
+from jumpstart_kernels.ops.triton.floats import add_bias, statistics_values
 from jumpstart_kernels.ops.triton.keys import (
     equal,
     holds_nan,
@@ -72,6 +72,7 @@ def store_axis(
 )
 def jumpstart_activation_forward_small_kernel(
     x_ptr,  # [rows, columns], points and units
+    bias_ptr,  # [columns], or None
     output_ptr,  # [rows, columns]
     mask_ptr,  # [rows, ceil(columns / 8)]
     extrema_ptr,  # [2, columns + rows]
@@ -93,6 +94,8 @@ def jumpstart_activation_forward_small_kernel(
     valid = (row < rows)[:, None] & (column < columns)[None, :]
     offset = row[:, None] * columns + column[None, :]
     x = tl.load(x_ptr + offset, mask=valid, other=0)
+    if bias_ptr is not None:
+        x = add_bias(x, tl.load(bias_ptr + column, mask=column < columns, other=0)[None, :])
     values = statistics_values(x)
     if ACTIVATION != "none":
         positive = is_positive(values)

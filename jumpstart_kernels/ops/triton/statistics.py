@@ -26,12 +26,14 @@ from jumpstart_kernels.ops.triton.tiles import program_index
 @triton.jit
 def axis_statistics(
     x_ptr,  # [segments, rows, columns]
+    bias_ptr,  # [units], or None
     matrix: Matrix,
     partials: Partials,
     pointers: ExtremaPointers,  # to the first of this axis
     item,  # [ITEMS], units or points
     margin_bits,
     OF_COLUMNS: tl.constexpr,  # partials are those of columns, not of rows
+    UNITS_FASTEST: tl.constexpr,  # columns are units
     COLUMN_ORDER: tl.constexpr,  # partials of an item are [regions, columns], in order by column first
     CHANNELS_LAST: tl.constexpr,
     EXTREMA_KIND: tl.constexpr,
@@ -87,9 +89,19 @@ def axis_statistics(
             if COLUMN_ORDER:
                 first = first % matrix.regions * matrix.columns + first // matrix.regions
             offset = tl.where(find, partial_offset(first, item, partials), 0)
-            begin, stride, length = part_of_x(offset, matrix, OF_COLUMNS)
-            length = tl.where(find, length, 0)
-            place = search(x_ptr, begin, stride, length, extremum, nan, SEARCH)
+            begin, stride, length, unit = part_of_x(offset, matrix, OF_COLUMNS, UNITS_FASTEST)
+            place = search(
+                x_ptr,
+                bias_ptr,
+                begin,
+                stride,
+                length=tl.where(find, length, 0),
+                unit=unit,
+                extremum=extremum,
+                nan=nan,
+                UNIT_STRIDE=1 if OF_COLUMNS != UNITS_FASTEST else 0,
+                SEARCH=SEARCH,
+            )
             index = tl.where(find, logical_index(place, matrix, CHANNELS_LAST), -1)
             if i == 0:
                 max_index = index
@@ -126,6 +138,7 @@ def add_programs(sums_ptr, slack_sums_ptr, start, end, programs, BLOCK: tl.const
 )  # fmt: skip
 def jumpstart_activation_statistics_forward_kernel(
     x_ptr,  # [segments, rows, columns]
+    bias_ptr,  # [units], or None
     workspace_ptr,  # a counter that is zero, keys [2, partials], sums [5, programs] as integers of their bits
     extrema_ptr,  # [2, units + points]
     indices_ptr,  # [2, units + points]
@@ -168,10 +181,12 @@ def jumpstart_activation_statistics_forward_kernel(
         region_rows=region_rows,
         tiles=tiles,
         tile_columns=tile_columns,
+        units=units,
     )
     if program < unit_programs:
         sums = axis_statistics(
             x_ptr,
+            bias_ptr,
             matrix,
             Partials(
                 keys=keys_ptr + unit_start,
@@ -184,6 +199,7 @@ def jumpstart_activation_statistics_forward_kernel(
             item=program * UNIT_BLOCK.items + tl.arange(0, UNIT_BLOCK.items),
             margin_bits=margin_bits,
             OF_COLUMNS=UNITS_OF_COLUMNS,
+            UNITS_FASTEST=UNITS_OF_COLUMNS,
             COLUMN_ORDER=False,
             CHANNELS_LAST=CHANNELS_LAST,
             EXTREMA_KIND=EXTREMA_KIND,
@@ -193,6 +209,7 @@ def jumpstart_activation_statistics_forward_kernel(
     else:
         sums = axis_statistics(
             x_ptr,
+            bias_ptr,
             matrix,
             Partials(
                 keys=keys_ptr + point_start,
@@ -205,6 +222,7 @@ def jumpstart_activation_statistics_forward_kernel(
             item=(program - unit_programs) * POINT_BLOCK.items + tl.arange(0, POINT_BLOCK.items),
             margin_bits=margin_bits,
             OF_COLUMNS=POINTS_OF_COLUMNS,
+            UNITS_FASTEST=UNITS_OF_COLUMNS,
             COLUMN_ORDER=COLUMN_ORDER,
             CHANNELS_LAST=CHANNELS_LAST,
             EXTREMA_KIND=EXTREMA_KIND,
