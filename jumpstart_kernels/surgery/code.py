@@ -45,7 +45,7 @@ def may_reach(module: nn.Module, name: str) -> bool:
     own = {id(_function(value)) for kind in type(module).__mro__ for value in vars(kind).values()}
     for function in python_functions(module):
         names = _loaded(function.__code__) if id(function) in own else _names(function)
-        if name in names or not _TRAVERSING.isdisjoint(names):
+        if name in names or not _TRAVERSING.isdisjoint(_names(function)):
             return True
     return False
 
