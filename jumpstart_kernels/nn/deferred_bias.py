@@ -112,33 +112,27 @@ class BiasLink:
     outlives it, or is pickled alone, does without the link.
 
     Args:
-        owner: the module whose forward calls both.
-        producer: the place of the layer, the module that holds it and its name there.
-        activation: the place of the activation.
+        owner: the module whose forward calls both, or the containers that they are in.
+        producer: the path of the layer from there.
+        activation: the path of the activation.
     """
 
-    _owner: Callable[[], nn.Module | None]
-    _producer_holder: Callable[[], nn.Module | None]
-    _activation_holder: Callable[[], nn.Module | None]
-    _producer: Callable[[], Any]
-    _activation: Callable[[], Any]
+    def __init__(self, owner: nn.Module, producer: str, activation: str) -> None:
+        edges: list[Edge] = []
+        ends = []
+        for path in (producer, activation):
+            module = owner
+            for name in path.split("."):
+                holder, module = module, module.get_submodule(name)
+                edges.append((_reference(holder), name, _reference(module)))
+            ends.append(_reference(module))
+        self._owner = _reference(owner)
+        self._producer, self._activation = ends
+        self._edges = tuple(edges)
 
-    def __init__(
-        self, owner: nn.Module, producer: tuple[nn.Module, str], activation: tuple[nn.Module, str]
-    ) -> None:
-        producer_holder, self._producer_name = producer
-        activation_holder, self._activation_name = activation
-        self._refer(
-            _owner=owner,
-            _producer_holder=producer_holder,
-            _activation_holder=activation_holder,
-            _producer=producer_holder._modules[self._producer_name],
-            _activation=activation_holder._modules[self._activation_name],
-        )
-
-    def _refer(self, **modules: nn.Module | None) -> None:
-        for name, module in modules.items():
-            setattr(self, name, _gone if module is None else weakref.ref(module))
+    def owner(self) -> nn.Module | None:
+        """The module whose forward calls both; None if it is no more."""
+        return self._owner()
 
     def producer(self) -> Any:
         """The layer; None if it is no more."""
@@ -148,15 +142,17 @@ class BiasLink:
         """The activation; None if it is no more."""
         return self._activation()
 
+    def modules(self) -> list[nn.Module]:
+        """The two, and the containers between them and the owner."""
+        return [module for _, _, child in self._edges if (module := child()) is not None]
+
     def holds(self) -> bool:
         """Whether neither of the two was exchanged for another module since, or left its model."""
-        holder, producer = self._producer_holder(), self._producer()
-        if holder is None or producer is None or holder._modules.get(self._producer_name) is not producer:
-            return False
-        holder, activation = self._activation_holder(), self._activation()
-        if holder is None or activation is None:
-            return False
-        return holder._modules.get(self._activation_name) is activation
+        for holder_of, name, child_of in self._edges:
+            holder, child = holder_of(), child_of()
+            if holder is None or child is None or holder._modules.get(name) is not child:
+                return False
+        return True
 
     def bias_for(self, x: Tensor) -> Tensor | None:
         """The bias that the activation adds to ``x``, of its dtype and device; None if it adds none."""
@@ -177,15 +173,14 @@ class BiasLink:
             if module is not None:
                 module._bias_link = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value() if callable(value) else value for name, value in vars(self).items()}
+    def __getstate__(self) -> Any:
+        edges = [(holder(), name, child()) for holder, name, child in self._edges]
+        return self._owner(), self._producer(), self._activation(), edges
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            if isinstance(value, str):
-                setattr(self, name, value)
-            else:
-                self._refer(**{name: value})
+    def __setstate__(self, state: Any) -> None:
+        *modules, edges = state
+        self._owner, self._producer, self._activation = map(_reference, modules)
+        self._edges = tuple((_reference(holder), name, _reference(child)) for holder, name, child in edges)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "BiasLink | None":
         owner = self._owner()
@@ -194,6 +189,14 @@ class BiasLink:
         link = memo[id(self)] = object.__new__(BiasLink)
         link.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return link
+
+
+Reference = Callable[[], Any]
+Edge = tuple[Reference, str, Reference]  # a module, and what it holds under a name
+
+
+def _reference(module: nn.Module | None) -> Reference:
+    return _gone if module is None else weakref.ref(module)
 
 
 def _gone() -> None:

@@ -7,13 +7,12 @@ from torch import fx, nn
 from jumpstart_kernels.nn.activation import JumpstartActivation
 from jumpstart_kernels.nn.deferred_bias import DEFERRING, BiasLink, DeferredBias
 
-Place = tuple[nn.Module, str]  # the module that holds another, and the name there
 
+def link_bias(owner: nn.Module, producer: str, activation: str, fuse_bias: bool | str) -> DeferredBias:
+    """Have an activation add the bias of a layer, both by their paths from ``owner``; returns the layer.
 
-def link_bias(owner: nn.Module, producer: Place, activation: Place, fuse_bias: bool | str) -> DeferredBias:
-    """Have an activation add the bias of a layer, both called by ``owner``; returns the layer.
-
-    The layer changes its class, which keeps parameters, hooks, handles and references to it.
+    ``owner`` is the module whose forward calls both, or the containers that they are in. The layer changes
+    its class, which keeps parameters, hooks, handles and references to it.
     """
     link = BiasLink(owner, producer, activation)
     layer: Any = link.producer()
@@ -54,14 +53,32 @@ def cut_all(model: nn.Module) -> None:
 
 def cut_broken(module: nn.Module, graph: fx.Graph) -> None:
     """Cut the links of the layers that a trace of a module's forward calls in any other way."""
-    for child in dict.fromkeys(called for _, called in calls_of_modules(module, graph)):
-        link = child._bias_link if isinstance(child, (DeferredBias, JumpstartActivation)) else None
-        if link is not None and wrong_calls(module, graph, link.producer(), link.activation()):
+    called = {child for _, child in calls_of_modules(module, graph)}
+    for activation in module.modules():
+        link = activation._bias_link if isinstance(activation, JumpstartActivation) else None
+        if link is None:
+            continue
+        inner = set(link.modules())
+        wrong = ""
+        if link.owner() is module:
+            ends = [outermost(end, inner, called) for end in (link.producer(), link.activation())]
+            inner -= set(ends)
+            wrong = wrong_calls(module, graph, *ends)
+        if wrong or not inner.isdisjoint(called):
             link.cut()
 
 
-def wrong_calls(module: nn.Module, graph: fx.Graph, layer: nn.Module, activation: nn.Module) -> str:
-    """Which call in a trace keeps a layer from leaving its bias to an activation; "" if there is none."""
+def outermost(end: nn.Module, chain: set[nn.Module], called: set[nn.Module]) -> nn.Module:
+    """Which of the containers around one end of a link a trace calls; itself if there is none."""
+    around = [module for module in chain if module in called and end in set(module.modules())]
+    return max(around, key=lambda module: len(list(module.modules())), default=end)
+
+
+def wrong_calls(module: nn.Module, graph: fx.Graph, layer: nn.Module, activation: nn.Module | None) -> str:
+    """Which call in a trace keeps a layer from leaving its bias to an activation; "" if there is none.
+
+    Either may also be a container that ends with the layer, or starts with the activation.
+    """
     called = dict(calls_of_modules(module, graph))
     for node, child in called.items():
         if child is layer:
@@ -89,9 +106,3 @@ def submodule(module: nn.Module, path: str) -> Any:
         if found is None:
             return None
     return found
-
-
-def place_of(module: nn.Module, path: str) -> Place:
-    """Where the submodule at a path is held."""
-    holder, _, name = path.rpartition(".")
-    return module.get_submodule(holder), name

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from jumpstart_kernels.nn.activation import JumpstartActivation
 from jumpstart_kernels.nn.deferred_bias import DEFERRING, MEASURED_FASTER
-from jumpstart_kernels.surgery.bias_links import Place, calls_of_modules, submodule, wrong_calls
+from jumpstart_kernels.surgery.bias_links import calls_of_modules, submodule, wrong_calls
 from jumpstart_kernels.surgery.code import is_of_torch, may_reach
 from jumpstart_kernels.surgery.tracing import (
     AttributeTracer,
@@ -34,9 +34,9 @@ _PAIRS = {
 class Move(NamedTuple):
     """A bias that can move."""
 
-    owner: nn.Module  # whose forward calls both
-    producer: Place
-    activation: Place
+    owner: nn.Module  # whose forward calls both, or the containers that they are in
+    producer: str  # paths from the owner
+    activation: str
 
 
 class Moves(NamedTuple):
@@ -116,7 +116,7 @@ class _Finder:
     def __init__(self, model: nn.Module, activations: set[JumpstartActivation]) -> None:
         self._activations = activations
         self._names = {module: name for name, module in model.named_modules()}
-        self._places: dict[nn.Module, list[Place]] = {}
+        self._places: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
         for parent in model.modules():
             for name, child in parent._modules.items():
                 if child is not None:
@@ -129,57 +129,83 @@ class _Finder:
         Raises:
             _Left: it cannot.
         """
-        producer = self._place(layer)
-        owner = self._owner(layer)
-        if isinstance(owner, nn.Sequential) and is_of_torch(type(owner).forward):
-            behind = _next(owner, producer[1]) if owner is producer[0] else None
-        elif is_of_torch(type(owner).forward):
-            attribute = _PAIRS.get(type(owner), {}).get(producer[1])
-            behind = owner._modules.get(attribute) if attribute else None
-        else:
-            calls = [call for graph in self._graphs(owner) for call in calls_of_modules(owner, graph)]
-            called = [node for node, child in calls if child is layer]
-            if not called and isinstance(vars(owner).get("forward"), StandIn):
-                self._check(layer, None, owner)
-                return owner
-            users = {user for node in called for user in node.users}
-            found = {submodule(owner, str(user.target)) for user in users if user.op == "call_module"}
-            behind = next((child for child in found if child in self._activations), None)
-        if behind not in self._activations:
+        producers, path = [layer], ""  # the layer, and what it is the last module of
+        while True:
+            owner, name = self._place(producers[-1])
+            path = f"{name}.{path}".rstrip(".")
+            if not _is_sequence(owner):
+                break
+            behind = _behind(owner, name)
+            if behind is not None:
+                return self._checked(owner, producers, path, owner._modules[behind], behind)
+            producers.append(owner)
+        while isinstance(owner, (nn.ModuleList, nn.ModuleDict)) and is_of_torch(type(owner).forward):
+            owner, name = self._place(owner, "the list that holds it")
+            path = f"{name}.{path}"
+        if is_of_torch(type(owner).forward):
+            attribute = _PAIRS.get(type(owner), {}).get(path)
+            if attribute is None:
+                raise _Left
+            return self._checked(owner, producers, path, owner._modules[attribute], attribute)
+        if self._activations.isdisjoint(owner.modules()):
             raise _Left
-        self._check(layer, behind, owner)
-        return Move(owner, producer, self._place(behind, "its activation"))
+        calls = [call for graph in self._graphs(owner) for call in calls_of_modules(owner, graph)]
+        called = [node for node, child in calls if child is producers[-1]]
+        if not called and isinstance(vars(owner).get("forward"), StandIn):
+            self._check(owner, producers, [])
+            return owner
+        users = {user for node in called for user in node.users if user.op == "call_module"}
+        for target in sorted({str(user.target) for user in users}):
+            behind_it = submodule(owner, target)
+            if behind_it is not None and _innermost(behind_it, "")[-1][0] in self._activations:
+                return self._checked(owner, producers, path, behind_it, target)
+        raise _Left
 
-    def _place(self, module: nn.Module, called: str = "it") -> Place:
-        """The only place of a module."""
+    def _checked(
+        self, owner: nn.Module, producers: list[nn.Module], path: str, behind: Any, path_behind: str
+    ) -> Move:
+        """The move of a bias to an activation, the first module of what is behind the layer."""
+        chain = _innermost(behind, path_behind)
+        activation, path_of_activation = chain[-1]
+        if activation not in self._activations:
+            raise _Left
+        self._check(owner, producers, [module for module, _ in reversed(chain)])
+        return Move(owner, path, path_of_activation)
+
+    def _place(self, module: nn.Module, called: str = "it") -> tuple[nn.Module, str]:
+        """The only place of a module: what holds it, and its name there."""
         places = self._places.get(module, [])
         if len(places) != 1:
             raise _Left(f"{called} is shared" if places else "")
         return places[0]
 
-    def _owner(self, layer: nn.Module) -> nn.Module:
-        """The module whose forward calls a layer: not a list that holds it."""
-        owner = self._place(layer)[0]
-        while isinstance(owner, (nn.ModuleList, nn.ModuleDict)) and is_of_torch(type(owner).forward):
-            owner = self._place(owner, "the list that holds it")[0]
-        return owner
+    def _check(self, owner: nn.Module, producers: list[nn.Module], followers: list[Any]) -> None:
+        """Raise if something about these modules, or a call of one of them, is in the way.
 
-    def _check(self, layer: nn.Module, behind: Any, owner: nn.Module) -> None:
-        """Raise if a layer, its activation, or a call of one of the two is in the way."""
-        reason = obstacle(layer) or (obstacle_behind(layer, behind) if behind is not None else "")
-        if reason:
-            raise _Left(reason)
+        Args:
+            owner: calls the outermost of both.
+            producers: the layer, then what it is the last module of.
+            followers: the activation, then what it is the first module of; or nothing.
+        """
+        layer, tail, head = producers[0], producers[-1], followers[-1] if followers else None
+        for module in followers:
+            self._place(module, "its activation")
+        reasons = [obstacle(module) for module in producers]
+        reasons += [obstacle_behind(layer, followers[0])] if followers else []
+        reasons += ["what is behind it has hooks" for module in followers[1:] if obstacle(module)]
         if is_of_torch(type(owner).forward) and "forward" in vars(owner):
-            raise _Left(f"the forward of {self._described(owner)} is set by other code")
-        for module in (layer, *([] if behind is None else [behind])):
+            reasons.append(f"the forward of {self._described(owner)} is set by other code")
+        if reason := next(filter(None, reasons), ""):
+            raise _Left(reason)
+        for module in (*producers, *followers):
             for ancestor, path in self._ancestors(module):
                 if is_of_torch(type(ancestor).forward) or not _may_call(ancestor, path):
                     continue
                 for graph in self._graphs(ancestor):
                     called = any(child is module for _, child in calls_of_modules(ancestor, graph))
-                    if called and ancestor is not owner:
+                    if called and (ancestor is not owner or module not in (tail, head)):
                         raise _Left(f"the forward of {self._described(ancestor)} calls it, too")
-                    wrong = wrong_calls(ancestor, graph, layer, behind)
+                    wrong = wrong_calls(ancestor, graph, tail, head)
                     if wrong and ancestor is owner:
                         raise _Left(wrong)
 
@@ -216,11 +242,25 @@ class _Finder:
         return self._names[module] or f"the {type(module).__name__}"
 
 
-def _next(sequence: nn.Sequential, name: str) -> nn.Module | None:
-    """The module behind the one of this name."""
+def _is_sequence(module: nn.Module) -> bool:
+    """Whether a module calls its children in turn."""
+    return isinstance(module, nn.Sequential) and is_of_torch(type(module).forward)
+
+
+def _behind(sequence: nn.Module, name: str) -> str | None:
+    """The name of the module behind the one of this name."""
     names = list(sequence._modules)
-    following = names[names.index(name) + 1 :]
-    return sequence._modules[following[0]] if following else None
+    return next(iter(names[names.index(name) + 1 :]), None)
+
+
+def _innermost(module: Any, path: str) -> list[tuple[Any, str]]:
+    """A module, its first child if it is a sequence, and so on, with their paths."""
+    chain = [(module, path)]
+    while _is_sequence(module) and module._modules:
+        name, module = next(iter(module._modules.items()))
+        path = f"{path}.{name}"
+        chain.append((module, path))
+    return chain
 
 
 def _may_call(ancestor: nn.Module, path: tuple[str, ...]) -> bool:

@@ -16,7 +16,6 @@ from jumpstart_kernels.surgery.bias_links import (
     cut_all,
     cut_broken,
     link_bias,
-    place_of,
     submodule,
     wrong_calls,
 )
@@ -181,5 +180,4 @@ class TracedForward(StandIn):
                     obstacle(layer) or obstacle_behind(layer, activation),
                 )
                 if not any(reasons):
-                    place = place_of(self._module, str(node.target))
-                    link_bias(self._module, place, (self._module, name), self._fuse_bias)
+                    link_bias(self._module, str(node.target), name, self._fuse_bias)

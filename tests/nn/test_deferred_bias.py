@@ -83,6 +83,21 @@ def test_tensors_without_units():
         torch.testing.assert_close(model(draw(4)), without(draw(4)))
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_modes_of_parts(index):
+    """The layer's own mode decides, whatever those of its activation and its model are."""
+    pair = with_and_without(mlp())
+    for model in pair:
+        for training in (True, False):
+            model.train(training)[index].train(not training)
+    for model in pair:
+        model[1 - index].eval()
+    torch.testing.assert_close(*(model(draw(7, 4)) for model in pair))
+    for model in pair:
+        model.train()[index].eval()
+    torch.testing.assert_close(*(results(model, draw(7, 4)) for model in pair))
+
+
 def test_injection():
     torch.manual_seed(0)
     model, without = with_and_without(cnn())

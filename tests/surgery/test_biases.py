@@ -80,6 +80,36 @@ class Nested(nn.Module):
         return sum(block(x) for block in self.blocks) + self.blocks[0](x)
 
 
+class Residual(nn.Module):
+    """The last layer of one sequence and the first of the next, in a forward and in a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        inner = nn.Sequential(nn.ReLU(), nn.Linear(4, 4))
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 4)), inner)
+        self.tail = nn.Sequential(nn.Sequential(nn.ReLU()), nn.Linear(4, 4))
+        self.relu = nn.ReLU()
+        self.skip = None
+
+    def forward(self, x):
+        x = self.tail(self.body(x))
+        return F.relu(self.relu(x if self.skip is None else x + self.skip(x)) - 0.1)
+
+
+@pytest.mark.parametrize("kind", [Residual, lambda: nn.Sequential(Residual(), nn.Linear(4, 4), nn.ReLU())])
+def test_across_sequences(kind):
+    model, without = with_and_without(build(kind))
+    inner = ["body.0", "body.2.0", "body.3.1", "tail.1"]
+    assert names_of(model)[:4] == [f"0.{name}" if kind is not Residual else name for name in inner]
+    found = [results(each, draw(5, 4)) for each in (model, without)]
+    torch.testing.assert_close(*found)
+    other = copy.deepcopy(model)
+    torch.testing.assert_close(results(other, draw(5, 4)), found[1])
+    block, plain = (other, without) if kind is Residual else (other[0], without[0])
+    block.body = plain.body  # with the last layer of the sequence its link goes, too
+    torch.testing.assert_close(other(draw(5, 4)), without(draw(5, 4)))
+
+
 @pytest.mark.parametrize("mask", [None, 2.0])
 def test_modules_of_a_forward(mask):
     model, without = with_and_without(build(Modules))
@@ -217,10 +247,10 @@ def test_a_failure_undoes_everything(monkeypatch):
     def failing(*arguments):
         found = biases.find_moves(*arguments)
         moves.extend(found.found)
-        return found._replace(found=[*found.found, found.found[0]._replace(producer=(nn.Module(), "x"))])
+        return found._replace(found=[*found.found, found.found[0]._replace(producer="x")])
 
     monkeypatch.setattr("jumpstart_kernels.surgery.replace.find_moves", failing)
-    with pytest.raises(KeyError):
+    with pytest.raises(AttributeError):
         replace_relu(model, fuse_bias=True)
     assert len(moves) == 4
     assert fingerprint(model) == before

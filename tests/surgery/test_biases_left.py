@@ -133,6 +133,38 @@ class Looped(Indexed):
         return sum(found)
 
 
+class HookedSequence(Indexed):
+    """A hook on a sequence sees what its last layer returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Linear(4, 4))
+        self.features.register_forward_hook(lambda *_: None)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.features(x))
+
+
+class LastOfASequence(Indexed):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Linear(4, 4))
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.features(x)) + self.features[0](x)
+
+
+class FirstOfASequence(LastOfASequence):
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.Sequential(nn.ReLU(), nn.Linear(4, 4))
+
+    def forward(self, x):
+        return self.relu(self.features(x)) + self.relu[0](x)
+
+
 class Traversed(nn.Module):
     def __init__(self):
         super().__init__()
@@ -162,6 +194,9 @@ LEFT = {
     Indexed: "calls it, too",
     Sliced: "cannot be followed",
     Looped: "calls it, too",
+    HookedSequence: "it has hooks",
+    LastOfASequence: "calls it, too",
+    FirstOfASequence: "calls it, too",
     Traversed: "cannot be followed",
 }
 
