@@ -57,6 +57,12 @@ class DeferredBias(nn.Module):
             return bias
         return None
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise RuntimeError(
+            "torch.jit.script does not support layers that leave their bias to an activation: "
+            "call jumpstart_kernels.restore_relu(model) first"
+        )
+
 
 class DeferredBiasLinear(DeferredBias, nn.Linear):
     """``nn.Linear``, see :class:`DeferredBias`."""

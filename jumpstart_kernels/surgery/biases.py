@@ -12,15 +12,10 @@ from torch import fx, nn
 
 from jumpstart_kernels.nn.activation import JumpstartActivation
 from jumpstart_kernels.nn.deferred_bias import DEFERRING, MEASURED_FASTER
+from jumpstart_kernels.surgery.all_calls import trace_all
 from jumpstart_kernels.surgery.bias_links import calls_of_modules, submodule, wrong_calls
 from jumpstart_kernels.surgery.code import is_of_torch, may_reach
-from jumpstart_kernels.surgery.tracing import (
-    AttributeTracer,
-    StandIn,
-    Untraceable,
-    call_patterns,
-    trace_forward,
-)
+from jumpstart_kernels.surgery.tracing import StandIn, Untraceable
 from jumpstart_kernels.surgery.units import likeness
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -230,7 +225,7 @@ class _Finder:
         key = tuple((name, likeness(child)) for name, child in module.named_modules())
         if key not in self._traces:
             try:
-                self._traces[key] = _trace_all(module)
+                self._traces[key] = trace_all(module)
             except Untraceable as reason:
                 self._traces[key] = reason
         traces = self._traces[key]
@@ -276,18 +271,3 @@ def _may_call(ancestor: nn.Module, path: tuple[str, ...]) -> bool:
         return True
     named = [index for index, name in enumerate(path) if name.isidentifier()]
     return not named or named[-1] == 0 or may_reach(ancestor, path[named[-1]])
-
-
-def _trace_all(module: nn.Module) -> list[fx.Graph]:
-    """The traces of a module's forward for both modes and all patterns of calls."""
-    if "forward" in vars(module):
-        raise Untraceable("it is set by other code")
-    graphs = []
-    for pattern in call_patterns(module):
-        for training in (True, False):
-            try:
-                graphs.append(trace_forward(module, training, pattern, (), AttributeTracer))
-            except Untraceable as error:
-                if "NoneType" not in str(error.__cause__):  # else a call without the argument fails as well
-                    raise
-    return graphs

@@ -6,8 +6,6 @@ so anything that a trace cannot capture is detected here, and the forward is the
 
 import builtins
 import inspect
-import itertools
-import math
 import operator
 import random
 import sys
@@ -60,32 +58,6 @@ def default_pattern(module: nn.Module) -> Pattern:
     args = tuple(... for parameter in required if parameter.kind <= parameter.POSITIONAL_OR_KEYWORD)
     names = [parameter.name for parameter in required if parameter.kind == parameter.KEYWORD_ONLY]
     return args, tuple((name, ...) for name in names)
-
-
-def call_patterns(module: nn.Module) -> list[Pattern]:
-    """All calls between which ``module``'s forward may distinguish without branching on an unknown value.
-
-    Raises:
-        Untraceable: there are too many.
-    """
-    _, *parameters = inspect.signature(type(module).forward).parameters.values()  # without self
-    choices: list[tuple[Any, ...]] = []
-    for parameter in parameters:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise Untraceable("its forward takes any number of arguments")
-        if isinstance(parameter.default, bool):
-            choices.append((True, False))
-        else:
-            optional = bool(choices) and parameter.default in (None, parameter.empty)
-            choices.append((..., None) if optional else (...,))
-    if math.prod(map(len, choices)) > 16:
-        raise Untraceable("its forward takes many optional arguments")
-    keywords = [parameter.name for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY]
-    patterns = []
-    for values in itertools.product(*choices):
-        positional = values[: len(values) - len(keywords)]
-        patterns.append((positional, tuple(zip(keywords, values[len(positional) :], strict=True))))
-    return patterns
 
 
 class Call(NamedTuple):
@@ -229,31 +201,6 @@ class Tracer(fx.Tracer):
         if _context() != self._context:
             raise Untraceable("its forward uses no_grad, autocast or checkpointing for a part of itself")
         return super().create_node(*args, **kwargs)
-
-
-class AttributeTracer(Tracer):
-    """Takes the module's own numbers, flags and strings for unknown, too: they may change between calls."""
-
-    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
-        own = vars(root)
-        plain = {
-            name: value
-            for name, value in own.items()
-            if name != "training" and isinstance(value, (bool, int, float, str))
-        }
-        self._attributes = list(plain)
-        try:
-            return super().trace(root, concrete_args)
-        finally:
-            own.update(plain)
-
-    def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
-    ) -> tuple[Any, list[Any]]:
-        vars(self.root).update(
-            (name, self.create_proxy("get_attr", name, (), {})) for name in self._attributes
-        )
-        return super().create_args_for_root(root_fn, is_module, concrete_args)
 
 
 def _context() -> tuple[Any, ...]:

@@ -52,6 +52,16 @@ def test_symbolic_trace():
             torch.testing.assert_close(each.train(mode)(x), without.train(mode)(x))
 
 
+def test_torchscript():
+    model, without = with_and_without(mlp())
+    for part in (model, model[0]):
+        with pytest.raises(RuntimeError, match="restore_relu"):
+            torch.jit.script(part)
+    for each in (model, without):
+        traced = torch.jit.trace(each.eval(), draw(7, 4))
+        torch.testing.assert_close(traced(draw(7, 4)), without.eval()(draw(7, 4)))
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpoint(reentrant):
     def steps(model):
@@ -161,6 +171,27 @@ def check_fsdp(units, reshard):
 def test_fsdp(ranks, units, reshard):
     """Also where the bias is sharded again by the time the activation adds it."""
     ranks(check_fsdp, units, reshard)
+
+
+def check_fsdp_accumulation():
+    model, without = with_and_without(_model())
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model[0], model[2], model:
+        fully_shard(layer, mesh=mesh)
+    for last in (False, True, False, True):
+        model.set_requires_gradient_sync(last)
+        x = draw(8, 4) + last
+        (model(_mine(x)).square().sum() + 0.5 * jk.penalty(model)).backward()
+        for part in x.chunk(2):
+            ((without(part).square().sum() + 0.5 * jk.penalty(without)) / 2).backward()
+        if last:
+            found, expected = ([p.grad for p in each.parameters()] for each in (model, without))
+            torch.testing.assert_close([_whole(each) for each in found], expected)
+
+
+def test_fsdp_accumulation(ranks):
+    """Gradients of several backwards, exchanged at the last."""
+    ranks(check_fsdp_accumulation)
 
 
 def check_fsdp_mixed_precision():
