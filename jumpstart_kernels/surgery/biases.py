@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import fx, nn
 
 from jumpstart_kernels.nn.activation import JumpstartActivation
-from jumpstart_kernels.nn.deferred_bias import DEFERRING, MEASURED_FASTER
+from jumpstart_kernels.nn.deferred_bias import DEFERRING, measured_kinds
 from jumpstart_kernels.surgery.all_calls import trace_all
 from jumpstart_kernels.surgery.bias_links import calls_of_modules, submodule, wrong_calls
 from jumpstart_kernels.surgery.code import is_of_torch, may_reach
@@ -53,7 +53,7 @@ def check_fuse_bias(fuse_bias: object) -> None:
 def deferring_kinds(fuse_bias: bool | str) -> Collection[type[nn.Module]]:
     """The kinds of layers that can leave their bias to an activation."""
     if fuse_bias == "auto":
-        return {kind for _, kind in MEASURED_FASTER}
+        return measured_kinds()
     return tuple(DEFERRING) if fuse_bias else ()
 
 
