@@ -9,7 +9,9 @@ from torch import Tensor, fx, nn
 
 from jumpstart_kernels.functional import check_options, run_layer, run_layer_eagerly, split_extrema
 from jumpstart_kernels.nn import records
+from jumpstart_kernels.nn.deferred_bias import BiasLink, call_of
 from jumpstart_kernels.ops.activations import ACTIVATIONS
+from jumpstart_kernels.ops.layout import along_units
 
 
 class LayerExtrema(NamedTuple):
@@ -55,6 +57,7 @@ class JumpstartActivation(nn.Module):
         self.tie_breaking = tie_breaking
         self._name = ""  # in the model that replace_relu changed
         self._derived = False  # whether unit_dim was inferred by replace_relu, not given
+        self._bias_link: BiasLink | None = None  # to a layer that leaves its bias to this one
         self._without_units = False  # whether it has warned of a tensor without units
         self._records: records.Records = None
         self._unclaimed = 0  # eager records since the last penalty
@@ -67,28 +70,30 @@ class JumpstartActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The activation of ``[N, C, *]``, in the shape, dtype and layout of ``x``."""
         if type(x) is not Tensor and isinstance(x, fx.Proxy):
-            return _call_of(self, x)
+            return call_of(self, x)
         recording = self.training and torch.is_grad_enabled()
         watchers = self._watchers
+        link = self._bias_link
+        bias = None if link is None else link.bias_for(x)
         if not recording:
             if self.training:
                 self._miss_record()
             if not watchers:
-                return self._run_plain(x)
+                return self._run_plain(x, bias)
         seen, unit_dim = x, self.unit_dim
         options = (
             self.points, self.margin, self.tie_breaking, self.inplace, "exact" if watchers else "limited"
         )  # fmt: skip
         parameter = 0.0 if self.parameter_name is None else self.activation_parameter
-        result = run_layer_eagerly(x, None, self.activation, parameter, unit_dim, *options)
+        result = run_layer_eagerly(x, bias, self.activation, parameter, unit_dim, *options)
         if result is None:
             if isinstance(x, Tensor) and x.dim() < 2:
                 self._warn_of_no_units(x)
-                return self._run_plain(x)
+                return self._run_plain(x, bias)
             seen, unit_dim = as_batch(x, unit_dim, self.points, self._derived)
             if torch._C._are_functorch_transforms_active():
                 self._enter_transform()
-            result = run_layer(seen, None, self.activation, parameter, unit_dim, *options)
+            result = run_layer(seen, bias, self.activation, parameter, unit_dim, *options)
         output, record = result
         if recording and self._inject is not None:
             output = self._inject(output, record.slack_sums, not self._pauses)
@@ -100,8 +105,10 @@ class JumpstartActivation(nn.Module):
             return output
         return x if output is seen else output.squeeze(0)
 
-    def _run_plain(self, x: Tensor) -> Tensor:
+    def _run_plain(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The activation alone."""
+        if bias is not None:
+            x = x + along_units(bias, x.dim(), self.unit_dim % x.dim())
         return ACTIVATIONS[self.activation].value(x, self.activation_parameter, self.inplace)
 
     def _miss_record(self) -> None:
@@ -171,12 +178,6 @@ def as_batch(x: Tensor, unit_dim: int, points: str, derived: bool) -> tuple[Tens
     if unit_dim == -x.dim() and points == "sample":
         return x.unsqueeze(0), unit_dim
     return x, unit_dim
-
-
-def _call_of(layer: JumpstartActivation, x: fx.Proxy) -> fx.Proxy:
-    """What ``torch.fx`` traces: a call of the layer as a leaf, like ``nn.ReLU``; it records when run."""
-    tracer: Any = x.tracer
-    return tracer.create_proxy("call_module", tracer.path_of_module(layer), (x,), {})
 
 
 def warn_of_no_units(layer: str, dim: int, consequence: str = "it is applied unrecorded") -> None:

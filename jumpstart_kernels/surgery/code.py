@@ -15,6 +15,11 @@ from jumpstart_kernels.surgery.activations import Activations, functions_of, met
 
 # With one of these a forward can call functions that it names only as strings, or not at all.
 _INDIRECT = {"getattr", "methodcaller", "attrgetter", "eval", "exec", "vars", "globals", "__dict__"}
+# With one of these a forward reaches modules below it that it does not name.
+_TRAVERSING = {
+    *("children", "modules", "named_children", "named_modules", "get_submodule", "_modules"),
+    *_INDIRECT,
+}
 # Their functions call no activation, or are its definition.
 _FOREIGN = {"torch", "numpy", "builtins", "math", "functools", "typing", "collections", "warnings", "logging"}
 
@@ -33,6 +38,16 @@ def loaded_names(module: nn.Module) -> set[str]:
     Includes ``SUBSCRIPT`` if something is indexed.
     """
     return {name for function in python_functions(module) for name in _loaded(function.__code__)}
+
+
+def may_reach(module: nn.Module, name: str) -> bool:
+    """Whether the forward can reach what modules below its children call ``name``."""
+    own = {id(_function(value)) for kind in type(module).__mro__ for value in vars(kind).values()}
+    for function in python_functions(module):
+        names = _loaded(function.__code__) if id(function) in own else _names(function)
+        if name in names or not _TRAVERSING.isdisjoint(_names(function)):
+            return True
+    return False
 
 
 def may_call(module: nn.Module, activations: Activations) -> bool:
@@ -116,8 +131,7 @@ def _reached(module: nn.Module) -> Iterator[Any]:
     while queue:
         thing = queue.pop()
         if isinstance(thing, _CODE):
-            inner: Any = getattr(thing, "fget", None) or getattr(thing, "__func__", thing)
-            thing = inspect.unwrap(inner)
+            thing = _function(thing)
         if thing is None or id(thing) in seen:
             continue
         seen.add(id(thing))
@@ -129,6 +143,12 @@ def _reached(module: nn.Module) -> Iterator[Any]:
         elif isinstance(thing, (list, tuple, set, frozenset, dict)):
             items = thing.values() if isinstance(thing, dict) else thing
             queue += [item for item in items if isinstance(item, (nn.Module, *_CODE, *_HOLDERS))]
+
+
+def _function(thing: Any) -> Any:
+    """The function inside a method, a property or a wrapper."""
+    inner: Any = getattr(thing, "fget", None) or getattr(thing, "__func__", thing)
+    return inspect.unwrap(inner) if callable(inner) else inner
 
 
 _CODE = (FunctionType, MethodType, property, staticmethod, classmethod)

@@ -19,6 +19,8 @@ from jumpstart_kernels.surgery.activations import (
     Replaceable,
     requested_activations,
 )
+from jumpstart_kernels.surgery.bias_links import link_bias, unlink_all, unlink_bias
+from jumpstart_kernels.surgery.biases import Moves, check_fuse_bias, deferring_kinds, find_moves
 from jumpstart_kernels.surgery.forward import TracedForward
 from jumpstart_kernels.surgery.layers import make_layer
 from jumpstart_kernels.surgery.sites import Site, Skip, survey
@@ -34,6 +36,7 @@ def replace_relu(
     *,
     skip: Skip = (),
     unit_dim: int | str = "auto",
+    fuse_bias: bool | str = "auto",
     activations: Iterable[str] = ("relu",),
     **options: Any,
 ) -> nn.Module:
@@ -48,9 +51,9 @@ def replace_relu(
       modules, if ``torch.fx`` can trace it. Each call gets a submodule ``jumpstart_relu_0``, ``_1``, ... In a
       subclass of ``nn.Sequential`` these count as elements, visible to code that iterates over it.
 
-    No class, parameter, buffer or ``state_dict`` changes. Replacements are logged to ``jumpstart_kernels`` at
-    INFO, and a warning lists what could not be replaced; :func:`find_relu` lists both beforehand. Existing
-    JumpstartReLUs are left unchanged.
+    No class of yours, parameter, buffer or ``state_dict`` changes. Replacements are logged to
+    ``jumpstart_kernels`` at INFO, and a warning lists what could not be replaced; :func:`find_relu` lists
+    both beforehand. Existing JumpstartReLUs are left unchanged.
 
     A forward with functional calls then runs as its trace. The trace follows ``train()`` and ``eval()``, and
     arguments that are None, a bool or a string. Other Python control flow, for example on attributes of the
@@ -66,6 +69,12 @@ def replace_relu(
             preceding layer puts its outputs: the last after a ``Linear``, −(n+1) after a ``ConvNd``, also
             without a batch. Norms, pooling and element-wise calls pass it on. If it is ambiguous (a ``view``
             in between, a ReLU shared by other layers) it is 1, with a warning from the logger.
+        fuse_bias: whether the activation adds the bias of the ``nn.Linear`` or ``nn.ConvNd`` before it, in
+            training, in the pass that it makes anyway. True: wherever that layer provably feeds this
+            activation alone; the logger names the others and says why. False: nowhere. ``"auto"``: of these,
+            where a benchmark says that it pays. The layer stays the same object with its bias, names and
+            ``state_dict``, but what it returns in training lacks the bias: do not call it, or hook its
+            output, without its activation. Layers replaced by an earlier call stay as they are.
         activations: names of the activations to replace, each by its layer and in the ways above: ``"relu"``,
             ``"leaky_relu"``. Where a module of your own calls an attribute that is a function with further
             arguments (``self.act(x, 0.2)``), the calls are replaced and the attribute stays.
@@ -75,34 +84,51 @@ def replace_relu(
         ``model`` itself.
 
     Raises:
-        TypeError: ``model`` is no module; an option is unknown; an option, ``activations`` or an entry of
-            ``skip`` is of a wrong type.
-        ValueError: an option is out of range; an entry of ``skip`` matches nothing; ``activations`` has an
-            unknown name, or none. The model is as before.
+        TypeError: ``model`` is no module; an option is unknown; an option, ``fuse_bias``, ``activations`` or
+            an entry of ``skip`` is of a wrong type.
+        ValueError: an option or ``fuse_bias`` is out of range; an entry of ``skip`` matches nothing;
+            ``activations`` has an unknown name, or none. The model is as before.
     """
     for name in options:
         if name not in _OPTIONS:
             allowed = ", ".join(_OPTIONS)
-            raise TypeError(f"unknown option {name!r}: replace_relu takes skip, {allowed} and activations")
+            raise TypeError(
+                f"unknown option {name!r}: replace_relu takes skip, {allowed}, fuse_bias and activations"
+            )
     requested = requested_activations(activations)
     check_unit_dim(unit_dim)
+    check_fuse_bias(fuse_bias)
+    kinds = deferring_kinds(fuse_bias)
     options["unit_dim"] = unit_dim
     make_layer(requested[0], {}, options, UNKNOWN)
     found = survey(model, skip, requested)
+    layers: list[Any] = []
+    traced: dict[nn.Module, TracedForward] = {}
     with ExitStack() as undo:
         for module, activation, place, units in found.modules:
             undo.callback(_to_plain, module, activation)
             layer = make_layer(activation, activation.arguments_of(module), options, units)
             _to_jumpstart(module, activation, place, layer)
+            layers.append(module)
         for module, name, activation, inplace, place, units in found.attributes:
             undo.callback(_restore_attributes, module)
             layer = make_layer(activation, {"inplace": inplace}, options, units)
             _replace_attribute(module, name, place, layer)
+            layers.append(layer)
         for module, place, units, graphs in found.forwards:
-            forward = TracedForward(module, place, requested, options, units)
+            forward = TracedForward(module, place, requested, options, units, bool(kinds) and fuse_bias)
             undo.callback(forward.remove)
             forward.install(graphs)
+            layers += [module._modules[name] for name in forward.names]
+            traced[module] = forward
+        moves = find_moves(model, layers, found.skipped, kinds)
+        for move in moves.found:
+            undo.callback(unlink_bias, link_bias(*move, fuse_bias))
+        for owner, uncalled in moves.uncalled:
+            if owner in traced:
+                traced[owner].uncalled.append(uncalled)
         undo.pop_all()
+    _report_biases(moves, fuse_bias)
     _report(model, requested, found.sites, unit_dim == "auto")
     return model
 
@@ -123,6 +149,7 @@ def restore_relu(model: nn.Module) -> nn.Module:
         TypeError: ``model`` is not a module.
     """
     check_module(model)
+    unlink_all(model)
     for module in list(model.modules()):
         forward = vars(module).get("forward")
         if isinstance(forward, TracedForward):
@@ -183,6 +210,15 @@ def _report(model: nn.Module, activations: Activations, sites: list[Site], auto:
     if not replaced and not any(isinstance(module, layers) for module in model.modules()):
         kinds = " or ".join(activation.module.__name__ for activation in activations)
         warnings.warn(f"replace_relu found no {kinds} in the model: nothing is replaced", stacklevel=3)
+
+
+def _report_biases(moves: Moves, fuse_bias: bool | str) -> None:
+    if moves.found:
+        logger.info("fuse_bias: activations add the biases of %d layers", len(moves.found))
+    if moves.left:
+        left = [f"  {name}: {reason}" for name, reason in moves.left.items()]
+        level = logging.WARNING if fuse_bias is True else logging.INFO
+        logger.log(level, "%s", "\n".join(["fuse_bias: these layers add their bias themselves", *left]))
 
 
 def _kind(site: Site, auto: bool) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import fx, nn
 
 from jumpstart_kernels.nn.activation import JumpstartActivation
+from jumpstart_kernels.nn.deferred_bias import DeferredBias
 from jumpstart_kernels.nn.recording import check_module
 from jumpstart_kernels.surgery.activations import Activations, Replaceable, requested_activations
 from jumpstart_kernels.surgery.code import is_of_torch, may_call
@@ -68,6 +69,7 @@ class Survey(NamedTuple):
     modules: list[PlainModule]
     attributes: list[PlainAttribute]
     forwards: list[PlainForward]
+    skipped: set[nn.Module]
 
 
 def find_relu(model: nn.Module, *, skip: Skip = (), activations: Iterable[str] = ("relu",)) -> list[Site]:
@@ -95,7 +97,7 @@ def survey(model: nn.Module, skip: Skip, activations: Activations) -> Survey:
     """Find the sites of a model without changing it."""
     check_module(model)
     skipped = _skipped(model, skip)
-    result = Survey([], [], [], [])
+    result = Survey([], [], [], [], skipped)
     finder = UnitFinder(model)
     by_type = {activation.module: activation for activation in activations}
     scripted: set[nn.Module] = set()
@@ -191,7 +193,7 @@ def _has_own_forward(module: nn.Module) -> bool:
     """Whether the forward is the user's. PyTorch's have their activations as modules or attributes."""
     replaced = isinstance(vars(module).get("forward"), StandIn)
     script = isinstance(module, torch.jit.ScriptModule)
-    ours = isinstance(module, JumpstartActivation)
+    ours = isinstance(module, (JumpstartActivation, DeferredBias))
     return not (script or replaced or ours or is_of_torch(type(module).forward))
 
 

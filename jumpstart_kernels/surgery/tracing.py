@@ -36,6 +36,7 @@ class StandIn:
     """Replaces a module's ``forward`` on the instance, and can be removed."""
 
     activations: list[str]  # names of those whose calls it has replaced
+    graphs: dict[Any, fx.Graph]  # what it runs
 
     def remove(self) -> None:
         raise NotImplementedError
@@ -121,10 +122,17 @@ def activation_attributes(module: nn.Module, activations: Activations) -> dict[s
     return found
 
 
-def trace_forward(module: nn.Module, training: bool, pattern: Pattern, activations: Activations) -> fx.Graph:
+def trace_forward(
+    module: nn.Module,
+    training: bool,
+    pattern: Pattern,
+    activations: Activations,
+    tracer: "type[Tracer] | None" = None,
+) -> fx.Graph:
     """The trace of ``module``'s forward, with submodules as leaves, for one mode and one call pattern.
 
-    Attributes that are a function of these activations count as submodules. The module and the random number
+    Attributes that are a function of these activations count as submodules. ``tracer`` may be a stricter one.
+    The module and the random number
     generators are as before afterwards, also if it raises.
 
     Raises:
@@ -149,7 +157,7 @@ def trace_forward(module: nn.Module, training: bool, pattern: Pattern, activatio
                 torch.set_grad_enabled(training),
                 no_isinstance(functions),
             ):
-                graph = Tracer(pattern).trace(module)
+                graph = (tracer or Tracer)(pattern).trace(module)
         except Untraceable:
             raise
         except Exception as error:

@@ -182,7 +182,7 @@ class UnitFinder:
         return agreed(found) if found else PASSED_ON
 
     def _trace(self, module: nn.Module) -> fx.Graph | None:
-        key = _likeness(module)
+        key = likeness(module)
         if key not in self._traces:
             activations = tuple(REPLACEABLE.values())
             try:
@@ -205,7 +205,7 @@ class UnitFinder:
         return behind_call(node, values) if node.op in ("call_function", "call_method") else UNKNOWN
 
 
-def _likeness(module: nn.Module) -> tuple[Any, ...]:
+def likeness(module: nn.Module) -> tuple[Any, ...]:
     """A key shared by modules whose forwards make the same calls, so that one trace serves them all."""
     attributes = []
     for name, value in vars(module).items():
