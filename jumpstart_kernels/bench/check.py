@@ -76,6 +76,7 @@ class Check:
         if peer.before_relu is not None:
             expected_gradient = self._gradient_through(peer.before_relu, positive=output > 0)
         bound = tolerance * (expected_gradient.abs() + self.grad.double().abs() + computed)
+        bound += smallest * rounded
         message = message or _excess("gradient", gradient.double(), expected_gradient, bound)
         if bias_gradient is not None and expected_bias_gradient is not None:
             bound = self._bound_of_sum(expected_gradient, expected_bias_gradient)
@@ -111,9 +112,9 @@ class Check:
         """What rounding can change about sums over the units of gradients.
 
         The n summands of a unit have random signs, so their partial sums stay near their Euclidean norm, and
-        so do the errors of n roundings: each is half an eps of a partial sum, all together eps / 2 · √n of the
-        norm at most. Twice that is beyond four standard deviations. The dtype of the case rounds summands and
-        sum; those that hold several extrema are rounded once for each.
+        so do the errors of n roundings: each is at most eps / 2 of a partial sum, all together eps / 2 · √n of
+        the norm. Twice that is beyond four standard deviations. The dtype of the case also rounds summands,
+        once for each extremum that they hold, and the sum.
         """
         rows = _over_units(summands)
         norms = rows.norm(dim=1)
