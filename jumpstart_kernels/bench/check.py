@@ -111,10 +111,10 @@ class Check:
     def _bound_of_sum(self, summands: Tensor, total: Tensor) -> Tensor:
         """What rounding can change about sums over the units of gradients.
 
-        The n summands of a unit have random signs, so their partial sums stay near their Euclidean norm, and
-        so do the errors of n roundings: each is at most eps / 2 of a partial sum, all together eps / 2 · √n of
-        the norm. Twice that is beyond four standard deviations. The dtype of the case also rounds summands,
-        once for each extremum that they hold, and the sum.
+        The n summands of a unit have random signs, so their partial sums stay near their Euclidean norm. Each
+        of n roundings is at most eps / 2 of a partial sum, and of random sign too: all together are at most
+        about eps / 2 · √n of the norm, and twice that is beyond four standard deviations. The dtype of the
+        case also rounds summands, once for each extremum that they hold, and the sum.
         """
         rows = _over_units(summands)
         norms = rows.norm(dim=1)
