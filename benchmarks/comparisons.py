@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import jumpstart_kernels as jk
-from benchmarks.models import build_resnet50, pre_activations
+from benchmarks.models import build_convnet, build_mlp, build_resnet50, pre_activations
 from jumpstart_kernels.bench import definition
 from jumpstart_kernels.bench.authors import attach, load_regularization
 from jumpstart_kernels.demo.training import build_network
@@ -21,6 +21,8 @@ from jumpstart_kernels.ops.composite import composite_extrema
 from jumpstart_kernels.ops.slack import slacks, sum_slacks
 
 PLAIN = "plain"
+JUMPSTART = "Jumpstart"
+FUSED_BIAS = "Jumpstart, fused bias"
 LAM = 0.1  # penalty weight; its value does not change the time
 CHECKED_SAMPLES = 16
 
@@ -79,8 +81,7 @@ def make_thin_comparison(
     samples = samples or 256
     plain = build_network(features, classes, depth=depth)
     variants = [
-        Variant(PLAIN, plain),
-        Variant("Jumpstart", jk.replace_relu(copy.deepcopy(plain)), jumpstart_penalty),
+        *make_variants(plain),
         Variant("BatchNorm", build_network(features, classes, depth=depth, batch_norm=True)),
     ]
     if fusible:
@@ -104,25 +105,50 @@ def make_resnet_comparison(
     cuda = device.type == "cuda"
     samples, image_size = samples or (128 if cuda else 8), image_size or (224 if cuda else 64)
     options: dict[str, Any] = {"width": 8, "blocks": (1, 1)} if quick else {}
-    plain = build_resnet50(batch_norm=False, skips=False, **options)
     variants = [
-        Variant(PLAIN, plain),
-        Variant("Jumpstart", jk.replace_relu(copy.deepcopy(plain)), jumpstart_penalty),
+        *make_variants(build_resnet50(batch_norm=False, skips=False, **options)),
         Variant("BatchNorm + skips", build_resnet50(batch_norm=True, skips=True, **options)),
     ]
-    layout = torch.channels_last if cuda else torch.contiguous_format
+    network = "two blocks of resnet50" if quick else "resnet50"
+    return _compare(network, variants, (samples, 3, image_size, image_size), 1000, device)
+
+
+def make_convnet_comparison(
+    device: torch.device, samples: int | None = None, quick: bool = False
+) -> Comparison:
+    """A plain convolutional network for 32×32 images (``quick``: a sixteenth of its channels)."""
+    variants = make_variants(build_convnet(divisor=16 if quick else 1))
+    network = "narrow convnet" if quick else "convnet"
+    return _compare(network, variants, (samples or 64, 3, 32, 32), 10, device)
+
+
+def make_mlp_comparison(device: torch.device, samples: int | None = None, quick: bool = False) -> Comparison:
+    """Four hidden layers of 1024 units (``quick``: 32)."""
+    variants = make_variants(build_mlp(784, 10, units=32 if quick else 1024))
+    return _compare("narrow mlp" if quick else "mlp", variants, (samples or 256, 784), 10, device)
+
+
+def make_variants(plain: nn.Module) -> list[Variant]:
+    """A network, and the same with Jumpstart, whose layers add the biases or leave them to PyTorch."""
+    return [
+        Variant(PLAIN, plain),
+        Variant(JUMPSTART, jk.replace_relu(copy.deepcopy(plain), fuse_bias=False), jumpstart_penalty),
+        Variant(FUSED_BIAS, jk.replace_relu(copy.deepcopy(plain), fuse_bias=True), jumpstart_penalty),
+    ]
+
+
+def _compare(
+    network: str, variants: list[Variant], shape: tuple[int, ...], classes: int, device: torch.device
+) -> Comparison:
+    """On a GPU in bfloat16, and images in channels_last."""
+    cuda = device.type == "cuda"
+    layout = torch.channels_last if cuda and len(shape) == 4 else torch.contiguous_format
     for variant in variants:
         module: Any = variant.model  # the signature of to() lacks memory_format
         module.to(device, memory_format=layout)
-    x = torch.randn(samples, 3, image_size, image_size, device=device).contiguous(memory_format=layout)
-    y = torch.randint(1000, (samples,), device=device)
-    return Comparison(
-        "two blocks of resnet50" if quick else "resnet50",
-        x,
-        y,
-        torch.bfloat16 if cuda else torch.float32,
-        variants,
-    )
+    x = torch.randn(shape, device=device).contiguous(memory_format=layout)
+    y = torch.randint(classes, shape[:1], device=device)
+    return Comparison(network, x, y, torch.bfloat16 if cuda else torch.float32, variants)
 
 
 def jumpstart_penalty(model: nn.Module) -> Penalty:
@@ -135,11 +161,18 @@ def authors_penalty(regularization: Any, model: nn.Module) -> Penalty:
 
 
 def find_failure(comparison: Comparison, variant: Variant) -> str | None:
-    """How a network's loss or gradients differ from the definition, in float64; None if they do not."""
+    """How a network's loss or gradients differ from the definition, in float64; None if they do not.
+
+    With random biases: those that are initialized to zero would hide what is wrong with them.
+    """
     if variant.regularize is None:
         return None
     x, y = comparison.x[:CHECKED_SAMPLES].double(), comparison.y[:CHECKED_SAMPLES]
     model, plain = (copy.deepcopy(each.model).double() for each in (variant, comparison.variants[0]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.1)
     plain.load_state_dict(model.state_dict())
     penalty = variant.regularize(model)
     loss = criterion(model(x), y) + LAM * penalty()

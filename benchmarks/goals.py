@@ -5,7 +5,7 @@ python -m benchmarks.goals [FOLDER]
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import nan, prod
 from pathlib import Path
 from typing import NamedTuple
@@ -44,13 +44,16 @@ class Verdict(NamedTuple):
         return self.measured >= self.goal.limit if self.goal.at_least else self.measured <= self.goal.limit
 
 
-def worst_ratio(pass_: str, wanted: Callable[[Record], bool]) -> Measure:
-    """The largest ratio to ``nn.ReLU`` over the operator's cases that ``wanted`` selects."""
+def worst_ratio(pass_: str, wanted: Callable[[Record], bool], *, bias: bool = False) -> Measure:
+    """The largest ratio to ``nn.ReLU`` over the operator's cases that ``wanted`` selects.
+
+    With ``bias`` these are the cases with one, and the ratio is that to bias + ``nn.ReLU``.
+    """
 
     def measure(results: Results, backend: str) -> float | None:
         ratios = [
             None if figures is None else figures["ratio"]
-            for _, figures in _figures(results, wanted, backend, pass_)
+            for _, figures in _figures(results.cases(bias=bias), wanted, backend, pass_)
         ]
         return _worst(max, ratios)
 
@@ -64,7 +67,7 @@ def least_share_of_copy(wanted: Callable[[Record], bool]) -> Measure:
         field = "gigabytes_per_second"
         shares = [
             None if figures is None else figures[field] / case["copy"][field]
-            for case, figures in _figures(results, wanted, backend, BOTH)
+            for case, figures in _figures(results.cases(), wanted, backend, BOTH)
         ]
         return _worst(min, shares)
 
@@ -72,10 +75,10 @@ def least_share_of_copy(wanted: Callable[[Record], bool]) -> Measure:
 
 
 def _figures(
-    results: Results, wanted: Callable[[Record], bool], backend: str, pass_: str
+    cases: Iterable[Record], wanted: Callable[[Record], bool], backend: str, pass_: str
 ) -> Iterator[tuple[Record, Record | None]]:
-    """The cases with healthy units that have the backend, with its figures, or None if it failed."""
-    for case in filter(wanted, filter(is_healthy, results.cases())):
+    """Those wanted that have healthy units and the backend, with its figures, or None if it failed."""
+    for case in filter(wanted, filter(is_healthy, cases)):
         for peer in case["peers"]:
             if peer["backend"] == backend:
                 yield case, peer["passes"].get(pass_)
@@ -87,20 +90,23 @@ def _worst(choose: Callable, figures: list[float | None]) -> float | None:
     return choose(figures) if figures else None
 
 
-def step_ratio(network: str, samples: int, variant: str, other: str) -> Measure:
-    """The median step time of a variant relative to another one, in eager mode, with SGD.
+def step_ratio(network: str, samples: int, variant: str, other: str, mode: str = "eager") -> Measure:
+    """The median step time of a variant relative to another one, with SGD.
 
     Args:
         network: its name in the results.
         samples: of a batch.
         variant: its name, and ``other`` likewise.
+        mode: of the step.
     """
 
     def measure(results: Results, backend: str) -> float | None:
         for record in results.networks():
             found = (record["network"], record["input"][0], record["mode"], optimizer_of(record))
-            if found == (network, samples, "eager", "sgd"):
+            if found == (network, samples, mode, "sgd"):
                 steps = {each["name"]: each["step"] for each in record["variants"]}
+                if variant not in steps:  # in files from before there was the variant
+                    return None
                 if any(steps.get(name) is None for name in (variant, other)):
                     return nan
                 return steps[variant]["median"] / steps[other]["median"]
@@ -159,10 +165,35 @@ GOALS = (
         1.0,
     ),
     Goal(
+        "cuda",
+        "256 MiB and more with a bias, relative to bias + ReLU: forward + backward",
+        worst_ratio(BOTH, large, bias=True),
+        0.6,
+        backends=GPU,
+    ),
+    Goal(
+        "cuda",
+        "step of plain ResNet-50 with its biases fused, relative to the same without Jumpstart",
+        step_ratio("resnet50", 128, "Jumpstart, fused bias", "plain"),
+        0.95,
+    ),
+    Goal(
+        "cuda",
+        "compiled step of plain ResNet-50 with its biases fused, relative to the same without Jumpstart",
+        step_ratio("resnet50", 128, "Jumpstart, fused bias", "plain", "compiled"),
+        1.0,
+    ),
+    Goal(
         "cpu",
         "fp32 64x64x56x56 and 4096x4096",
         worst_ratio(BOTH, of_shapes((64, 64, 56, 56), (4096, 4096))),
         0.7,
+    ),
+    Goal(
+        "cpu",
+        "fp32 64x64x56x56 and 4096x4096 with a bias, relative to bias + ReLU",
+        worst_ratio(BOTH, of_shapes((64, 64, 56, 56), (4096, 4096)), bias=True),
+        0.6,
     ),
     Goal("cpu", "fp32 1024x1024", worst_ratio(BOTH, of_shapes((1024, 1024))), 0.85),
     Goal("cpu", "fp32 256x1024", worst_ratio(BOTH, of_shapes((256, 1024))), 1.0),

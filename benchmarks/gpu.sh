@@ -10,10 +10,10 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 
 # The stages in order, and their limits in seconds.
-names=(info build smoke tests graphs large kernels operator sweep steps memcheck racecheck initcheck)
+names=(info build smoke tests graphs large kernels operator bias sweep steps memcheck racecheck initcheck)
 declare -A limits=(
-  [info]=30 [build]=200 [smoke]=60 [tests]=240 [graphs]=180 [large]=60 [kernels]=60 [operator]=240 [sweep]=120
-  [steps]=240 [memcheck]=90 [racecheck]=90 [initcheck]=90
+  [info]=30 [build]=200 [smoke]=60 [tests]=240 [graphs]=180 [large]=60 [kernels]=60 [operator]=240 [bias]=120
+  [sweep]=120 [steps]=240 [memcheck]=90 [racecheck]=90 [initcheck]=90
 )
 
 device=cuda
@@ -86,17 +86,20 @@ run_tests() {
   stage "$name" env FAILURES="$failures" "$PYTHON" -m pytest -m gpu -v -p no:cacheprovider --tb=short "$@"
 }
 
-# sanitize TOOL: check odd shapes with every backend, forward and backward
+# sanitize TOOL: check odd shapes with every backend, forward and backward, without and with a bias
 sanitize() {
   if ! command -v compute-sanitizer >/dev/null; then
     skip "$1" "compute-sanitizer is not on PATH"
     return
   fi
   # Allocate from the driver, so that the tools know the bounds of each tensor.
-  stage "$1" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 20 \
-    "$PYTHON" -m jumpstart_kernels bench --device cuda --peer jumpstart --rounds 1 --pass forward+backward \
-    --backend native --backend triton --dtype float32 --dtype bfloat16 --dtype float64 \
-    --shape 33x7 --shape 1025x515 --shape 3x5x9x7 --shape 3x70x33x31
+  local bias
+  for bias in "" --bias; do
+    stage "$1" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 20 \
+      "$PYTHON" -m jumpstart_kernels bench --device cuda --peer jumpstart --rounds 1 --pass forward+backward \
+      --backend native --backend triton --dtype float32 --dtype bfloat16 --dtype float64 \
+      --shape 33x7 --shape 1025x515 --shape 3x5x9x7 --shape 3x70x33x31 $bias
+  done
 }
 
 graphs=()
@@ -105,14 +108,25 @@ for name in "${stages[@]}"; do
   case $name in
     info) stage info "$PYTHON" -m jumpstart_kernels info ;;
     smoke)
-      stage smoke "$PYTHON" -m jumpstart_kernels bench --device "$device" --rounds 1 --peer jumpstart \
-        --shape 33x7 --shape 4096x1024 --shape 3x5x9x7 --shape 16x64x28x28
+      for bias in "" --bias; do
+        stage smoke "$PYTHON" -m jumpstart_kernels bench --device "$device" --rounds 1 --peer jumpstart \
+          --shape 33x7 --shape 4096x1024 --shape 3x5x9x7 --shape 16x64x28x28 $bias
+      done
       ;;
     operator)
       if [ "$device" = cuda ]; then
         bench operator "${graphs[@]}" --seconds 1 "${authors[@]}" "${quick[@]}"
       else
         bench operator --seconds 0.5 "${authors[@]}" "${quick[@]}"
+      fi
+      ;;
+    bias)
+      if [ "$device" = cuda ]; then
+        # Of the compiled peers only the one without a penalty: compiling takes longer than measuring.
+        bench bias --bias "${graphs[@]}" --seconds 0.5 --peer jumpstart --peer compiled_plain \
+          --shape 256x64x112x112 --shape 16384x16384 --shape 256x1024 --shape 256x4
+      else
+        bench bias --bias --seconds 0.5 "${quick[@]}"
       fi
       ;;
     sweep)
@@ -125,8 +139,9 @@ for name in "${stages[@]}"; do
     steps)
       modes=(--mode eager)
       [ "$device" = cpu ] || modes+=(--mode graphs --mode compiled)
-      stage steps "$PYTHON" -m benchmarks.steps --device "$device" --output "$OUT/${device}_steps.json" \
-        --seconds 5 "${modes[@]}" "${authors[@]}" "${quick[@]}"
+      # Those that compile fast come first, in case the limit stops the stage.
+      stage steps "$PYTHON" -m benchmarks.steps --device "$device" --output "$OUT/${device}_steps.json" --seconds 4 \
+        --network resnet50 --network mlp --network convnet --network 50x4 "${modes[@]}" "${authors[@]}" "${quick[@]}"
       ;;
     build | tests | graphs | large | kernels | *check)
       if [ "$device" = cpu ]; then

@@ -35,6 +35,16 @@ CASES = (
             ((256, 64, 112, 112), "channels_last"),
         )
     ),
+    *(
+        Case(shape, "bfloat16", layout, bias=True)
+        for shape, layout in (
+            ((256, 4), "contiguous"),
+            ((256, 1024), "contiguous"),
+            ((16384, 16384), "contiguous"),
+            ((256, 64, 112, 112), "contiguous"),
+            ((256, 64, 112, 112), "channels_last"),
+        )
+    ),
 )
 ITERATIONS = 12
 WIDTH = 64  # of kernel names in the table
@@ -71,6 +81,7 @@ def measure(case: Case, device: torch.device) -> dict[str, Any]:
         "shape": list(case.shape),
         "dtype": case.dtype,
         "layout": case.layout,
+        "bias": case.bias,
         "bytes": case.bytes,
         "peers": [{"name": peer.name, "kernels": kernel_times(peer, buffers)} for peer in peers],
     }
@@ -80,7 +91,7 @@ def make_table(record: dict[str, Any]) -> Any:
     """A record as a table of ``rich``."""
     from rich.table import Table
 
-    case = Case(tuple(record["shape"]), record["dtype"], record["layout"])
+    case = Case(tuple(record["shape"]), record["dtype"], record["layout"], bias=record["bias"])
     table = Table(title=str(case), title_justify="left")
     for header in ("implementation", "kernel", "launches", "µs"):
         table.add_column(
@@ -106,6 +117,7 @@ def main(words: Sequence[str] | None = None) -> int:
         metavar="NxC[x...]",
         help="measure this shape instead; may be repeated",
     )
+    parser.add_argument("--bias", action="store_true", help="add a bias to the inputs of --shape")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for the results")
     arguments = parser.parse_args(words)
     if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
@@ -123,7 +135,8 @@ def main(words: Sequence[str] | None = None) -> int:
     }
     console.print(heading(results["machine"]), markup=False)
     with current(device):
-        for case in [Case(shape) for shape in arguments.shape] if arguments.shape else CASES:
+        shapes = arguments.shape or []
+        for case in [Case(shape, bias=arguments.bias) for shape in shapes] or CASES:
             torch.manual_seed(0)
             results["cases"].append(measure(case, device))
             console.print(make_table(results["cases"][-1]))

@@ -1,4 +1,4 @@
-"""ResNet-50 with and without BatchNorm and skip connections, and the penalty by its definition.
+"""The networks of the training-step benchmark, and the inputs of their ReLUs.
 
 The thin network of 50 layers of 4 units is the demo's: ``jumpstart_kernels.demo.training.build_network``.
 """
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 BLOCKS = (3, 4, 6, 3)  # of ResNet-50, by stage
 EXPANSION = 4
+VGG_BLOCKS = ((64,), (128,), (256, 256), (512, 512), (512, 512))  # channels of VGG-11's convolutions
 
 
 class Bottleneck(nn.Module):
@@ -66,12 +67,44 @@ def build_resnet50(
             layers.append(Bottleneck(inputs, channels, stride, batch_norm, skips))
             inputs = EXPANSION * channels
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
+    _initialize(model)
+    return model
+
+
+def build_convnet(*, classes: int = 10, divisor: int = 1) -> nn.Sequential:
+    """The eight 3×3 convolutions of VGG-11 (Simonyan, Zisserman, arXiv 1409.1556) for 32×32 images.
+
+    Args:
+        classes: number of outputs.
+        divisor: of the channels, for a narrower network.
+    """
+    layers: list[nn.Module] = []
+    inputs = 3
+    for block in VGG_BLOCKS:
+        for channels in block:
+            layers += [*convolution(inputs, channels // divisor, 3, 1, batch_norm=False), nn.ReLU()]
+            inputs = channels // divisor
+        layers.append(nn.MaxPool2d(2))
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs, classes))
+    _initialize(model)
+    return model
+
+
+def build_mlp(features: int, classes: int, *, units: int = 1024, depth: int = 4) -> nn.Sequential:
+    """``depth`` hidden layers of ``units`` ReLUs, initialized as PyTorch does."""
+    layers: list[nn.Module] = []
+    for inputs in [features, *[units] * (depth - 1)]:
+        layers += [nn.Linear(inputs, units), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(units, classes))
+
+
+def _initialize(model: nn.Module) -> None:
+    """The convolutions as He et al. (arXiv 1502.01852) do."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    return model
 
 
 def convolution(inputs: int, outputs: int, size: int, stride: int, batch_norm: bool) -> list[nn.Module]:

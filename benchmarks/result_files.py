@@ -1,4 +1,4 @@
-"""Load the stored results, ``results/{cpu,cuda}_{operator,sweep,steps,kernels}.json``, if they exist."""
+"""Load the stored results, ``results/{cpu,cuda}_{operator,sweep,steps,kernels,bias}.json``, if they exist."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent / "results"
 DEVICE_NAMES = {"cpu": "CPU", "cuda": "GPU"}
-KINDS = ("operator", "sweep", "steps", "kernels")  # kernels: only on a GPU
+KINDS = ("operator", "sweep", "steps", "kernels", "bias")  # kernels: only on a GPU
 
 Record = dict[str, Any]
 
@@ -18,10 +18,12 @@ class Results(NamedTuple):
     sweep: Record | None
     steps: Record | None
     kernels: Record | None
+    bias: Record | None
 
-    def cases(self) -> list[Record]:
-        """The cases of the operator; empty if it was not measured."""
-        return [] if self.operator is None else self.operator["cases"]
+    def cases(self, *, bias: bool = False) -> list[Record]:
+        """The cases of the operator, without or with a bias; empty if it was not measured."""
+        files = [record for record in (self.operator, self.bias) if record is not None]
+        return [case for record in files for case in record["cases"] if has_bias(case) == bias]
 
     def networks(self) -> list[Record]:
         return [] if self.steps is None else self.steps["networks"]
@@ -34,6 +36,11 @@ class Results(NamedTuple):
 def is_healthy(case: Record) -> bool:
     """Whether no unit of the input was made dead or linear: so in files from before there was a choice."""
     return case.get("health", "healthy") == "healthy"
+
+
+def has_bias(case: Record) -> bool:
+    """Whether a bias is added to the input: in no file from before there was a choice."""
+    return case.get("bias", False)
 
 
 def optimizer_of(network: Record) -> str:

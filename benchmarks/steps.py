@@ -10,7 +10,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from benchmarks.comparisons import (
     Variant,
     criterion,
     find_failure,
+    make_convnet_comparison,
+    make_mlp_comparison,
     make_resnet_comparison,
     make_thin_comparison,
 )
@@ -38,7 +40,8 @@ from jumpstart_kernels.bench.timing import Sampler, calibrate, current, interlea
 from jumpstart_kernels.cli.errors import CommandError
 from jumpstart_kernels.cli.inputs import find_device, positive
 
-NETWORKS = ("50x4", "resnet50")
+NETWORKS = ("50x4", "resnet50", "mlp", "convnet")
+BATCH_SIZES = {"mlp": (256, 1024)}  # by default, where it is not the network's own
 MODES = ("eager", "graphs", "compiled")  # graphs: the whole step as one CUDA graph
 OPTIMIZERS = ("sgd", "adam")
 
@@ -193,7 +196,8 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         action="append",
         type=positive,
         metavar="N",
-        help="may be repeated; default: for 50x4 256, for resnet50 128, on the CPU 8",
+        help="may be repeated; default: for 50x4 256, for resnet50 128, on the CPU 8, for mlp 256 and 1024, "
+        "for convnet 64",
     )
     parser.add_argument(
         "--image-size", type=positive, metavar="N", help="for resnet50; default: 224, on the CPU 64"
@@ -212,7 +216,6 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     arguments.network = arguments.network or list(NETWORKS)
     arguments.mode = arguments.mode or list(MODES[:1])
     arguments.optimizer = arguments.optimizer or list(OPTIMIZERS[:1])
-    arguments.batch_size = arguments.batch_size or [None]
     if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
         parser.error(f"argument --output: there is no folder {arguments.output.parent}")
     try:
@@ -233,7 +236,17 @@ def _make_comparison(network: str, samples: int | None, arguments: argparse.Name
     device, quick = arguments.device, arguments.quick
     if network == "50x4":
         return make_thin_comparison(device, samples, arguments.authors, quick, arguments.fusible)
-    return make_resnet_comparison(device, samples, arguments.image_size, quick)
+    if network == "resnet50":
+        return make_resnet_comparison(device, samples, arguments.image_size, quick)
+    make = {"mlp": make_mlp_comparison, "convnet": make_convnet_comparison}[network]
+    return make(device, samples, quick)
+
+
+def _combinations(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, int | None]]:
+    """Mode, network, optimizer and samples of every comparison."""
+    for mode, network, optimizer in itertools.product(arguments.mode, arguments.network, arguments.optimizer):
+        for samples in arguments.batch_size or BATCH_SIZES.get(network, (None,)):
+            yield mode, network, optimizer, samples
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -252,10 +265,7 @@ def main(words: Sequence[str] | None = None) -> int:
     console.print(heading(results["machine"]), markup=False, soft_wrap=True)
     failed = False
     torch.backends.cudnn.benchmark = True  # the fastest convolutions for every network
-    combinations = itertools.product(
-        arguments.mode, arguments.network, arguments.optimizer, arguments.batch_size
-    )
-    for mode, network, optimizer, samples in combinations:
+    for mode, network, optimizer, samples in _combinations(arguments):
         with current(arguments.device):
             comparison = _make_comparison(network, samples, arguments)
             record = measure(comparison, mode, optimizer, arguments.rounds, arguments.seconds)

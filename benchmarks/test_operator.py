@@ -26,6 +26,7 @@ CASES = [
         ((16, 64, 56, 56), "channels_last"),
     ]
 ]
+CASES += [case._replace(bias=True) for case in CASES if case.dtype == "float32"]
 PEERS = ("nn.ReLU", *(f"JumpstartReLU {backend}" for backend in backends.BACKENDS), "plain PyTorch")
 
 
@@ -41,7 +42,7 @@ def peer(request, case):
         peers = make_peers(["jumpstart"], [backend], case, DEVICE)
     else:
         peers = make_peers(["composite"], [], case, DEVICE)
-    found = next(each for each in peers if each.name == name)
+    found = next(each for each in peers if each.name.removeprefix("bias + ") == name)
     torch.manual_seed(0)
     failure = Check(case, DEVICE).failure(found)
     assert failure is None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.report.documents import DPI, FIGURES
-from benchmarks.result_files import DEVICE_NAMES, Record, Results, is_healthy, load
+from benchmarks.result_files import DEVICE_NAMES, Record, Results, has_bias, is_healthy, load
 from jumpstart_kernels.bench.cases import BOTH, shape_name
 from jumpstart_kernels.bench.peers import RELU
 
@@ -171,7 +171,8 @@ def draw(folder: Path, root: Path) -> list[Path]:
     """Draw the figures for which there are results; returns their paths."""
     results: dict[str, Results] = {device_type: load(device_type, folder) for device_type in DEVICE_NAMES}
     sweeps = {
-        name: found.sweep | {"cases": list(filter(is_healthy, found.sweep["cases"]))}
+        name: found.sweep
+        | {"cases": [case for case in found.sweep["cases"] if is_healthy(case) and not has_bias(case)]}
         for name, found in results.items()
         if found.sweep is not None
     }

@@ -4,9 +4,17 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from benchmarks import goals
-from benchmarks.result_files import DEVICE_NAMES, Record, Results, is_healthy, load, optimizer_of
+from benchmarks.result_files import (
+    DEVICE_NAMES,
+    Record,
+    Results,
+    has_bias,
+    is_healthy,
+    load,
+    optimizer_of,
+)
 from jumpstart_kernels.bench.cases import BOTH, PASSES, shape_name
-from jumpstart_kernels.bench.peers import RELU
+from jumpstart_kernels.bench.peers import BIAS_RELU, RELU
 from jumpstart_kernels.bench.report import bytes_text, seconds_text
 
 PEERS = {  # name in the results: heading
@@ -14,6 +22,7 @@ PEERS = {  # name in the results: heading
     "JumpstartReLU triton": "Jumpstart triton",
     "plain PyTorch, compiled": "plain PyTorch, compiled",
     "plain PyTorch": "plain PyTorch",
+    f"{BIAS_RELU}, compiled": "bias + ReLU, compiled",
     "BatchNorm + nn.ReLU": "BatchNorm + ReLU",
     "authors' code": "authors' code",
 }
@@ -28,6 +37,7 @@ def make_tables(folder: Path) -> dict[str, str]:
             "machine": machine_line,
             "ratios": ratio_table,
             "operator": operator_table,
+            "bias": bias_table,
             "memory": memory_table,
             "steps": step_table,
             "kernels": kernel_table,
@@ -37,6 +47,7 @@ def make_tables(folder: Path) -> dict[str, str]:
                 "machine": results.machine(),
                 "steps": results.steps,
                 "kernels": results.kernels,
+                "bias": results.cases(bias=True) or None,
             }.get(name, results.operator)
             if measured is not None:
                 found[f"{name}-{device_type}"] = make(results)
@@ -57,36 +68,54 @@ def machine_line(results: Results) -> str:
 
 
 def ratio_table(results: Results) -> str:
-    """Forward + backward relative to ``nn.ReLU``, contiguous; float32 on the CPU, bfloat16 on a GPU."""
-    cases = [case for case in results.cases() if case["layout"] == "contiguous" and is_healthy(case)]
+    """Forward + backward relative to ``nn.ReLU``, contiguous; float32 on the CPU, bfloat16 on a GPU.
+
+    The last row is the first case with a bias, relative to bias + ``nn.ReLU``.
+    """
     dtype = "float32" if _device_type(results) == "cpu" else "bfloat16"
-    cases = [case for case in cases if case["dtype"] == dtype]
-    names = _present(cases)
-    header = ["input", "`nn.ReLU`", *(PEERS[name] for name in names)]
-    return _markdown(
-        header,
-        (
-            [_input(case), _time(case, RELU, BOTH), *(_ratio(case, name, BOTH) for name in names)]
-            for case in cases
-        ),
+    cases, with_bias = (
+        [
+            case
+            for case in results.cases(bias=bias)
+            if case["layout"] == "contiguous" and is_healthy(case) and case["dtype"] == dtype
+        ]
+        for bias in (False, True)
     )
+    names = _present(cases)
+    rows = []
+    for case in [*cases, *with_bias[:1]]:
+        reference = f" ({BIAS_RELU})" if has_bias(case) else ""
+        time = _time(case, _reference(case), BOTH) + reference
+        rows.append([_input(case), time, *(_ratio(case, name, BOTH) for name in names)])
+    return _markdown(["input", "`nn.ReLU`", *(PEERS[name] for name in names)], rows)
 
 
 def operator_table(results: Results) -> str:
     """Every case with the times of ``nn.ReLU`` and the ratios of each peer, by pass."""
-    names = _present(results.cases())
-    header = ["input", "dtype", "layout", "copy", "`nn.ReLU`", *(PEERS[name] for name in names)]
-    passes = [name for name in PASSES if any(_time(case, RELU, name) for case in results.cases())]
+    return _table_of(results.cases())
+
+
+def bias_table(results: Results) -> str:
+    """The same of every case with a bias, relative to bias + ``nn.ReLU``."""
+    return _table_of(results.cases(bias=True))
+
+
+def _table_of(cases: list[Record]) -> str:
+    """Cases that are all without, or all with a bias."""
+    names, reference = _present(cases), _reference(cases[0]) if cases else RELU
+    header = ["input", "dtype", "layout", "copy", f"`{reference}`", *(PEERS[name] for name in names)]
+    passes = [name for name in PASSES if any(_time(case, reference, name) for case in cases)]
 
     def row(case: Record) -> list[str]:
-        cells = [_input(case), case["dtype"], case["layout"], seconds_text(case["copy"]["median"])]
-        cells.append(" / ".join(_time(case, RELU, each) or "-" for each in passes))
+        cells = [_input(case, with_bias=False), case["dtype"], case["layout"]]
+        cells.append(seconds_text(case["copy"]["median"]))
+        cells.append(" / ".join(_time(case, reference, each) or "-" for each in passes))
         for name in names:
             ratios = [_ratio(case, name, each) for each in passes]
             cells.append(" / ".join(ratio or "-" for ratio in ratios) if any(ratios) else "")
         return cells
 
-    return _markdown(header, map(row, results.cases()))
+    return _markdown(header, map(row, cases))
 
 
 def memory_table(results: Results) -> str:
@@ -119,8 +148,8 @@ def step_table(results: Results) -> str:
                 else f"{record['mode']}, {optimizer_of(record)}",
                 f"{shape_name(record['input'])} {record['dtype']}",
                 "" if plain["step"] is None else seconds_text(plain["step"]["median"]),
-                ", ".join(figures),
-                ", ".join(
+                "; ".join(figures),
+                "; ".join(
                     f"{each['name']} {bytes_text(each['peak_bytes'])}"
                     for each in record["variants"]
                     if each["peak_bytes"] is not None
@@ -131,7 +160,9 @@ def step_table(results: Results) -> str:
 
 
 # Part of a kernel's name: its name in the table. The first match counts.
-KERNEL_PARTS = {  # jumpstart_relu in result files from before the operator took an activation
+KERNEL_PARTS = {
+    "bias_backward": "bias gradient",
+    # jumpstart_relu in result files from before the operator took an activation
     "statistics": "merge",
     "penalty_backward": "penalty's backward",
     "penalty": "penalty",
@@ -153,14 +184,14 @@ def kernel_table(results: Results) -> str:
         for kernel in peer["kernels"]:
             part = next((name for key, name in KERNEL_PARTS.items() if key in kernel["kernel"]), "PyTorch's")
             parts[part] = parts.get(part, 0.0) + 1e6 * kernel["launches"] * kernel["median"]
-        named = peer["name"] != RELU
+        named = peer["name"] not in (RELU, BIAS_RELU)
         return " + ".join(f"{part} {time:.3g}" if named else f"{time:.3g}" for part, time in parts.items())
 
     return _markdown(
         ["input", "dtype", "layout", *(PEERS.get(name, f"`{name}`") for name in names)],
         (
             [
-                shape_name(case["shape"]).replace("x", "×"),
+                _input(case),
                 case["dtype"],
                 case["layout"],
                 *(cell(peer) for peer in case["peers"]),
@@ -192,9 +223,15 @@ def _present(cases: list[Record]) -> list[str]:
     return [name for name in PEERS if name in there]
 
 
-def _input(case: Record) -> str:
-    options = [] if is_healthy(case) else [case["health"]]
-    options += ["CUDA graph"] if case["graphs"] else []
+def _reference(case: Record) -> str:
+    """What the ratios of a case refer to."""
+    return BIAS_RELU if has_bias(case) else RELU
+
+
+def _input(case: Record, with_bias: bool = True) -> str:
+    options = ["with a bias"] if with_bias and has_bias(case) else []
+    options += [] if is_healthy(case) else [case["health"]]
+    options += ["CUDA graph"] if case.get("graphs") else []
     return ", ".join([shape_name(case["shape"]).replace("x", "×"), *options])
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from jumpstart_kernels.ops.layout import channels_last_format
+from jumpstart_kernels.ops.layout import along_units, channels_last_format
 
 DTYPES = {
     "float32": torch.float32,
@@ -59,6 +59,8 @@ class Case(NamedTuple):
     """Fraction of the units that are linear, the last ones."""
     activation: str = "relu"
     """Of :data:`~jumpstart_kernels.ops.activations.ACTIVATIONS`."""
+    bias: bool = False
+    """Whether a bias, one value for each unit, is added to the input."""
 
     @property
     def elements(self) -> int:
@@ -82,7 +84,8 @@ class Case(NamedTuple):
             "dead": ", all units dead",
         }[self.health]
         activation = "" if self.activation == "relu" else f", {self.activation}"
-        options = activation + (", CUDA graph" if self.graphs else "") + health
+        bias = ", bias" if self.bias else ""
+        options = activation + bias + (", CUDA graph" if self.graphs else "") + health
         return f"{shape_name(self.shape)} {self.dtype} {self.layout}{options}"
 
 
@@ -100,6 +103,7 @@ def select_cases(
     graphs: bool = False,
     healths: Sequence[Health] = (),
     activation: str = "relu",
+    bias: bool = False,
 ) -> list[Case]:
     """The cases of a run.
 
@@ -110,7 +114,7 @@ def select_cases(
             have are skipped.
         graphs: also run cases of up to ``LAUNCH_BOUND`` elements as CUDA graphs.
         healths: of the units of each input; by default all are healthy.
-        activation: see :class:`Case`.
+        activation: see :class:`Case`; likewise ``bias``.
     """
     cuda = device_type == "cuda"
     standard = _CUDA_SHAPES if cuda else _CPU_SHAPES
@@ -126,7 +130,7 @@ def select_cases(
     )
     layouts = layouts or (["contiguous"] if selection in ("quick", "sweep") else LAYOUTS)
     combined = _combine(shapes or selected[selection], dtypes, layouts, graphs, healths or [Health()])
-    return [case._replace(activation=activation) for case in combined]
+    return [case._replace(activation=activation, bias=bias) for case in combined]
 
 
 def _combine(
@@ -154,10 +158,37 @@ def has_channels_last(shape: Sequence[int]) -> bool:
 
 
 def make_input(case: Case, device: torch.device) -> Tensor:
-    """Fresh normal pre-activations, fractions of their units dead and linear as the case says."""
+    """Fresh input: with the bias of the case, if any, it is what :func:`make_pre_activation` returns."""
+    return subtract_bias(make_pre_activation(case, device), case)
+
+
+def make_pre_activation(case: Case, device: torch.device) -> Tensor:
+    """Fresh normal values, fractions of their units dead and linear as the case says."""
     x = _normal(case, device)
     make_unhealthy(x, 1, Health(case.dead, case.linear))
     return x
+
+
+def make_bias(case: Case, device: torch.device) -> Tensor:
+    """The bias of every implementation of a case, ``[C]``: normal, and the same values each time."""
+    values = torch.randn(case.shape[1], generator=torch.Generator().manual_seed(0))
+    return values.to(device, DTYPES[case.dtype])
+
+
+def add_bias(x: Tensor, bias: Tensor) -> Tensor:
+    """``x + bias`` as one writes it in PyTorch, with the units in dimension 1."""
+    return x + (bias if x.dim() == 2 else along_units(bias, x.dim(), 1))
+
+
+def subtract_bias(pre_activation: Tensor, case: Case) -> Tensor:
+    """The input of a case that becomes this with its bias, up to rounding; in place.
+
+    No value crosses 0 in between, because rounding is monotonic.
+    """
+    if not case.bias:
+        return pre_activation
+    bias = make_bias(case, pre_activation.device)
+    return pre_activation.sub_(along_units(bias, pre_activation.dim(), 1))
 
 
 def make_unhealthy(x: Tensor, dim: int, health: Health) -> None:

@@ -83,6 +83,7 @@ def measure(
         "dead": case.dead,
         "linear": case.linear,
         "activation": case.activation,
+        "bias": case.bias,
         "bytes": case.bytes,
         "rounds": len(rows),
         "copy": figures_of(copied, copy.iterations, 2 * case.bytes),

@@ -1,7 +1,8 @@
 """The implementations that are compared, each as a forward of one layer.
 
-Every peer's ``definition`` is what it should compute, in plain PyTorch, to be run in float64. Peers with a
-penalty differ only in which of several tied elements gets the gradient of an extremum.
+Every peer's ``definition`` is what it should compute, in plain PyTorch, to be run in float64; in a case with
+a bias of the input with the bias added. Peers with a penalty differ only in which of several tied elements
+gets the gradient of an extremum.
 """
 
 import functools
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 import jumpstart_kernels as jk
 from jumpstart_kernels.bench.authors import attach, load_regularization
-from jumpstart_kernels.bench.cases import DTYPES, Case
+from jumpstart_kernels.bench.cases import DTYPES, Case, add_bias, make_bias
 from jumpstart_kernels.bench.definition import first_extrema, nested_extrema, penalty, shared_extrema
 from jumpstart_kernels.nn import LAYERS
 from jumpstart_kernels.ops import backends
@@ -27,9 +28,13 @@ from jumpstart_kernels.ops.activations import ACTIVATIONS
 
 Outputs = tuple[Tensor, ...]  # the layer's output, and the penalty if there is one
 Forward = Callable[[Tensor], Outputs]
-PEERS = ("jumpstart", "composite", "compiled", "batch_norm", "authors")  # nn.ReLU is always measured
-ONLY_RELU = ("batch_norm", "authors")  # peers that there are for no other activation
+# nn.ReLU is always measured, in a case with a bias bias + nn.ReLU
+PEERS = ("jumpstart", "composite", "compiled", "compiled_plain", "batch_norm", "authors")
+ONLY_RELU = ("batch_norm", "authors")  # peers that there are for no other activation, and without a bias
+COMPILED = ("compiled", "compiled_plain")
+ONLY_BIAS = ("compiled_plain",)  # peers that there are only with a bias
 RELU = "nn.ReLU"
+BIAS_RELU = f"bias + {RELU}"
 PENALTY_WEIGHT = 0.1  # in the loss of a step; its value does not change the time
 
 
@@ -61,8 +66,16 @@ class Peer:
     before_relu: Callable[[Tensor], Tensor] | None = None
     """How the ReLU's input is computed, if it is: its sign near 0 then depends on rounding."""
     backend: str | None = None
+    bias: Tensor | None = None
+    """What the forward adds to its input; one of the parameters."""
+    model: nn.Module | None = None
+    """Kept for the forward, which runs a part of it."""
     ones: list[Tensor] = field(default_factory=list)
     """The gradient of the penalty, if there is one."""
+
+    def __post_init__(self) -> None:
+        if self.bias is not None:
+            self.parameters = [*self.parameters, self.bias]
 
     def active(self) -> AbstractContextManager:
         """The context in which the peer runs."""
@@ -134,32 +147,93 @@ def batch_norm_definition(x: Tensor) -> Outputs:
     return (F.relu(batch_normalize(x)),)
 
 
-def plain_peer(activation: str) -> Peer:
-    """PyTorch's own module: what the ratios refer to."""
-    function, module = plain_function(activation), LAYERS[activation].plain()
-    name = f"nn.{type(module).__name__}"
-    return Peer(name, lambda x: (module(x),), lambda x: (function(x),), tensors_moved=(2, 3))
+@functools.cache
+def plain_definition(activation: str) -> Forward:
+    function = plain_function(activation)
+    return lambda x: (function(x),)
 
 
-def regularized_peer(name: str, forward: Forward, definition: Forward, backend: str | None = None) -> Peer:
+def new_bias(case: Case, device: torch.device) -> nn.Parameter | None:
+    """A peer's own bias for a case; None for one without."""
+    return nn.Parameter(make_bias(case, device)) if case.bias else None
+
+
+def behind_bias(forward: Forward, bias: Tensor | None) -> Forward:
+    """``forward`` of the input with the bias added by PyTorch; ``forward`` itself without one."""
+    return forward if bias is None else lambda x: forward(add_bias(x, bias))
+
+
+def plain_name(case: Case) -> str:
+    name = f"nn.{LAYERS[case.activation].plain.__name__}"
+    return f"bias + {name}" if case.bias else name
+
+
+def plain_peer(case: Case, device: torch.device) -> Peer:
+    """PyTorch's own module, behind the bias of the case: what the ratios refer to.
+
+    With a bias it moves two tensors more in the forward, and one in the backward, for the bias' gradient.
+    """
+    module, bias = LAYERS[case.activation].plain(), new_bias(case, device)
+    forward = behind_bias(lambda x: (module(x),), bias)
+    moved = (2, 3) if bias is None else (4, 4)
+    return Peer(plain_name(case), forward, plain_definition(case.activation), tensors_moved=moved, bias=bias)
+
+
+def compiled_plain_peer(case: Case, device: torch.device) -> Peer:
+    """The same under ``torch.compile``, which can do with one pass each way."""
+    forward, bias = plain_definition(case.activation), new_bias(case, device)
+    compiled = compile_forward(behind_bias(forward, bias))
+    return Peer(f"{plain_name(case)}, compiled", compiled, forward, tensors_moved=(2, 3), bias=bias)
+
+
+def regularized_peer(
+    name: str,
+    forward: Forward,
+    definition: Forward,
+    backend: str | None = None,
+    bias: Tensor | None = None,
+) -> Peer:
     """Activation and penalty. Whoever computes them has to move the input and a result, and a mask."""
-    return Peer(name, forward, definition, tensors_moved=(2, 2), mask=True, backend=backend)
+    return Peer(name, forward, definition, tensors_moved=(2, 2), mask=True, backend=backend, bias=bias)
 
 
-def jumpstart_peer(activation: str, backend: str) -> Peer:
-    layer, definition = LAYERS[activation](), first_definition(activation)
+def jumpstart_peer(case: Case, backend: str, device: torch.device) -> Peer:
+    bias = new_bias(case, device)
+    model = nn.Sequential(LAYERS[case.activation]()) if bias is None else fused_model(case, bias)
+    layer = model[-1]
+
+    def forward(x: Tensor) -> Outputs:
+        return layer(x), jk.penalty(layer)
+
     name = f"{type(layer).__name__} {backend}"
-    return regularized_peer(name, lambda x: (layer(x), jk.penalty(layer)), definition, backend)
+    peer = regularized_peer(name, forward, first_definition(case.activation), backend, bias)
+    peer.model = model  # the layer itself only has weak references
+    return peer
 
 
-def composite_peer(activation: str) -> Peer:
-    return regularized_peer("plain PyTorch", composite(activation), composite(activation))
+def fused_model(case: Case, bias: nn.Parameter) -> nn.Sequential:
+    """A layer of PyTorch's that leaves ``bias`` to the Jumpstart layer behind it, which is what runs."""
+    kinds: dict[int, Any] = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+    producer = kinds[len(case.shape)](1, case.shape[1], *([] if len(case.shape) == 2 else [1]))
+    producer.bias = bias
+    model = nn.Sequential(producer, LAYERS[case.activation].plain())
+    return jk.replace_relu(model, fuse_bias=True, activations=(case.activation,))
 
 
-def compiled_peer(activation: str) -> Peer:
+def composite_peer(case: Case, device: torch.device) -> Peer:
+    definition, bias = composite(case.activation), new_bias(case, device)
+    return regularized_peer("plain PyTorch", behind_bias(definition, bias), definition, bias=bias)
+
+
+def compiled_peer(case: Case, device: torch.device) -> Peer:
+    definition, bias = composite(case.activation), new_bias(case, device)
+    compiled = compile_forward(behind_bias(definition, bias))
+    return regularized_peer("plain PyTorch, compiled", compiled, definition, bias=bias)
+
+
+def compile_forward(forward: Forward) -> Forward:
     torch._dynamo.reset()  # drop the graphs of other shapes
-    compiled = torch.compile(composite(activation), fullgraph=True, dynamic=False)
-    return regularized_peer("plain PyTorch, compiled", compiled, composite(activation))
+    return torch.compile(forward, fullgraph=True, dynamic=False)
 
 
 def batch_norm_peer(case: Case, device: torch.device) -> Peer:
@@ -194,26 +268,32 @@ def make_peers(
 ) -> list[Peer]:
     """PyTorch's own activation, then the peers of ``names``; Jumpstart once for each backend.
 
+    In a case with a bias all of them add it.
+
     Args:
-        names: of ``PEERS``.
+        names: of ``PEERS``, those that there are for the case.
         backend_names: of the Jumpstart layer.
-        case: whose activation, shape and dtype they are for, on ``device``.
+        case: whose activation, bias, shape and dtype they are for, on ``device``.
         checkout: of the authors' code, where ``names`` has ``"authors"``.
     """
-    peers = [plain_peer(case.activation)]
+    peers = [plain_peer(case, device)]
     for name in PEERS:
         if name not in names:
             continue
         if name == "jumpstart":
-            peers += [jumpstart_peer(case.activation, backend) for backend in backend_names]
+            peers += [jumpstart_peer(case, backend, device) for backend in backend_names]
         elif name == "batch_norm":
             peers.append(batch_norm_peer(case, device))
         elif name == "authors":
             assert checkout is not None  # the name is only allowed with a checkout
             peers.append(authors_peer(checkout))
         else:
-            make = {"composite": composite_peer, "compiled": compiled_peer}[name]
-            peers.append(make(case.activation))
+            makers = {
+                "composite": composite_peer,
+                "compiled": compiled_peer,
+                "compiled_plain": compiled_plain_peer,
+            }
+            peers.append(makers[name](case, device))
     return peers
 
 

@@ -21,7 +21,14 @@ from jumpstart_kernels.bench.cases import (
     select_cases,
     shape_name,
 )
-from jumpstart_kernels.bench.peers import ONLY_RELU, PEERS, cannot_compile, default_backends
+from jumpstart_kernels.bench.peers import (
+    COMPILED,
+    ONLY_BIAS,
+    ONLY_RELU,
+    PEERS,
+    cannot_compile,
+    default_backends,
+)
 from jumpstart_kernels.cli.errors import CommandError
 from jumpstart_kernels.cli.inputs import find_device, positive
 from jumpstart_kernels.nn import LAYERS
@@ -75,6 +82,8 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
         f"{HEALTHS['unhealthy'].dead:g}",
     )
     parser.add_argument("--activation", choices=tuple(LAYERS), default="relu", help="default: relu")
+    text = "add a bias to every input, one value for each unit; ratios are then to bias + nn.ReLU"
+    parser.add_argument("--bias", action="store_true", help=text)
     parser.add_argument("--rounds", type=positive, metavar="N", help="default: by --seconds")
     parser.add_argument("--seconds", type=_seconds, metavar="S", help="budget per case; default: 2 to 4")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the inputs; default: 0")
@@ -119,6 +128,7 @@ def bench(arguments: argparse.Namespace) -> int:
         graphs=arguments.graphs,
         healths=_healths(arguments),
         activation=arguments.activation,
+        bias=arguments.bias,
     )
     return run(
         cases,
@@ -148,20 +158,32 @@ def _peers(arguments: argparse.Namespace, device: torch.device, selection: str) 
     asked = list(dict.fromkeys(arguments.peer))
     if "authors" in asked and arguments.authors is None:
         raise CommandError(f"--peer authors needs --authors PATH, a checkout of {REPOSITORY}")
-    other = arguments.activation != "relu"
-    for name in ONLY_RELU:
-        if other and name in asked:
-            raise CommandError(f"--peer {name} is of relu, and not of --activation {arguments.activation}")
+    unfit = _unfit_peers(arguments)
     reason = cannot_compile(device.type)
-    if "compiled" in asked and reason is not None:
-        raise CommandError(f"--peer compiled: {reason}")
+    for name in asked:
+        if name in unfit:
+            raise CommandError(f"--peer {name} {unfit[name]}")
+        if name in COMPILED and reason is not None:
+            raise CommandError(f"--peer {name}: {reason}")
     if asked:
         return asked
-    absent = {
-        "authors": arguments.authors is None,
-        "compiled": reason is not None or selection == "quick",  # compiling takes longer than these cases
-    }
-    return [name for name in PEERS if not absent.get(name) and not (other and name in ONLY_RELU)]
+    absent = set(unfit)
+    if arguments.authors is None:
+        absent.add("authors")
+    if reason is not None or selection == "quick":  # compiling takes longer than these cases
+        absent.update(COMPILED)
+    return [name for name in PEERS if name not in absent]
+
+
+def _unfit_peers(arguments: argparse.Namespace) -> dict[str, str]:
+    """The peers that there are not for the activation and the bias asked for, and why."""
+    if arguments.activation != "relu":
+        unfit = dict.fromkeys(ONLY_RELU, f"is of relu, and not of --activation {arguments.activation}")
+    elif arguments.bias:
+        unfit = dict.fromkeys(ONLY_RELU, "has no --bias")
+    else:
+        unfit = {}
+    return unfit if arguments.bias else unfit | dict.fromkeys(ONLY_BIAS, "needs --bias")
 
 
 def _backends(arguments: argparse.Namespace, device: torch.device, selection: str) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_table_and_results(capsys, tmp_path, authors):
         ((4, 8, 3, 5), "channels_last"),
     ]
     for case in cases:
-        assert case["rounds"] == 3 and case["copy"]["median"] > 0
+        assert case["rounds"] == 3 and case["copy"]["median"] > 0 and case["bias"] is False
         assert [peer["name"] for peer in case["peers"]] == names
         relu, jumpstart, *_ = case["peers"]
         for peer in case["peers"]:
@@ -113,6 +114,28 @@ def test_healths_are_repeated(capsys, tmp_path):
         ("unhealthy", 0.1, 0.1),
         ("unhealthy", 0.25, 0.25),
     ]
+
+
+def test_with_a_bias_ratios_are_to_bias_and_relu(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # which compiles fast
+    output = tmp_path / "results.json"
+    options = "--device cpu --bias --shape 4x8x3x5 --layout channels_last --dtype float32 --rounds 1"
+    options += f" --backend {BACKEND} --output {output}"
+    status, out, _ = run(capsys, *options.split())
+    assert status == 0 and "4x8x3x5 float32 channels_last, bias" in out
+    assert "ratio to bias + nn.ReLU" in out
+    (case,) = json.loads(output.read_text())["cases"]
+    assert case["bias"] is True
+    names = ["bias + nn.ReLU", f"JumpstartReLU {BACKEND}", "plain PyTorch"]
+    compiled = ["plain PyTorch, compiled", "bias + nn.ReLU, compiled"]
+    assert [peer["name"] for peer in case["peers"]] == names + compiled * (cannot_compile("cpu") is None)
+    plain, jumpstart, *_ = case["peers"]
+    for peer, moved in ((plain, (16, 16, 32, 32)), (jumpstart, (8.125, 8.125, 16.25, 16.25))):
+        for name, each in zip(PASSES, moved, strict=True):
+            figures = peer["passes"][name]
+            assert figures["ratio"] == figures["median"] / plain["passes"][name]["median"]
+            expected = 480 * each / figures["median"] / 1e9
+            assert figures["gigabytes_per_second"] == pytest.approx(expected)
 
 
 def test_a_wrong_kernel_has_no_figure(capsys, tmp_path, monkeypatch):
@@ -217,6 +240,12 @@ def test_inputs_do_not_stay_in_the_cache():
         (
             ["--peer", "authors"],
             "error: --peer authors needs --authors PATH, a checkout of blauigris/jumpstart",
+        ),
+        (["--bias", "--peer", "batch_norm"], "error: --peer batch_norm has no --bias"),
+        (["--peer", "compiled_plain"], "error: --peer compiled_plain needs --bias"),
+        (
+            ["--activation", "leaky_relu", "--peer", "batch_norm"],
+            "error: --peer batch_norm is of relu, and not of --activation leaky_relu",
         ),
         (["--authors", "nowhere"], "error: --authors must be a checkout of blauigris/jumpstart, with a file"),
         (["--output", "nowhere/x.json"], "error: --output: there is no folder nowhere"),

@@ -9,6 +9,8 @@ from jumpstart_kernels.bench.cases import (
     HEALTHS,
     Case,
     Health,
+    add_bias,
+    make_bias,
     make_gradient,
     make_input,
     select_cases,
@@ -47,6 +49,27 @@ def test_inputs_have_the_layout_and_dtype_of_the_case():
     for tensor in (make_input(case, CPU), make_gradient(case, CPU)):
         assert tensor.dtype == torch.bfloat16
         assert tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape, layout", [((50, 20), "contiguous"), ((5, 20, 3, 3), "channels_last")])
+def test_with_its_bias_an_input_is_what_the_case_says(shape, layout, dtype):
+    torch.manual_seed(0)
+    case = Case(shape, dtype, layout, dead=0.2, linear=0.2, bias=True)
+    x, bias = make_input(case, CPU), make_bias(case, CPU)
+    assert bias.shape == (20,) and torch.equal(bias, make_bias(case, CPU)) and bias.unique().numel() > 10
+    assert x.is_contiguous(memory_format=torch.channels_last) == (layout == "channels_last")
+    rows = add_bias(x, bias).movedim(1, 0).flatten(1)
+    assert x.dtype == bias.dtype == rows.dtype == DTYPES[dtype]
+    assert (rows[:4] <= 0).all() and (rows[-4:] >= 0).all()
+    assert (rows[4:-4].amax(1) > 0).all() and (rows[4:-4].amin(1) < 0).all()
+    assert rows.double().std() == pytest.approx(1, abs=0.2)
+
+
+def test_cases_with_a_bias():
+    assert str(Case((2, 3), bias=True)) == "2x3 float32 contiguous, bias"
+    cases = select_cases("cuda", graphs=True, bias=True)
+    assert cases == [case._replace(bias=True) for case in select_cases("cuda", graphs=True)]
 
 
 def test_selections():
