@@ -64,9 +64,9 @@ def jumpstart_relu(
 ) -> JumpstartReLUOutput:
     """``relu(x)``, with the extrema of ``x`` over its units and points and their slack, in one pass.
 
-    With a bias all of it is of ``x + bias``: the output is that of ``relu(x + bias)`` to the bit, and the same
-    backward pass that gives the gradient of ``x`` sums that of the bias, in float32 (float64 for float64) and
-    in an order that does not change from run to run.
+    With a bias all of it is of ``x + bias``: the output is that of ``relu(x + bias)`` to the bit, and the
+    same backward pass that gives the gradient of ``x`` sums that of the bias, in float32 (float64 for
+    float64) and in an order that does not change from run to run.
 
     Slack is ``s⁺ = relu(margin − max)`` and ``s⁻ = relu(margin + min)`` of a unit or point: Eqs. 3-6 of Riera
     Molina et al., *Unit-Centric Regularization for Efficient Deep Neural Networks*, IEEE Access 13, 2025.

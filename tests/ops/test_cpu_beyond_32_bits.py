@@ -117,8 +117,8 @@ def test_the_last_rows_are_right(kernels, with_bias, name, activation, dtype):
     of_bias = exact_bias.data_ptr() if with_bias else None
     output, mask = sparse_zeros(size, dtype, channels_last), sparse_zeros(mask_shape(layout), torch.uint8)
     forward = Forward(
-        x.data_ptr(), of_bias, output.data_ptr(), mask.data_ptr(), Layout(*layout), position_points, False, PARAMETER,
-        False, 0.0,
+        x.data_ptr(), of_bias, output.data_ptr(), mask.data_ptr(), Layout(*layout), position_points, False,
+        PARAMETER, False, 0.0,
     )  # fmt: skip
     extrema = torch.full((4, -(-units // 16) * 16), torch.nan)
     places = torch.full((2, extrema.shape[1]), 2**31 - 1, dtype=torch.int32)

@@ -126,7 +126,7 @@ def define_sums(definition: Definition, shift: float = 0.0) -> Tensor:
 def define_gradient(
     case: Case, definition: Definition, grads: dict[str, Tensor], magnitude: bool = False
 ) -> Tensor:
-    """Gradient of ``x``, or of ``x + bias``, in float64; ``magnitude`` is the sum of the absolute values of its terms."""
+    """Gradient of ``x``, or ``x + bias``, in float64; ``magnitude`` sums the absolute values of its terms."""
     x, margin = case.pre_activation(), case.margin if magnitude else 0.0
     measure = abs if magnitude else float
     grad_x = [0.0] * x.numel()
