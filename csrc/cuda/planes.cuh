@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "cuda/activate.cuh"
+#include "cuda/bias.cuh"
 #include "cuda/device.cuh"
 #include "cuda/merge.cuh"
 #include "cuda/statistics.cuh"
@@ -13,7 +14,7 @@
 namespace jumpstart {
 namespace cuda {
 
-template <typename scalar_t, int elements, typename Activation>
+template <typename scalar_t, int elements, typename Activation, typename Bias>
 class Planes {
   using V = Vector<scalar_t, elements>;
   using P = typename V::P;
@@ -21,8 +22,8 @@ class Planes {
   using stat_t = typename V::stat_t;
 
  public:
-  JUMPSTART_DEVICE Planes(const Forward<scalar_t>& f, const Activation& activation)
-      : f_(f), activation_(activation), c_(f.plan.chunks), lane_(static_cast<int>(threadIdx.x) % c_.lanes) {}
+  JUMPSTART_DEVICE Planes(const Forward<scalar_t>& f, const Activation& activation, const Bias& bias)
+      : f_(f), activation_(activation), bias_(bias), c_(f.plan.chunks), lane_(static_cast<int>(threadIdx.x) % c_.lanes) {}
 
   // A group of lanes takes a chunk of a plane. Groups without work take part too, for the shuffles of the
   // warp.
@@ -32,6 +33,9 @@ class Planes {
     begin_ = (work - plane_ * c_.chunks) * c_.chunk_columns;
     const int64_t left = active ? c_.columns - begin_ : 0;
     columns_ = static_cast<int32_t>(left < c_.chunk_columns ? left : c_.chunk_columns);
+    if constexpr (kBiased) {
+      if (active) plane_bias_ = P::fill(to_stat(bias_.values[plane_ % f_.layout.units]));
+    }
     extrema_.clear();
     const int32_t width = c_.lanes * elements;
     const auto end = static_cast<int32_t>(c_.chunk_columns);  // the same for all groups, for the shuffles
@@ -46,6 +50,8 @@ class Planes {
   }
 
  private:
+  static constexpr bool kBiased = Bias::kUnitsAre != UnitsAre::without_bias;
+
   // Pieces place .. place + kDepth of this thread, `width` columns apart.
   template <bool full>
   JUMPSTART_DEVICE void step(int32_t place, int32_t width) {
@@ -62,6 +68,13 @@ class Planes {
         } else {  // repeat the first: changes no extremum and no first place
 #pragma unroll
           for (int p = 0; p < V::kPacks; ++p) x[d][p] = x[0][p];
+        }
+      }
+      if constexpr (kBiased) {
+#pragma unroll
+        for (int d = 0; d < kDepth; ++d) {
+#pragma unroll
+          for (int p = 0; p < V::kPacks; ++p) x[d][p] = V::sum(x[d][p], plane_bias_);
         }
       }
       extrema_.add(x, place);
@@ -101,18 +114,21 @@ class Planes {
 
   const Forward<scalar_t>& f_;
   const Activation& activation_;
+  const Bias& bias_;
   const Chunks& c_;
   const int lane_;
   int64_t plane_, begin_;  // first column of the chunk
   int32_t columns_;        // of the chunk
+  Value plane_bias_;
   Columns<V, kDepth> extrema_;
 };
 
-template <typename scalar_t, int elements, typename Activation>
+template <typename scalar_t, int elements, typename Activation, typename Bias>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     jumpstart_activation_forward_planes_kernel(const __grid_constant__ Forward<scalar_t> f,
-                                               const __grid_constant__ Activation activation) {
-  Planes<scalar_t, elements, Activation> planes(f, activation);
+                                               const __grid_constant__ Activation activation,
+                                               const __grid_constant__ Bias bias) {
+  Planes<scalar_t, elements, Activation, Bias> planes(f, activation, bias);
   const int groups = kThreads / f.plan.chunks.lanes, groups_per_warp = kWarpSize / f.plan.chunks.lanes;
   const auto thread = static_cast<int>(threadIdx.x);
   const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + thread / kWarpSize;
