@@ -73,7 +73,7 @@ class Gradient {
         if (any && __syncthreads_or(found)) add_points(gradients);
       }
     }
-    if constexpr (kUnitsAre == UnitsAre::columns) store_columns(work / t_.tiles, tile, any ? &gradients : nullptr);
+    if constexpr (kUnitsAre == UnitsAre::columns) store_columns(work / t_.tiles, tile, any, gradients);
   }
 
  private:
@@ -154,8 +154,8 @@ class Gradient {
   }
 
   // From the columns of each thread to those of the region.
-  JUMPSTART_DEVICE void store_columns(int64_t region, int64_t tile,
-                                      const ExtremaGradients<scalar_t, Activation>* gradients) {
+  JUMPSTART_DEVICE void store_columns(int64_t region, int64_t tile, bool any,
+                                      const ExtremaGradients<scalar_t, Activation>& gradients) {
     auto* of_warps = reinterpret_cast<stat_t*>(shared_);  // [kWarps, kWidth]
     const auto thread = static_cast<int>(threadIdx.x);
 #pragma unroll
@@ -176,7 +176,7 @@ class Gradient {
       if (bias_sums_.partials) {
         bias_sums_.partials[region * t_.columns + column] = sum;
       } else {
-        bias_sums_.sums[column] = gradients ? sum + gradients->of_unit(column) : sum;
+        bias_sums_.sums[column] = any ? sum + gradients.of_unit(column) : sum;
       }
     }
     __syncthreads();

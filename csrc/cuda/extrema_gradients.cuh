@@ -116,8 +116,8 @@ class ExtremaGradients {
   JUMPSTART_DEVICE stat_t of_points(int64_t row, int64_t column) const {
     const bool across = l_.points_across(s_.position_points);
     const int64_t first = row * columns_ + column;
-    const int64_t point =
-        l_.units + (across ? row / l_.units * l_.inner + column : row / l_.rows_per_point(s_.position_points));
+    const int64_t point = l_.units + (across ? row / l_.units * l_.inner + column
+                                             : row / l_.rows_per_point(s_.position_points));
     stat_t sum = 0;
 #pragma unroll 1
     for (int e = 0; e < elements; ++e) sum = add_item(sum, first + e, point + (across ? e : 0), point_sums());

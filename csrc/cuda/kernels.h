@@ -41,7 +41,8 @@ struct BackwardCall {
   const void *grad_slack_sums, *grad_extrema;  // null: not in the loss
   const void* extrema;
   const int64_t* indices;
-  void* bias_sums;  // [units], float32 or float64: grad_x before rounding, over each unit; null: not asked for
+  void*
+      bias_sums;  // [units], float32 or float64: grad_x before rounding, over each unit; null: not asked for
   Layout layout;
   Options options;
   int multiprocessors;

@@ -98,8 +98,8 @@ struct BackwardPlan {
 ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector, int key_bytes,
                          int multiprocessors);
 BackwardPlan plan_backward(const Layout& layout, int vector, int multiprocessors, bool with_bias);
-// How the partial sums of a bias are merged, `pieces` of them to a row that is of one unit; 1 if its units are
-// columns.
+// How the partial sums of a bias are merged, `pieces` of them to a row that is of one unit; 1 if its units
+// are columns.
 Axis plan_bias_sums(const Layout& layout, const Tiling& tiling, int64_t pieces);
 
 }  // namespace cuda

@@ -15,7 +15,7 @@ namespace jumpstart {
 namespace cuda {
 
 template <typename scalar_t, int elements, typename Activation, typename Bias>
-class Planes {
+class Planes : PlaneBias<Vector<scalar_t, elements>, Bias> {
   using V = Vector<scalar_t, elements>;
   using P = typename V::P;
   using Value = typename V::Value;
@@ -23,7 +23,11 @@ class Planes {
 
  public:
   JUMPSTART_DEVICE Planes(const Forward<scalar_t>& f, const Activation& activation, const Bias& bias)
-      : f_(f), activation_(activation), bias_(bias), c_(f.plan.chunks), lane_(static_cast<int>(threadIdx.x) % c_.lanes) {}
+      : PlaneBias<Vector<scalar_t, elements>, Bias>(bias),
+        f_(f),
+        activation_(activation),
+        c_(f.plan.chunks),
+        lane_(static_cast<int>(threadIdx.x) % c_.lanes) {}
 
   // A group of lanes takes a chunk of a plane. Groups without work take part too, for the shuffles of the
   // warp.
@@ -34,7 +38,7 @@ class Planes {
     const int64_t left = active ? c_.columns - begin_ : 0;
     columns_ = static_cast<int32_t>(left < c_.chunk_columns ? left : c_.chunk_columns);
     if constexpr (kBiased) {
-      if (active) plane_bias_ = P::fill(to_stat(bias_.values[plane_ % f_.layout.units]));
+      if (active) this->begin(plane_ % f_.layout.units);
     }
     extrema_.clear();
     const int32_t width = c_.lanes * elements;
@@ -70,13 +74,7 @@ class Planes {
           for (int p = 0; p < V::kPacks; ++p) x[d][p] = x[0][p];
         }
       }
-      if constexpr (kBiased) {
-#pragma unroll
-        for (int d = 0; d < kDepth; ++d) {
-#pragma unroll
-          for (int p = 0; p < V::kPacks; ++p) x[d][p] = V::sum(x[d][p], plane_bias_);
-        }
-      }
+      if constexpr (kBiased) this->add(x);
       extrema_.add(x, place);
     }
     if (!f_.elementwise.output) return;
@@ -114,12 +112,10 @@ class Planes {
 
   const Forward<scalar_t>& f_;
   const Activation& activation_;
-  const Bias& bias_;
   const Chunks& c_;
   const int lane_;
   int64_t plane_, begin_;  // first column of the chunk
   int32_t columns_;        // of the chunk
-  Value plane_bias_;
   Columns<V, kDepth> extrema_;
 };
 

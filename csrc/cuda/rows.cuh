@@ -18,7 +18,7 @@ namespace cuda {
 constexpr int kRowsBytes = 2 * kWarps * 256 * 8;
 
 template <typename scalar_t, int elements, typename Activation, typename Bias>
-class Rows {
+class Rows : RowsBias<Vector<scalar_t, elements>, Bias> {
   using V = Vector<scalar_t, elements>;
   using P = typename V::P;
   using Value = typename V::Value;
@@ -27,10 +27,10 @@ class Rows {
 
  public:
   JUMPSTART_DEVICE Rows(const Forward<scalar_t>& f, const Activation& activation, const Bias& bias,
-                        unsigned char* shared)
-      : f_(f),
+                        unsigned char* shared, unsigned char* of_bias)
+      : RowsBias<Vector<scalar_t, elements>, Bias>(bias, of_bias),
+        f_(f),
         activation_(activation),
-        bias_(bias),
         t_(f.plan.tiling),
         lane_(static_cast<int>(threadIdx.x) % t_.lanes),
         row_lane_(static_cast<int>(threadIdx.x) / t_.lanes),
@@ -49,10 +49,7 @@ class Rows {
     const int64_t left = t_.segment_rows - first;
     begin_ = segment * t_.segment_rows + first;
     rows_ = static_cast<int32_t>(left < t_.region_rows ? left : t_.region_rows);
-    if constexpr (Bias::kUnitsAre == UnitsAre::columns) {
-      if (inside_) V::load_apart(bias_.values + column(), column_bias_);
-    }
-    if constexpr (Bias::kUnitsAre == UnitsAre::rows) row_bias_ = bias_.values + first;
+    if constexpr (kBiased) this->begin(inside_, column(), first);
     columns_.clear();
     int32_t place = 0;
     for (; (place + kDepth) * height_ <= rows_; place += kDepth) step<true>(place);
@@ -61,6 +58,7 @@ class Rows {
   }
 
  private:
+  static constexpr bool kBiased = Bias::kUnitsAre != UnitsAre::without_bias;
   static constexpr int kWidth = kWarpSize * elements;  // columns of the widest tile
 
   JUMPSTART_DEVICE int64_t region_of(int64_t work) const { return t_.tiles == 1 ? work : work / t_.tiles; }
@@ -86,11 +84,8 @@ class Rows {
           for (int p = 0; p < V::kPacks; ++p) x[d][p] = x[0][p];
         }
       }
-      if constexpr (Bias::kUnitsAre != UnitsAre::without_bias) {
-#pragma unroll
-        for (int d = 0; d < kDepth; ++d) {
-          add_bias(x[d], full || row + d * height_ < rows_ ? row + d * height_ : row);
-        }
+      if constexpr (kBiased) {
+        this->add(x, [&](int d) { return full || row + d * height_ < rows_ ? row + d * height_ : row; });
       }
       columns_.add(x, place);
     }
@@ -122,19 +117,6 @@ class Rows {
         }
       }
     }
-  }
-
-  JUMPSTART_DEVICE void add_bias(Value (&x)[V::kPacks], int32_t row) const {
-    Value bias[V::kPacks];
-#pragma unroll
-    for (int p = 0; p < V::kPacks; ++p) bias[p] = column_bias_[p];
-    if constexpr (Bias::kUnitsAre == UnitsAre::rows) {
-      const Value of_row = P::fill(to_stat(row_bias_[row]));
-#pragma unroll
-      for (int p = 0; p < V::kPacks; ++p) bias[p] = of_row;
-    }
-#pragma unroll
-    for (int p = 0; p < V::kPacks; ++p) x[p] = V::sum(x[p], bias[p]);
   }
 
   // Extrema of a row within this tile.
@@ -213,7 +195,6 @@ class Rows {
 
   const Forward<scalar_t>& f_;
   const Activation& activation_;
-  const Bias& bias_;
   const Tiling& t_;
   const int lane_, row_lane_, height_;  // lane in a row, row in a tile, rows that the block loads at once
   const key_t margin_key_;
@@ -223,8 +204,6 @@ class Rows {
   int64_t begin_;  // first row of the region
   int32_t rows_;   // of the region
   bool inside_;
-  Value column_bias_[V::kPacks];  // UnitsAre::columns: of this thread's
-  const scalar_t* row_bias_;      // UnitsAre::rows: of the region's
   Columns<V, kDepth> columns_;
 };
 
@@ -234,7 +213,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
                                              const __grid_constant__ Activation activation,
                                              const __grid_constant__ Bias bias) {
   alignas(16) __shared__ unsigned char shared[kRowsBytes];
-  Rows<scalar_t, elements, Activation, Bias> rows(f, activation, bias, shared);
+  unsigned char* of_bias = nullptr;
+  if constexpr (Bias::kUnitsAre == UnitsAre::columns) {
+    alignas(16) __shared__ unsigned char memory[RowsBias<Vector<scalar_t, elements>, Bias>::kBytes];
+    of_bias = memory;
+  }
+  Rows<scalar_t, elements, Activation, Bias> rows(f, activation, bias, shared, of_bias);
   for (int64_t work = blockIdx.x; work < f.plan.tiling.work(); work += gridDim.x) rows.run(work);
   end_of_forward(f);
 }
