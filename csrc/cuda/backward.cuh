@@ -16,7 +16,7 @@ namespace cuda {
 
 // A bias takes the sum of its unit's gradients, which are added up as they pass, before they are rounded.
 template <typename scalar_t, int elements, bool extrema, typename Activation, typename Sums>
-class Gradient {
+class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
   using V = Vector<scalar_t, elements>;
   using P = typename V::P;
   using Value = typename V::Value;
@@ -25,11 +25,10 @@ class Gradient {
  public:
   JUMPSTART_DEVICE Gradient(const Backward<scalar_t>& b, const Activation& activation, const Sums& sums,
                             unsigned char* shared)
-      : b_(b),
+      : ThreadSums<stat_of<scalar_t>, elements, Sums>(sums, shared),
+        b_(b),
         e_(b.elementwise),
         activation_(activation),
-        bias_sums_(sums),
-        shared_(shared),
         t_(b.plan.tiling),
         lane_(static_cast<int>(threadIdx.x) % t_.lanes),
         row_lane_(static_cast<int>(threadIdx.x) / t_.lanes),
@@ -48,12 +47,12 @@ class Gradient {
     }
     if constexpr (kUnitsAre == UnitsAre::columns) {
 #pragma unroll
-      for (int e = 0; e < elements; ++e) sums_[e] = 0;
+      for (int e = 0; e < elements; ++e) this->sums[e] = 0;
     }
     const int64_t left = t_.rows - begin_;
     rows_ = static_cast<int32_t>(left < t_.region_rows ? left : t_.region_rows);
     if constexpr (kUnitsAre == UnitsAre::rows) {  // all threads take part, for the shuffles of their warp
-      tile_ = tile;
+      this->tile = tile;
       int32_t row = 0;
       for (; row + kDepth * height_ <= rows_; row += kDepth * height_) step<true>(row + row_lane_);
       if (row < rows_) step<false>(row + row_lane_);
@@ -105,17 +104,22 @@ class Gradient {
       V::store(e_.grad_x + offset + d * stride, grad[d]);
       if constexpr (kUnitsAre == UnitsAre::columns) {
 #pragma unroll
-        for (int e = 0; e < elements; ++e) sums_[e] += P::get(grad[d][e / P::kValues], e % P::kValues);
+        for (int e = 0; e < elements; ++e) this->sums[e] += P::get(grad[d][e / P::kValues], e % P::kValues);
       }
     }
     if constexpr (kUnitsAre == UnitsAre::rows) {
+      stat_t sums[kDepth] = {};  // of nothing outside
 #pragma unroll
       for (int d = 0; d < kDepth; ++d) {
-        stat_t sum = 0;  // of nothing outside
 #pragma unroll
-        for (int e = 0; e < elements; ++e) sum += P::get(grad[d][e / P::kValues], e % P::kValues);
-        sum = sum_lanes(sum);
-        if (lane_ == 0 && is_inside<full>(row, d)) *row_sum(row + d * height_) = sum;
+        for (int e = 0; e < elements; ++e) sums[d] += P::get(grad[d][e / P::kValues], e % P::kValues);
+      }
+      sum_lanes(sums);
+      if (lane_ > 0) return;
+      stat_t* to = row_sum(row);
+#pragma unroll
+      for (int d = 0; d < kDepth; ++d) {
+        if (is_inside<full>(row, d)) to[d * height_ * t_.tiles] = sums[d];
       }
     }
   }
@@ -135,36 +139,39 @@ class Gradient {
       const int32_t row = first + row_lane_;
       const bool inside = row < rows_ && column_ < t_.columns;
       if constexpr (kUnitsAre == UnitsAre::columns) {
-        if (inside) gradients.template add_points<elements>(begin_ + row, column_, sums_);
+        if (inside) gradients.template add_points<elements>(begin_ + row, column_, this->sums);
       } else {
-        stat_t sum = 0;
-        if (inside) sum = gradients.template of_points<elements>(begin_ + row, column_);
-        sum = sum_lanes(sum);
-        if (lane_ == 0 && inside) *row_sum(row) += sum;
+        stat_t sum[1] = {};
+        if (inside) sum[0] = gradients.template of_points<elements>(begin_ + row, column_);
+        sum_lanes(sum);
+        if (lane_ == 0 && inside) *row_sum(row) += sum[0];
       }
     }
   }
 
-  JUMPSTART_DEVICE stat_t sum_lanes(stat_t sum) const {
-    for (int offset = 1; offset < t_.lanes; offset *= 2) sum += __shfl_xor_sync(kWholeWarp, sum, offset);
-    return sum;
+  template <int count>
+  JUMPSTART_DEVICE void sum_lanes(stat_t (&sums)[count]) const {
+    for (int offset = 1; offset < t_.lanes; offset *= 2) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) sums[i] += __shfl_xor_sync(kWholeWarp, sums[i], offset);
+    }
   }
   JUMPSTART_DEVICE stat_t* row_sum(int32_t row) const {
-    return bias_sums_.partials + (begin_ + row) * t_.tiles + tile_;
+    return this->to.partials + (begin_ + row) * t_.tiles + this->tile;
   }
 
   // From the columns of each thread to those of the region.
   JUMPSTART_DEVICE void store_columns(int64_t region, int64_t tile, bool any,
                                       const ExtremaGradients<scalar_t, Activation>& gradients) {
-    auto* of_warps = reinterpret_cast<stat_t*>(shared_);  // [kWarps, kWidth]
+    auto* of_warps = reinterpret_cast<stat_t*>(this->shared);  // [kWarps, kWidth]
     const auto thread = static_cast<int>(threadIdx.x);
 #pragma unroll
     for (int e = 0; e < elements; ++e) {
       for (int offset = t_.lanes; offset < kWarpSize; offset *= 2) {
-        sums_[e] += __shfl_xor_sync(kWholeWarp, sums_[e], offset);
+        this->sums[e] += __shfl_xor_sync(kWholeWarp, this->sums[e], offset);
       }
       if (thread % kWarpSize < t_.lanes) {
-        of_warps[thread / kWarpSize * kWidth + lane_ * elements + e] = sums_[e];
+        of_warps[thread / kWarpSize * kWidth + lane_ * elements + e] = this->sums[e];
       }
     }
     __syncthreads();
@@ -173,10 +180,10 @@ class Gradient {
       stat_t sum = 0;
 #pragma unroll
       for (int w = 0; w < kWarps; ++w) sum += of_warps[w * kWidth + thread];
-      if (bias_sums_.partials) {
-        bias_sums_.partials[region * t_.columns + column] = sum;
+      if (this->to.partials) {
+        this->to.partials[region * t_.columns + column] = sum;
       } else {
-        bias_sums_.sums[column] = any ? sum + gradients.of_unit(column) : sum;
+        this->to.sums[column] = any ? sum + gradients.of_unit(column) : sum;
       }
     }
     __syncthreads();
@@ -185,14 +192,10 @@ class Gradient {
   const Backward<scalar_t>& b_;
   const ElementwiseBackward<scalar_t>& e_;
   const Activation& activation_;
-  const Sums& bias_sums_;
-  unsigned char* shared_;
   const Tiling& t_;
   const int lane_, row_lane_, height_;
   int64_t begin_, column_;
-  int32_t rows_;           // of the region
-  int64_t tile_;           // UnitsAre::rows
-  stat_t sums_[elements];  // UnitsAre::columns: of this thread's
+  int32_t rows_;  // of the region
 };
 
 template <typename scalar_t, int elements, bool extrema, typename Activation, typename Sums>

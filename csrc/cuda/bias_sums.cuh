@@ -26,6 +26,21 @@ struct BiasSums<stat_t, UnitsAre::without_bias> {
   static constexpr UnitsAre kUnitsAre = UnitsAre::without_bias;
 };
 
+// What a thread of the backward has of them: a base class, which takes no room without a bias.
+template <typename stat_t, int elements, typename Sums>
+struct ThreadSums {
+  const Sums& to;
+  unsigned char* shared;
+  stat_t sums[elements];  // UnitsAre::columns: of its columns
+  int64_t tile;           // UnitsAre::rows
+
+  JUMPSTART_DEVICE ThreadSums(const Sums& to, unsigned char* shared) : to(to), shared(shared) {}
+};
+template <typename stat_t, int elements>
+struct ThreadSums<stat_t, elements, BiasSums<stat_t, UnitsAre::without_bias>> {
+  JUMPSTART_DEVICE ThreadSums(const BiasSums<stat_t, UnitsAre::without_bias>&, unsigned char*) {}
+};
+
 // Adds up the partial sums of each unit, and the gradients of its own extrema, in a fixed order. A launch of
 // its own, as in the forward: the last block of a single launch would need a counter that somebody clears.
 template <typename scalar_t, typename Activation, typename Sums>

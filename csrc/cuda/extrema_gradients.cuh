@@ -170,7 +170,7 @@ class ExtremaGradients {
                                                                : row / l_.rows_per_point(s_.position_points);
     const stat_t* sums = s_.grad_slack_sums;
     grad = add_item(grad, index, unit, sums);
-    grad = add_item(grad, index, l_.units + point, point_sums());
+    grad = add_item(grad, index, l_.units + point, sums ? sums + kSlackSums : nullptr);
     e_.grad_x[offset] = from_stat<scalar_t>(grad);
     return true;
   }
