@@ -64,7 +64,10 @@ class _Options(ctypes.Structure):
 class _ForwardCall(ctypes.Structure):
     _fields_ = [
         ("scalar", ctypes.c_int),
-        *[(name, ctypes.c_void_p) for name in ("x", "bias", "output", "mask", "slack_sums", "extrema", "indices")],
+        *[
+            (name, ctypes.c_void_p)
+            for name in ("x", "bias", "output", "mask", "slack_sums", "extrema", "indices")
+        ],
         ("layout", _Layout),
         ("options", _Options),
         ("multiprocessors", ctypes.c_int),
@@ -194,7 +197,8 @@ def forward(
         slack_sums, extrema = memory.allocate(LAYER_SUMS, dtype), memory.allocate(2 * count, dtype)
         indices = memory.allocate(2 * count, torch.int64)
         call = _ForwardCall(
-            SCALARS.index(x.dtype), *map(_address, (source, added, output, mask, slack_sums, extrema, indices)),
+            SCALARS.index(x.dtype),
+            *map(_address, (source, added, output, mask, slack_sums, extrema, indices)),
             _Layout(*layout), _options(options), multiprocessors,
         )  # fmt: skip
         size = library().emulator_forward_workspace(ctypes.byref(call))
@@ -301,6 +305,15 @@ def workspace(size: list[int], unit_dim: int, channels_last: bool, dtype: torch.
     )
     call.multiprocessors = 132
     return library().emulator_forward_workspace(ctypes.byref(call))
+
+
+def backward_workspace(size: list[int], unit_dim: int, channels_last: bool, dtype: torch.dtype) -> int:
+    """The same of a backward that sums the gradient of a bias; with none it is one launch."""
+    call = _BackwardCall(
+        scalar=SCALARS.index(dtype), layout=_Layout(*make_layout(size, unit_dim, channels_last))
+    )
+    call.multiprocessors, call.bias_sums = 132, 16  # not accessed
+    return library().emulator_backward_workspace(ctypes.byref(call))
 
 
 def _options(options: Options) -> _Options:

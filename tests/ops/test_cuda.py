@@ -198,7 +198,9 @@ def test_statistics_alone(name):
         check_backward(x, result, options, 6, bias is not None)
 
 
-@pytest.mark.parametrize("name", ["odd_large", "channels_last_large_samples", "planes_196", "planes_positions"])
+@pytest.mark.parametrize(
+    "name", ["odd_large", "channels_last_large_samples", "planes_196", "planes_positions"]
+)
 def test_same_bits_in_any_order_of_threads_and_blocks(name):
     x, unit_dim, position_points = make_case(name, torch.float32)
     x = x / 3  # sums that round
@@ -260,6 +262,14 @@ def test_workspace_is_a_small_part_of_a_large_activation(size, channels_last, dt
     workspace = cuda_emulator.workspace(size, 1, channels_last, dtype)
     statistics = 24 * size[0]  # bytes of the points' extrema and indices, which are there anyway
     assert 0 < workspace <= 0.05 * math.prod(size) * dtype.itemsize + statistics
+    sums = cuda_emulator.backward_workspace(size, 1, channels_last, dtype)
+    assert 0 < sums <= 0.02 * math.prod(size) * dtype.itemsize
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [(256, 4), (256, 64), (256, 1024), (64, 13)], ids=str)
+def test_backward_of_a_thin_layer_with_bias_is_one_launch(size, dtype):
+    assert cuda_emulator.backward_workspace(size, 1, False, dtype) == 0
 
 
 WEIGHTS = {
