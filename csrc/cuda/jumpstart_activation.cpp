@@ -20,6 +20,16 @@ int multiprocessors_of(const at::Tensor& tensor) {
   return count;
 }
 
+void* address(const at::Tensor& tensor) { return tensor.defined() ? tensor.mutable_data_ptr() : nullptr; }
+const void* const_address(const at::Tensor& tensor) {
+  return tensor.defined() ? tensor.const_data_ptr() : nullptr;
+}
+
+// Undefined if it has no bytes.
+at::Tensor empty_workspace(int64_t bytes, const at::Tensor& like) {
+  return bytes ? at::empty({bytes}, like.options().dtype(at::kByte)) : at::Tensor();
+}
+
 // The current device must be that of x.
 ForwardResult run_forward(PreparedForward prepared, const Options& options) {
   if (prepared.is_done()) return prepared.finish();
@@ -27,7 +37,8 @@ ForwardResult run_forward(PreparedForward prepared, const Options& options) {
   const bool with_output = target.defined();
   const cuda::ForwardCall call{scalar_of(x.scalar_type()),
                                x.const_data_ptr(),
-                               with_output ? target.mutable_data_ptr() : nullptr,
+                               const_address(bias),
+                               address(target),
                                with_output ? result.mask.mutable_data_ptr<uint8_t>() : nullptr,
                                result.slack_sums.mutable_data_ptr(),
                                result.extrema.mutable_data_ptr(),
@@ -35,9 +46,8 @@ ForwardResult run_forward(PreparedForward prepared, const Options& options) {
                                layout,
                                options,
                                multiprocessors_of(x)};
-  const int64_t bytes = cuda::forward_workspace(call);
-  const at::Tensor workspace = bytes ? at::empty({bytes}, x.options().dtype(at::kByte)) : at::Tensor();
-  cuda::forward(call, bytes ? workspace.mutable_data_ptr() : nullptr, c10::cuda::getCurrentCUDAStream());
+  const at::Tensor workspace = empty_workspace(cuda::forward_workspace(call), x);
+  cuda::forward(call, address(workspace), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return prepared.finish();
 }
@@ -56,19 +66,20 @@ InputGradients backward_cuda(const Gradients& gradients, const Saved& saved, con
   const c10::cuda::CUDAGuard guard(saved.extrema.device());
   const PreparedBackward prepared = prepare_backward(gradients, saved, options);
   if (prepared.is_done()) return prepared.finish();
-  const auto data = [](const at::Tensor& grad) { return grad.defined() ? grad.const_data_ptr() : nullptr; };
   const cuda::BackwardCall call{scalar_of(saved.dtype),
-                                data(prepared.gradients.output),
+                                const_address(prepared.gradients.output),
                                 saved.mask.const_data_ptr<uint8_t>(),
                                 prepared.grad_x.mutable_data_ptr(),
-                                data(prepared.gradients.slack_sums),
-                                data(prepared.gradients.extrema),
+                                const_address(prepared.gradients.slack_sums),
+                                const_address(prepared.gradients.extrema),
                                 saved.extrema.const_data_ptr(),
                                 saved.indices.const_data_ptr<int64_t>(),
+                                address(prepared.bias_sums),
                                 prepared.layout,
                                 options,
                                 multiprocessors_of(saved.extrema)};
-  cuda::backward(call, c10::cuda::getCurrentCUDAStream());
+  const at::Tensor workspace = empty_workspace(cuda::backward_workspace(call), saved.extrema);
+  cuda::backward(call, address(workspace), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return prepared.finish();
 }

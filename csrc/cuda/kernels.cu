@@ -3,9 +3,12 @@
 #include "cuda/kernels.h"
 
 #include <cstdint>
+#include <type_traits>
 
 #include "activations.h"
 #include "cuda/backward.cuh"
+#include "cuda/bias.cuh"
+#include "cuda/bias_sums.cuh"
 #include "cuda/device.cuh"
 #include "cuda/merge.cuh"
 #include "cuda/packs.cuh"
@@ -92,17 +95,32 @@ Forward<scalar_t> make_forward(const ForwardCall& call, void* workspace) {
   return f;
 }
 
-template <int elements, typename scalar_t, typename Activation>
-void launch_forward(const Forward<scalar_t>& f, const Activation& activation, Stream stream) {
-  if (f.plan.kernel == ForwardKernel::small) {
-    launch(jumpstart_activation_forward_small_kernel<scalar_t, Activation>, 1, kSmallThreads, stream, f,
-           activation);
-    return;
+// Calls `run` with the bias of a call.
+template <typename scalar_t, typename Run>
+void with_bias(const ForwardCall& call, const Run& run) {
+  const auto* values = static_cast<const scalar_t*>(call.bias);
+  if (!values) return run(Bias<scalar_t, UnitsAre::without_bias>{});
+  if (call.layout.inner == 1) return run(Bias<scalar_t, UnitsAre::columns>{values});
+  run(Bias<scalar_t, UnitsAre::rows>{values});
+}
+
+template <int elements, typename scalar_t, typename Activation, typename Bias>
+void launch_forward(const Forward<scalar_t>& f, const Activation& activation, const Bias& bias,
+                    Stream stream) {
+  if constexpr (Bias::kUnitsAre != UnitsAre::rows) {
+    if (f.plan.kernel == ForwardKernel::small) {
+      launch(jumpstart_activation_forward_small_kernel<scalar_t, Activation, Bias>, 1, kSmallThreads, stream,
+             f, activation, bias);
+      return;
+    }
   }
-  const auto kernel = f.plan.kernel == ForwardKernel::planes
-                          ? jumpstart_activation_forward_planes_kernel<scalar_t, elements, Activation>
-                          : jumpstart_activation_forward_rows_kernel<scalar_t, elements, Activation>;
-  launch(kernel, f.plan.blocks, kThreads, stream, f, activation);
+  auto kernel = jumpstart_activation_forward_rows_kernel<scalar_t, elements, Activation, Bias>;
+  if constexpr (Bias::kUnitsAre != UnitsAre::columns) {
+    if (f.plan.kernel == ForwardKernel::planes) {
+      kernel = jumpstart_activation_forward_planes_kernel<scalar_t, elements, Activation, Bias>;
+    }
+  }
+  launch(kernel, f.plan.blocks, kThreads, stream, f, activation, bias);
   launch(jumpstart_activation_statistics_forward_kernel<scalar_t>, f.plan.merge.blocks(), kThreads, stream,
          f);
 }
@@ -115,16 +133,39 @@ Backward<scalar_t> make_backward(const BackwardCall& call) {
           {static_cast<const stat_t*>(call.grad_slack_sums), static_cast<const stat_t*>(call.grad_extrema),
            static_cast<const stat_t*>(call.extrema), call.indices, points_of(call.layout, call.options),
            call.options.position_points, static_cast<stat_t>(call.options.margin)},
-          plan_backward(call.layout, vector, call.multiprocessors),
+          plan_backward(call.layout, vector, call.multiprocessors, call.bias_sums),
           call.layout};
 }
 
-template <int elements, typename scalar_t, typename Activation>
-void launch_backward(const Backward<scalar_t>& b, const Activation& activation, Stream stream) {
-  const auto kernel = b.statistics.grad_slack_sums || b.statistics.grad_extrema
-                          ? jumpstart_activation_backward_kernel<scalar_t, elements, true, Activation>
-                          : jumpstart_activation_backward_kernel<scalar_t, elements, false, Activation>;
-  launch(kernel, b.plan.blocks, kThreads, stream, b, activation);
+// Calls `run` with the sums of a call.
+template <typename scalar_t, typename Run>
+void with_bias_sums(const BackwardCall& call, const BackwardPlan& plan, void* workspace, const Run& run) {
+  using stat_t = stat_of<scalar_t>;
+  if (!call.bias_sums) return run(BiasSums<stat_t, UnitsAre::without_bias>{});
+  auto *sums = static_cast<stat_t*>(call.bias_sums), *partials = static_cast<stat_t*>(workspace);
+  const int64_t pieces = call.layout.inner == 1 ? 1 : plan.tiling.tiles;
+  const Axis axis = plan_bias_sums(call.layout, plan.tiling, pieces);
+  if (call.layout.inner == 1) {
+    return run(BiasSums<stat_t, UnitsAre::columns>{sums, axis.partials == 1 ? nullptr : partials, axis, 1});
+  }
+  run(BiasSums<stat_t, UnitsAre::rows>{sums, partials, axis, pieces});
+}
+
+template <int elements, typename scalar_t, typename Activation, typename Sums>
+void launch_backward(const Backward<scalar_t>& b, const Activation& activation, const Sums& sums,
+                     Stream stream) {
+  auto kernel = jumpstart_activation_backward_kernel<scalar_t, elements, true, Activation, Sums>;
+  if constexpr (Sums::kUnitsAre == UnitsAre::without_bias) {
+    if (!b.statistics.grad_slack_sums && !b.statistics.grad_extrema) {
+      kernel = jumpstart_activation_backward_kernel<scalar_t, elements, false, Activation, Sums>;
+    }
+  }
+  launch(kernel, b.plan.blocks, kThreads, stream, b, activation, sums);
+  if constexpr (Sums::kUnitsAre != UnitsAre::without_bias) {
+    if (!sums.partials) return;
+    launch(jumpstart_activation_bias_backward_kernel<scalar_t, Activation, Sums>, sums.units.blocks(),
+           kThreads, stream, b, activation, sums);
+  }
 }
 
 template <typename stat_t>
@@ -170,23 +211,42 @@ void forward(const ForwardCall& call, void* workspace, Stream stream) {
   for_activation_and_scalar(call.options, call.scalar, [&](const auto& activation, auto of_type) {
     using scalar_t = decltype(of_type);
     const auto f = make_forward<scalar_t>(call, workspace);
-    if (f.plan.wide) {
-      launch_forward<16 / sizeof(scalar_t)>(f, activation, stream);
-    } else {
-      launch_forward<1>(f, activation, stream);
-    }
+    with_bias<scalar_t>(call, [&](const auto& bias) {
+      if (f.plan.wide) {
+        launch_forward<16 / sizeof(scalar_t)>(f, activation, bias, stream);
+      } else {
+        launch_forward<1>(f, activation, bias, stream);
+      }
+    });
   });
 }
 
-void backward(const BackwardCall& call, Stream stream) {
+int64_t backward_workspace(const BackwardCall& call) {
+  int64_t bytes = 0;
+  for_scalar(call.scalar, [&](auto of_type) {
+    using scalar_t = decltype(of_type);
+    using stat_t = stat_of<scalar_t>;
+    with_bias_sums<scalar_t>(call, make_backward<scalar_t>(call).plan, nullptr, [&](const auto& sums) {
+      if constexpr (std::decay_t<decltype(sums)>::kUnitsAre != UnitsAre::without_bias) {
+        const bool alone = call.layout.inner == 1 && sums.units.partials == 1;
+        if (!alone) bytes = sums.units.items * sums.units.partials * static_cast<int64_t>(sizeof(stat_t));
+      }
+    });
+  });
+  return bytes;
+}
+
+void backward(const BackwardCall& call, void* workspace, Stream stream) {
   for_activation_and_scalar(call.options, call.scalar, [&](const auto& activation, auto of_type) {
     using scalar_t = decltype(of_type);
     const auto b = make_backward<scalar_t>(call);
-    if (b.plan.wide) {
-      launch_backward<16 / sizeof(scalar_t)>(b, activation, stream);
-    } else {
-      launch_backward<1>(b, activation, stream);
-    }
+    with_bias_sums<scalar_t>(call, b.plan, workspace, [&](const auto& sums) {
+      if (b.plan.wide) {
+        launch_backward<16 / sizeof(scalar_t)>(b, activation, sums, stream);
+      } else {
+        launch_backward<1>(b, activation, sums, stream);
+      }
+    });
   });
 }
 

@@ -17,6 +17,7 @@ using Stream = CUstream_st*;
 struct ForwardCall {
   Scalar scalar;
   const void* x;
+  const void* bias;            // [units]; null: none
   void* output;                // null: statistics alone. May be x
   uint8_t* mask;               // [matrix_rows, mask_columns]
   void *slack_sums, *extrema;  // float32, or float64 for float64
@@ -40,13 +41,17 @@ struct BackwardCall {
   const void *grad_slack_sums, *grad_extrema;  // null: not in the loss
   const void* extrema;
   const int64_t* indices;
+  void*
+      bias_sums;  // [units], float32 or float64: grad_x before rounding, over each unit; null: not asked for
   Layout layout;
   Options options;
   int multiprocessors;
 };
 
-// One launch.
-void backward(const BackwardCall& call, Stream stream);
+// As forward_workspace; 0 without a bias, and where a block sees all of a unit.
+int64_t backward_workspace(const BackwardCall& call);
+// One launch, or two if there is a workspace.
+void backward(const BackwardCall& call, void* workspace, Stream stream);
 
 constexpr int kPenaltyLayers = 448;  // per launch: their addresses are its arguments
 

@@ -103,6 +103,7 @@ struct Pack {
   }
   JUMPSTART_DEVICE static Value keep(Value a, Mask mask) { return mask ? a : Value{0}; }
   JUMPSTART_DEVICE static Value scale(Value a, stat_t factor) { return a * factor; }
+  JUMPSTART_DEVICE static Value sum(Value a, Value b) { return a + b; }
   // The mask of a pack from the bits of a vector.
   JUMPSTART_DEVICE static Mask from_bits(uint32_t bits, int pack) { return bits >> pack & 1; }
   // The bits of a vector from the masks of its packs.
@@ -155,6 +156,8 @@ struct PairPack {
     return (mask & a) | (~mask & b);
   }
   JUMPSTART_DEVICE static Value keep(Value a, Mask mask) { return mask & a; }
+  // As a sum of floats that is rounded: they have bits enough for the first rounding to change nothing.
+  JUMPSTART_DEVICE static Value sum(Value a, Value b) { return close(__hadd2_rn(open(a), open(b))); }
   JUMPSTART_DEVICE static Value scale(Value a, float factor) {
     const uint32_t first = from_stat<scalar_t>(get(a, 0) * factor).bits;
     const uint32_t second = from_stat<scalar_t>(get(a, 1) * factor).bits;
@@ -194,6 +197,25 @@ struct Vector {
       static_assert(sizeof packs == 16, "");
       const uint4 raw = *reinterpret_cast<const uint4*>(from);
       memcpy(packs, &raw, sizeof raw);
+    }
+  }
+  // From memory of any alignment.
+  JUMPSTART_DEVICE static void load_apart(const scalar_t* from, Value (&packs)[kPacks]) {
+    if constexpr (elements == 1) {
+      load(from, packs);
+    } else {
+      scalar_t values[elements];
+#pragma unroll
+      for (int e = 0; e < elements; ++e) values[e] = from[e];
+      memcpy(packs, values, sizeof packs);
+    }
+  }
+  // The sum of two packs, rounded to scalar_t.
+  JUMPSTART_DEVICE static Value sum(Value a, Value b) {
+    if constexpr (elements == 1) {
+      return to_stat(from_stat<scalar_t>(a + b));
+    } else {
+      return P::sum(a, b);
     }
   }
   JUMPSTART_DEVICE static void store(scalar_t* to, const Value (&packs)[kPacks]) {

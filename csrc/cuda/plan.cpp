@@ -12,6 +12,9 @@ constexpr int64_t kWaves = 16;    // of blocks: the most that the regions of a f
 constexpr int64_t kSteps = 16;    // tiles of full depth in a region: with more, blocks drift apart in memory
 constexpr int64_t kEndSteps = 2;  // that take as long as the end of a region in the forward
 constexpr int64_t kBackwardSteps = 2;  // of a block in the backward, which has no partial extrema to save
+constexpr int64_t kBiasSteps = 4;      // the same, if columns have partial sums
+constexpr int64_t kAloneSteps = 4;     // of a block that takes all rows, which saves the launch that merges
+constexpr int32_t kLeastLanes = 4;     // then: 64 bytes of a row
 constexpr int64_t kPartials =
     8;  // of an item, that a thread of the merge takes: some loads under way at once
 constexpr int64_t kShortSegment = 256;  // rows. Shorter samples share a region, which keeps partial extrema
@@ -51,28 +54,25 @@ int64_t forward_steps(int64_t columns_of_tiles, int64_t steps, int multiprocesso
   return best;
 }
 
-// The tiling of a forward, or, without segments, of a backward.
-Tiling tile(const Layout& layout, int64_t segments, int vector, int multiprocessors) {
+// Tiles, in as many regions as there are steps.
+Tiling tile(const Layout& layout, int64_t segments, int vector, int32_t lanes) {
   Tiling t{};
   t.rows = layout.matrix_rows();
   t.columns = layout.matrix_columns();
   t.mask_columns = layout.mask_columns();
-  t.segments = std::max<int64_t>(segments, 1);
+  t.segments = segments;
   t.segment_rows = t.rows / t.segments;
-  t.lanes = lanes_of(t.columns, vector);
+  t.lanes = lanes;
   t.tile_columns = t.lanes * vector;
   t.tiles = divide_up(t.columns, t.tile_columns);
-  const int64_t tile_rows = kThreads / t.lanes * kDepth;
-  const int64_t steps = divide_up(t.segment_rows, tile_rows);  // of a segment
-  const int64_t columns_of_tiles = t.segments * t.tiles;
-  if (segments > 0) {
-    t.region_rows = tile_rows * forward_steps(columns_of_tiles, steps, multiprocessors);
-  } else {
-    const bool fill = steps * columns_of_tiles >= kBackwardSteps * kBlocks * multiprocessors;
-    t.region_rows = tile_rows * (fill ? kBackwardSteps : 1);
-  }
+  t.region_rows = kThreads / t.lanes * kDepth;
   t.regions = divide_up(t.segment_rows, t.region_rows);
   return t;
+}
+
+void join_steps(Tiling& t, int64_t steps) {
+  t.region_rows *= steps;
+  t.regions = divide_up(t.segment_rows, t.region_rows);
 }
 
 Axis make_axis(Source source, int64_t items, int64_t partials) {
@@ -121,7 +121,12 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
     plan.by_row = planes || rows_per_point < kShortSegment;
     plan.kernel = small ? ForwardKernel::small : ForwardKernel::rows;
     Tiling& t = plan.tiling;
-    t = tile(layout, planes ? groups : plan.by_row ? 1 : layout.samples, vector, multiprocessors);
+    t = tile(layout,
+             planes        ? groups
+             : plan.by_row ? 1
+                           : layout.samples,
+             vector, lanes_of(layout.matrix_columns(), vector));
+    join_steps(t, forward_steps(t.segments * t.tiles, t.regions, multiprocessors));
     const int64_t regions = t.segments * t.regions;
     plan.partials = {regions * t.columns, plan.by_row ? t.rows * t.tiles : 0,
                      plan.by_row ? 0 : regions * t.tiles};
@@ -147,12 +152,32 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
   return plan;
 }
 
-BackwardPlan plan_backward(const Layout& layout, int vector, int multiprocessors) {
+BackwardPlan plan_backward(const Layout& layout, int vector, int multiprocessors, bool with_bias) {
   BackwardPlan plan{};
   plan.wide = vector > 1;
-  plan.tiling = tile(layout, 0, vector, multiprocessors);
+  Tiling& t = plan.tiling;
+  t = tile(layout, 1, vector, lanes_of(layout.matrix_columns(), vector));
+  const bool sums_columns = with_bias && layout.inner == 1;
+  const int64_t filled = t.regions * t.tiles / (kBlocks * multiprocessors);  // how often over
+  int64_t steps = std::clamp<int64_t>(filled, 1, sums_columns ? kBiasSteps : kBackwardSteps);
+  if (sums_columns && filled <= 1) {
+    Tiling narrow = t;
+    while (narrow.regions > 1 && narrow.lanes > kLeastLanes) {
+      narrow = tile(layout, 1, vector, narrow.lanes / 2);
+    }
+    if (narrow.regions <= kAloneSteps) {
+      t = narrow;
+      steps = t.regions;
+    }
+  }
+  join_steps(t, steps);
   plan.blocks = std::min(plan.tiling.work(), kMostBlocks);
   return plan;
+}
+
+Axis plan_bias_sums(const Layout& layout, const Tiling& tiling, int64_t pieces) {
+  const int64_t groups = layout.inner == 1 ? tiling.regions : layout.samples * layout.rows;
+  return make_axis(pieces == 1 ? Source::columns : Source::rows, layout.units, groups * pieces);
 }
 
 }  // namespace cuda

@@ -97,7 +97,10 @@ struct BackwardPlan {
 // the size of a key (extrema.cuh).
 ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector, int key_bytes,
                          int multiprocessors);
-BackwardPlan plan_backward(const Layout& layout, int vector, int multiprocessors);
+BackwardPlan plan_backward(const Layout& layout, int vector, int multiprocessors, bool with_bias);
+// How the partial sums of a bias are merged, `pieces` of them to a row that is of one unit; 1 if its units
+// are columns.
+Axis plan_bias_sums(const Layout& layout, const Tiling& tiling, int64_t pieces);
 
 }  // namespace cuda
 }  // namespace jumpstart

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "cuda/activate.cuh"
+#include "cuda/bias.cuh"
 #include "cuda/device.cuh"
 #include "cuda/merge.cuh"
 #include "cuda/statistics.cuh"
@@ -13,16 +14,20 @@
 namespace jumpstart {
 namespace cuda {
 
-template <typename scalar_t, int elements, typename Activation>
-class Planes {
+template <typename scalar_t, int elements, typename Activation, typename Bias>
+class Planes : PlaneBias<Vector<scalar_t, elements>, Bias> {
   using V = Vector<scalar_t, elements>;
   using P = typename V::P;
   using Value = typename V::Value;
   using stat_t = typename V::stat_t;
 
  public:
-  JUMPSTART_DEVICE Planes(const Forward<scalar_t>& f, const Activation& activation)
-      : f_(f), activation_(activation), c_(f.plan.chunks), lane_(static_cast<int>(threadIdx.x) % c_.lanes) {}
+  JUMPSTART_DEVICE Planes(const Forward<scalar_t>& f, const Activation& activation, const Bias& bias)
+      : PlaneBias<Vector<scalar_t, elements>, Bias>(bias),
+        f_(f),
+        activation_(activation),
+        c_(f.plan.chunks),
+        lane_(static_cast<int>(threadIdx.x) % c_.lanes) {}
 
   // A group of lanes takes a chunk of a plane. Groups without work take part too, for the shuffles of the
   // warp.
@@ -32,6 +37,9 @@ class Planes {
     begin_ = (work - plane_ * c_.chunks) * c_.chunk_columns;
     const int64_t left = active ? c_.columns - begin_ : 0;
     columns_ = static_cast<int32_t>(left < c_.chunk_columns ? left : c_.chunk_columns);
+    if constexpr (kBiased) {
+      if (active) this->begin(plane_ % f_.layout.units);
+    }
     extrema_.clear();
     const int32_t width = c_.lanes * elements;
     const auto end = static_cast<int32_t>(c_.chunk_columns);  // the same for all groups, for the shuffles
@@ -46,6 +54,8 @@ class Planes {
   }
 
  private:
+  static constexpr bool kBiased = Bias::kUnitsAre != UnitsAre::without_bias;
+
   // Pieces place .. place + kDepth of this thread, `width` columns apart.
   template <bool full>
   JUMPSTART_DEVICE void step(int32_t place, int32_t width) {
@@ -64,6 +74,7 @@ class Planes {
           for (int p = 0; p < V::kPacks; ++p) x[d][p] = x[0][p];
         }
       }
+      if constexpr (kBiased) this->add(x);
       extrema_.add(x, place);
     }
     if (!f_.elementwise.output) return;
@@ -108,11 +119,12 @@ class Planes {
   Columns<V, kDepth> extrema_;
 };
 
-template <typename scalar_t, int elements, typename Activation>
+template <typename scalar_t, int elements, typename Activation, typename Bias>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     jumpstart_activation_forward_planes_kernel(const __grid_constant__ Forward<scalar_t> f,
-                                               const __grid_constant__ Activation activation) {
-  Planes<scalar_t, elements, Activation> planes(f, activation);
+                                               const __grid_constant__ Activation activation,
+                                               const __grid_constant__ Bias bias) {
+  Planes<scalar_t, elements, Activation, Bias> planes(f, activation, bias);
   const int groups = kThreads / f.plan.chunks.lanes, groups_per_warp = kWarpSize / f.plan.chunks.lanes;
   const auto thread = static_cast<int>(threadIdx.x);
   const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + thread / kWarpSize;

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "cuda/activate.cuh"
+#include "cuda/bias.cuh"
 #include "cuda/device.cuh"
 #include "cuda/merge.cuh"
 #include "cuda/statistics.cuh"
@@ -16,8 +17,8 @@ namespace cuda {
 // Shared memory, used by one stage of the kernel after the other.
 constexpr int kRowsBytes = 2 * kWarps * 256 * 8;
 
-template <typename scalar_t, int elements, typename Activation>
-class Rows {
+template <typename scalar_t, int elements, typename Activation, typename Bias>
+class Rows : RowsBias<Vector<scalar_t, elements>, Bias> {
   using V = Vector<scalar_t, elements>;
   using P = typename V::P;
   using Value = typename V::Value;
@@ -25,8 +26,10 @@ class Rows {
   using key_t = key_of<stat_t>;
 
  public:
-  JUMPSTART_DEVICE Rows(const Forward<scalar_t>& f, const Activation& activation, unsigned char* shared)
-      : f_(f),
+  JUMPSTART_DEVICE Rows(const Forward<scalar_t>& f, const Activation& activation, const Bias& bias,
+                        unsigned char* shared, unsigned char* of_bias)
+      : RowsBias<Vector<scalar_t, elements>, Bias>(bias, of_bias),
+        f_(f),
         activation_(activation),
         t_(f.plan.tiling),
         lane_(static_cast<int>(threadIdx.x) % t_.lanes),
@@ -46,6 +49,7 @@ class Rows {
     const int64_t left = t_.segment_rows - first;
     begin_ = segment * t_.segment_rows + first;
     rows_ = static_cast<int32_t>(left < t_.region_rows ? left : t_.region_rows);
+    if constexpr (kBiased) this->begin(inside_, column(), first);
     columns_.clear();
     int32_t place = 0;
     for (; (place + kDepth) * height_ <= rows_; place += kDepth) step<true>(place);
@@ -54,6 +58,7 @@ class Rows {
   }
 
  private:
+  static constexpr bool kBiased = Bias::kUnitsAre != UnitsAre::without_bias;
   static constexpr int kWidth = kWarpSize * elements;  // columns of the widest tile
 
   JUMPSTART_DEVICE int64_t region_of(int64_t work) const { return t_.tiles == 1 ? work : work / t_.tiles; }
@@ -78,6 +83,9 @@ class Rows {
 #pragma unroll
           for (int p = 0; p < V::kPacks; ++p) x[d][p] = x[0][p];
         }
+      }
+      if constexpr (kBiased) {
+        this->add(x, [&](int d) { return full || row + d * height_ < rows_ ? row + d * height_ : row; });
       }
       columns_.add(x, place);
     }
@@ -199,12 +207,18 @@ class Rows {
   Columns<V, kDepth> columns_;
 };
 
-template <typename scalar_t, int elements, typename Activation>
+template <typename scalar_t, int elements, typename Activation, typename Bias>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     jumpstart_activation_forward_rows_kernel(const __grid_constant__ Forward<scalar_t> f,
-                                             const __grid_constant__ Activation activation) {
+                                             const __grid_constant__ Activation activation,
+                                             const __grid_constant__ Bias bias) {
   alignas(16) __shared__ unsigned char shared[kRowsBytes];
-  Rows<scalar_t, elements, Activation> rows(f, activation, shared);
+  unsigned char* of_bias = nullptr;
+  if constexpr (Bias::kUnitsAre == UnitsAre::columns) {
+    alignas(16) __shared__ unsigned char memory[RowsBias<Vector<scalar_t, elements>, Bias>::kBytes];
+    of_bias = memory;
+  }
+  Rows<scalar_t, elements, Activation, Bias> rows(f, activation, bias, shared, of_bias);
   for (int64_t work = blockIdx.x; work < f.plan.tiling.work(); work += gridDim.x) rows.run(work);
   end_of_forward(f);
 }

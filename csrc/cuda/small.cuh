@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cuda/bias.cuh"
 #include "cuda/device.cuh"
 #include "cuda/statistics.cuh"
 
@@ -24,8 +25,8 @@ class Small {
         keys_(reinterpret_cast<key_t*>(shared)) {}
 
   // Writes the output and keeps the keys of all elements.
-  template <typename Activation>
-  JUMPSTART_DEVICE void load(const Activation& activation) const {
+  template <typename Activation, typename Bias>
+  JUMPSTART_DEVICE void load(const Activation& activation, const Bias& bias) const {
     using P = Pack<scalar_t>;
     const int elements = rows_ * columns_;
     for (int first = static_cast<int>(threadIdx.x); first < elements; first += kDepth * kSmallThreads) {
@@ -34,6 +35,15 @@ class Small {
       for (int d = 0; d < kDepth; ++d) {
         const int i = first + d * kSmallThreads;
         if (i < elements) x[d] = f_.elementwise.x[i];
+      }
+      if constexpr (Bias::kUnitsAre != UnitsAre::without_bias) {
+#pragma unroll
+        for (int d = 0; d < kDepth; ++d) {
+          const int i = first + d * kSmallThreads;
+          if (i < elements) {
+            x[d] = from_stat<scalar_t>(to_stat(x[d]) + to_stat(bias.values[i % columns_]));
+          }
+        }
       }
 #pragma unroll
       for (int d = 0; d < kDepth; ++d) {
@@ -113,14 +123,15 @@ class Small {
   key_t* keys_;  // [rows, pitch]; an odd pitch avoids bank conflicts down a column
 };
 
-template <typename scalar_t, typename Activation>
+template <typename scalar_t, typename Activation, typename Bias>
 __global__ void __launch_bounds__(kSmallThreads)
     jumpstart_activation_forward_small_kernel(const __grid_constant__ Forward<scalar_t> f,
-                                              const __grid_constant__ Activation activation) {
+                                              const __grid_constant__ Activation activation,
+                                              const __grid_constant__ Bias bias) {
   using stat_t = stat_of<scalar_t>;
   alignas(16) __shared__ unsigned char shared[kSmallBytes];
   const Small<scalar_t> small(f, shared);
-  small.load(activation);
+  small.load(activation, bias);
   __syncthreads();
   if (f.elementwise.output) small.store_mask();
   stat_t sums[kLayerSums] = {};

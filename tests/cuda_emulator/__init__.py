@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from jumpstart_kernels.ops.activations import NONE
-from jumpstart_kernels.ops.arguments import EXTREMA_KINDS, ForwardResult, Gradients, Options, Saved
+from jumpstart_kernels.ops.arguments import (
+    EXTREMA_KINDS,
+    ForwardResult,
+    Gradients,
+    InputGradients,
+    Options,
+    Saved,
+)
 from jumpstart_kernels.ops.layout import (
     channels_last_format,
     is_channels_last,
@@ -57,7 +64,10 @@ class _Options(ctypes.Structure):
 class _ForwardCall(ctypes.Structure):
     _fields_ = [
         ("scalar", ctypes.c_int),
-        *[(name, ctypes.c_void_p) for name in ("x", "output", "mask", "slack_sums", "extrema", "indices")],
+        *[
+            (name, ctypes.c_void_p)
+            for name in ("x", "bias", "output", "mask", "slack_sums", "extrema", "indices")
+        ],
         ("layout", _Layout),
         ("options", _Options),
         ("multiprocessors", ctypes.c_int),
@@ -70,7 +80,8 @@ class _BackwardCall(ctypes.Structure):
         *[
             (name, ctypes.c_void_p)
             for name in (
-                "grad_output", "mask", "grad_x", "grad_slack_sums", "grad_extrema", "extrema", "indices"
+                "grad_output", "mask", "grad_x", "grad_slack_sums", "grad_extrema", "extrema", "indices",
+                "bias_sums",
             )
         ],
         ("layout", _Layout),
@@ -114,6 +125,7 @@ def library() -> ctypes.CDLL:
         getattr(loaded, f"emulator_{name}").restype = ctypes.c_char_p
     loaded.emulator_limit.argtypes = [ctypes.c_int64, ctypes.c_int64]
     loaded.emulator_forward_workspace.restype = ctypes.c_int64
+    loaded.emulator_backward_workspace.restype = ctypes.c_int64
     loaded.emulator_allocate.restype = ctypes.c_void_p
     loaded.emulator_allocate.argtypes = [ctypes.c_size_t]
     loaded.emulator_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
@@ -161,6 +173,7 @@ class Memory:
 
 def forward(
     x: Tensor,  # contiguous or channels_last
+    bias: Tensor | None,
     options: Options,
     *,
     inplace: bool = False,
@@ -176,6 +189,7 @@ def forward(
     with_output = options.activation != NONE
     with Memory() as memory:
         source = memory.place(x, aligned)
+        added = None if bias is None else memory.place(bias, aligned)
         output = mask = None
         if with_output:
             output = source if inplace else memory.allocate(x.numel(), x.dtype, aligned)
@@ -183,7 +197,8 @@ def forward(
         slack_sums, extrema = memory.allocate(LAYER_SUMS, dtype), memory.allocate(2 * count, dtype)
         indices = memory.allocate(2 * count, torch.int64)
         call = _ForwardCall(
-            SCALARS.index(x.dtype), *map(_address, (source, output, mask, slack_sums, extrema, indices)),
+            SCALARS.index(x.dtype),
+            *map(_address, (source, added, output, mask, slack_sums, extrema, indices)),
             _Layout(*layout), _options(options), multiprocessors,
         )  # fmt: skip
         size = library().emulator_forward_workspace(ctypes.byref(call))
@@ -210,9 +225,13 @@ def backward(
     aligned: bool = True,
     multiprocessors: int = 2,
     seed: int = 0,
-) -> Tensor:
-    """As the reference's ``jumpstart_activation_backward``, for a gradient that is dense like the result."""
-    mask, extrema, indices, size, channels_last, dtype = saved
+    workspace_byte: int = POISON,
+) -> InputGradients:
+    """As the reference's ``jumpstart_activation_backward``, for a gradient that is dense like the result.
+
+    The gradient of the bias is not rounded to its dtype yet.
+    """
+    mask, extrema, indices, size, channels_last, dtype, with_grad_bias = saved
     layout = make_layout(size, options.unit_dim, channels_last)
     with Memory() as memory:
         by_output, *by_statistics = (
@@ -220,15 +239,22 @@ def backward(
         )
         grad_x = memory.allocate(math.prod(size), dtype, aligned)
         placed = [memory.place(tensor) for tensor in (mask, extrema, indices)]
+        bias_sums = memory.allocate(layout.units, extrema.dtype) if with_grad_bias else None
         call = _BackwardCall(
-            SCALARS.index(dtype), *map(_address, (by_output, placed[0], grad_x, *by_statistics, *placed[1:])),
+            SCALARS.index(dtype),
+            *map(_address, (by_output, placed[0], grad_x, *by_statistics, *placed[1:], bias_sums)),
             _Layout(*layout), _options(options), multiprocessors,
         )  # fmt: skip
+        held = library().emulator_backward_workspace(ctypes.byref(call))
+        workspace = memory.allocate(held, torch.uint8).fill_(workspace_byte)
         library().emulator_seed(seed)
-        _raise(library().emulator_backward(ctypes.byref(call)))
+        _raise(library().emulator_backward(ctypes.byref(call), ctypes.c_void_p(_address(workspace))))
         memory.check()
         memory_format = channels_last_format(len(size)) if channels_last else torch.contiguous_format
-        return _like(grad_x, torch.empty(size, dtype=dtype, memory_format=memory_format))
+        return InputGradients(
+            _like(grad_x, torch.empty(size, dtype=dtype, memory_format=memory_format)),
+            bias_sums.clone() if bias_sums is not None else None,
+        )
 
 
 def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -> Tensor:
@@ -279,6 +305,15 @@ def workspace(size: list[int], unit_dim: int, channels_last: bool, dtype: torch.
     )
     call.multiprocessors = 132
     return library().emulator_forward_workspace(ctypes.byref(call))
+
+
+def backward_workspace(size: list[int], unit_dim: int, channels_last: bool, dtype: torch.dtype) -> int:
+    """The same of a backward that sums the gradient of a bias; with none it is one launch."""
+    call = _BackwardCall(
+        scalar=SCALARS.index(dtype), layout=_Layout(*make_layout(size, unit_dim, channels_last))
+    )
+    call.multiprocessors, call.bias_sums = 132, 16  # not accessed
+    return library().emulator_backward_workspace(ctypes.byref(call))
 
 
 def _options(options: Options) -> _Options:

@@ -49,7 +49,7 @@ void emulator_limit(int64_t first, int64_t last) { cuda_emulator::limit(first, l
 void emulator_plan(const jumpstart::Layout* layout, bool position_points, int vector, int multiprocessors,
                    EmulatorPlan* to) {
   const auto f = jumpstart::cuda::plan_forward(*layout, position_points, vector, 4, multiprocessors);
-  const auto b = jumpstart::cuda::plan_backward(*layout, vector, multiprocessors);
+  const auto b = jumpstart::cuda::plan_backward(*layout, vector, multiprocessors, false);
   const auto& t = f.tiling;
   const bool planes = f.kernel == jumpstart::cuda::ForwardKernel::planes;
   *to = {f.blocks,
@@ -93,8 +93,11 @@ int64_t emulator_forward_workspace(const jumpstart::cuda::ForwardCall* call) {
 const char* emulator_forward(const jumpstart::cuda::ForwardCall* call, void* workspace) {
   return cuda_emulator::guarded([&] { jumpstart::cuda::forward(*call, workspace, nullptr); });
 }
-const char* emulator_backward(const jumpstart::cuda::BackwardCall* call) {
-  return cuda_emulator::guarded([&] { jumpstart::cuda::backward(*call, nullptr); });
+int64_t emulator_backward_workspace(const jumpstart::cuda::BackwardCall* call) {
+  return jumpstart::cuda::backward_workspace(*call);
+}
+const char* emulator_backward(const jumpstart::cuda::BackwardCall* call, void* workspace) {
+  return cuda_emulator::guarded([&] { jumpstart::cuda::backward(*call, workspace, nullptr); });
 }
 const char* emulator_penalty(const jumpstart::cuda::PenaltyCall* call) {
   return cuda_emulator::guarded([&] { jumpstart::cuda::penalty(*call, nullptr); });

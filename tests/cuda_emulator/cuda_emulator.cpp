@@ -183,6 +183,17 @@ void run(int64_t blocks, int threads, const std::function<void()>& body) {
 
 void meet_block(int line) { leave(State::at_block, line); }
 
+bool meet_block_or(bool brought, int line) {
+  static bool any;
+  any = false;
+  meet_block(line);
+  if (brought) any = true;
+  meet_block(line);
+  const bool met = any;
+  meet_block(line);  // before it is used again
+  return met;
+}
+
 int own_lane() { return current % kLanes; }
 
 const uint64_t* meet_warp(unsigned lanes, uint64_t value, int line) {

@@ -41,6 +41,8 @@ void run(int64_t blocks, int threads, const std::function<void()>& kernel);
 
 // Until all threads of the block are here.
 void meet_block(int line);
+// The same; whether any of them brought something.
+bool meet_block_or(bool brought, int line);
 // Until all lanes of the warp are here; what each of them brought.
 const uint64_t* meet_warp(unsigned lanes, uint64_t value, int line);
 int own_lane();
@@ -75,6 +77,9 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, cudaStre
 }  // namespace jumpstart
 
 inline void __syncthreads(int line = __builtin_LINE()) { cuda_emulator::meet_block(line); }
+inline int __syncthreads_or(int predicate, int line = __builtin_LINE()) {
+  return cuda_emulator::meet_block_or(predicate, line);
+}
 inline void __threadfence() {}
 
 template <typename T>
@@ -165,6 +170,16 @@ Pair __hmax2_nan(Pair a, Pair b) {
 template <typename Pair>
 Pair __hmin2_nan(Pair a, Pair b) {
   return cuda_emulator::choose(a, b, [](float x, float y) { return x < y || (x == y && std::signbit(x)); });
+}
+inline __half2 __hadd2_rn(__half2 a, __half2 b) {
+  const auto sum = [](__half x, __half y) { return __float2half_rn(__half2float(x) + __half2float(y)); };
+  return {sum(a.x, b.x), sum(a.y, b.y)};
+}
+inline __nv_bfloat162 __hadd2_rn(__nv_bfloat162 a, __nv_bfloat162 b) {
+  const auto sum = [](__nv_bfloat16 x, __nv_bfloat16 y) {
+    return __float2bfloat16_rn(cuda_emulator::to_float(x) + cuda_emulator::to_float(y));
+  };
+  return {sum(a.x, b.x), sum(a.y, b.y)};
 }
 template <typename Pair>
 unsigned __heq2_mask(Pair a, Pair b) {

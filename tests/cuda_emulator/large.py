@@ -73,7 +73,7 @@ def forward(
     slack_sums, extrema = sparse_zeros(SUMS_SHAPE, dtype), sparse_zeros((2, count), dtype)
     indices = sparse_zeros((2, count), torch.int64)
     call = _ForwardCall(
-        SCALARS.index(x.dtype), *map(_address, (x, output, mask, slack_sums, extrema, indices)),
+        SCALARS.index(x.dtype), *map(_address, (x, None, output, mask, slack_sums, extrema, indices)),
         _Layout(*layout), _options(options), multiprocessors,
     )  # fmt: skip
     size = library().emulator_forward_workspace(ctypes.byref(call))
@@ -90,7 +90,7 @@ def backward(
     multiprocessors: int,
     ends: Ends,
 ) -> Tensor:
-    mask, extrema, indices, size, channels_last, dtype = saved
+    mask, extrema, indices, size, channels_last, dtype, _ = saved
     grad_x = sparse_zeros(size, dtype, channels_last)
     by_output, *by_statistics = gradients
     call = _BackwardCall(
@@ -98,5 +98,5 @@ def backward(
         _Layout(*make_layout(size, options.unit_dim, channels_last)), _options(options), multiprocessors,
     )  # fmt: skip
     _limit(ends)
-    _raise(library().emulator_backward(ctypes.byref(call)))
+    _raise(library().emulator_backward(ctypes.byref(call), None))
     return grad_x

@@ -9,8 +9,8 @@ import torch
 from jumpstart_kernels.ops import reference
 from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
 from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
-from jumpstart_kernels.ops.layout import is_channels_last
-from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE, SlackSum
+from jumpstart_kernels.ops.layout import is_channels_last, unit_rows
+from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE, SlackSum, slack_gradients
 
 _reason = cuda_emulator.unavailable()
 pytestmark = pytest.mark.skipif(_reason is not None, reason=str(_reason))
@@ -68,6 +68,13 @@ def make_input(size, channels_last, dtype, special=False):
     return x
 
 
+def make_bias(x, unit_dim, special=False):
+    """One with which values tie that differed: beside the large ones, half of x is rounded away."""
+    large = 2 / torch.finfo(x.dtype).eps
+    values = [0.3, -0.0, large, 1.5, -large, -0.7, *((math.nan, math.inf, -math.inf) if special else ())]
+    return torch.tensor(values, dtype=x.dtype)[torch.arange(x.shape[unit_dim]) % len(values)]
+
+
 def assert_same(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
 
@@ -78,20 +85,21 @@ def make_case(name, dtype, special=False):
     return make_input(size, channels_last, dtype, special), unit_dim, position_points
 
 
-def check_forward(x, options, **emulated):
-    expected = reference.jumpstart_activation_forward(x, options)
-    actual = cuda_emulator.forward(x, options, **emulated)
+def check_forward(x, options, bias=None, **emulated):
+    expected = reference.jumpstart_activation_forward(x, bias, options)
+    actual = cuda_emulator.forward(x, bias, options, **emulated)
     for name in ("output", "mask", "extrema", "indices"):
         assert_same(getattr(actual, name), getattr(expected, name))
-    # Multiples of 1/8 are exact in any order; float32 rounds those of large squares.
-    torch.testing.assert_close(actual.slack_sums, expected.slack_sums, rtol=1e-6, atol=0, equal_nan=True)
+    # Multiples of 1/8 are exact in any order; float32 rounds those of large squares, and others with a bias.
+    rtol = 1e-6 if bias is None else 1e-5
+    torch.testing.assert_close(actual.slack_sums, expected.slack_sums, rtol=rtol, atol=0, equal_nan=True)
     return expected
 
 
-def check_backward(x, result, options, wanted, **emulated):
-    """The gradient is bitwise equal to the reference's, which adds in the same order."""
+def make_gradients(x, result, wanted):
+    """Those of the results whose bit is set."""
     generator = torch.Generator().manual_seed(1)
-    gradients = Gradients(
+    return Gradients(
         *(
             torch.empty_like(like).copy_(torch.randn(like.shape, generator=generator))
             if wanted >> i & 1
@@ -99,10 +107,47 @@ def check_backward(x, result, options, wanted, **emulated):
             for i, like in enumerate((x, result.slack_sums, result.extrema))
         )
     )
+
+
+def save(x, result, options, with_grad_bias=False):
     channels_last = is_channels_last(x, options.unit_dim)
-    saved = Saved(result.mask, result.extrema, result.indices, list(x.shape), channels_last, x.dtype)
+    kept = result.mask, result.extrema, result.indices
+    return Saved(*kept, list(x.shape), channels_last, x.dtype, with_grad_bias)
+
+
+def sum_addends(gradients, saved, options):
+    """For each unit, the sum of the absolute values of all that its gradients are sums of."""
+    by_output = gradients._replace(slack_sums=None, extrema=None)
+    addends = reference.jumpstart_activation_backward(by_output, saved, options).x.double().abs()
+    of_extrema = torch.zeros_like(saved.extrema)
+    if gradients.extrema is not None:
+        of_extrema += gradients.extrema.abs()
+    if gradients.slack_sums is not None:
+        units = saved.size[options.unit_dim]
+        sums = gradients.slack_sums.abs()  # of one sign, so that nothing cancels
+        of_extrema += slack_gradients(saved.extrema, sums, units, options.margin).abs()
+    of_extrema = of_extrema.where(saved.indices >= 0, 0.0).double().nan_to_num(0, 0, 0).flatten()
+    addends = addends.flatten().index_add(0, saved.indices.clamp(min=0).flatten(), of_extrema)
+    return unit_rows(addends.view(saved.size), options.unit_dim).sum(1)
+
+
+def check_backward(x, result, options, wanted, with_grad_bias=False, **emulated):
+    """The gradient is bitwise equal to the reference's, which adds in the same order."""
+    gradients, saved = make_gradients(x, result, wanted), save(x, result, options, with_grad_bias)
     expected = reference.jumpstart_activation_backward(gradients, saved, options)
-    assert_same(cuda_emulator.backward(gradients, saved, options, **emulated), expected)
+    actual = cuda_emulator.backward(gradients, saved, options, **emulated)
+    assert_same(actual.x, expected.x)
+    if not with_grad_bias:
+        assert actual.bias is None
+        return
+    # The sum of the gradient before it is rounded, within a few roundings of its addends.
+    unrounded = saved._replace(dtype=result.extrema.dtype, with_grad_bias=False)
+    exact = reference.jumpstart_activation_backward(gradients, unrounded, options).x.double()
+    exact = unit_rows(exact, options.unit_dim).sum(1)
+    error = 16 * torch.finfo(result.extrema.dtype).eps * sum_addends(gradients, unrounded, options)
+    finite = exact.isfinite()
+    assert_same(actual.bias[~finite].double(), exact[~finite])
+    assert ((actual.bias - exact).abs() <= error)[finite].all()
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -116,9 +161,11 @@ def test_equals_the_reference(name, dtype, special, activation):
     x, unit_dim, position_points = make_case(name, dtype, special)
     for extrema, margin, multiprocessors in (("indexed", 1.0, 1), ("exact", 2.5, 132), ("limited", 0.5, 4)):
         options = Options(activation, PARAMETER, unit_dim, position_points, margin, extrema)
-        result = check_forward(x, options, multiprocessors=multiprocessors, seed=multiprocessors)
-        for wanted in range(1, 8):
-            check_backward(x, result, options, wanted, multiprocessors=multiprocessors, seed=wanted)
+        for bias in (None, make_bias(x, unit_dim, special)):
+            result = check_forward(x, options, bias, multiprocessors=multiprocessors, seed=multiprocessors)
+            for wanted in range(1, 8):
+                emulated = {"multiprocessors": multiprocessors, "seed": wanted}
+                check_backward(x, result, options, wanted, bias is not None, **emulated)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -127,8 +174,9 @@ def test_equals_the_reference(name, dtype, special, activation):
 def test_misaligned_memory(name, dtype, activation):
     x, unit_dim, position_points = make_case(name, dtype)
     options = Options(activation, PARAMETER, unit_dim, position_points, 1.0, extrema_kind="exact")
-    result = check_forward(x, options, aligned=False)
-    check_backward(x, result, options, 7, aligned=False)
+    for bias in (None, make_bias(x, unit_dim)):
+        result = check_forward(x, options, bias, aligned=False)
+        check_backward(x, result, options, 7, bias is not None, aligned=False)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -138,25 +186,33 @@ def test_the_output_may_overwrite_the_input(name, dtype, activation):
     x, unit_dim, position_points = make_case(name, dtype, special=True)
     options = Options(activation, PARAMETER, unit_dim, position_points, 1.0, extrema_kind="indexed")
     check_forward(x, options, inplace=True)
+    check_forward(x, options, make_bias(x, unit_dim, special=True), inplace=True)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_statistics_alone(name):
     x, unit_dim, position_points = make_case(name, torch.float32)
     options = Options(NONE, 0.0, unit_dim, position_points, 1.0, extrema_kind="indexed")
-    result = check_forward(x, options)
-    check_backward(x, result, options, 6)
+    for bias in (None, make_bias(x, unit_dim)):
+        result = check_forward(x, options, bias)
+        check_backward(x, result, options, 6, bias is not None)
 
 
-@pytest.mark.parametrize("name", ["odd_large", "channels_last_large_samples", "planes_196"])
+@pytest.mark.parametrize(
+    "name", ["odd_large", "channels_last_large_samples", "planes_196", "planes_positions"]
+)
 def test_same_bits_in_any_order_of_threads_and_blocks(name):
     x, unit_dim, position_points = make_case(name, torch.float32)
     x = x / 3  # sums that round
     options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema_kind="exact")
-    runs = [cuda_emulator.forward(x, options, seed=i) for i in range(4)]
-    for results in runs[1:]:
-        for first, other in zip(runs[0], results, strict=True):
-            assert torch.equal(first, other)
+    for bias in (None, make_bias(x, unit_dim)):
+        runs = [cuda_emulator.forward(x, bias, options, seed=i) for i in range(4)]
+        gradients, saved = make_gradients(x, runs[0], 7), save(x, runs[0], options, bias is not None)
+        for i, results in enumerate(runs):
+            runs[i] = *results, *cuda_emulator.backward(gradients, saved, options, seed=i)
+        for results in runs[1:]:
+            for first, other in zip(runs[0], results, strict=True):
+                assert first is other is None or torch.equal(first, other)
 
 
 @pytest.mark.parametrize("name", ["odd", "odd_large", "channels_last_large_samples", "planes_196"])
@@ -164,8 +220,14 @@ def test_whatever_the_workspace_held(name):
     """Its contents are irrelevant: nothing persists between calls, or replays of a graph."""
     x, unit_dim, position_points = make_case(name, torch.float32)
     options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema_kind="exact")
+    bias = make_bias(x, unit_dim)
+    sums = []
     for byte in (0x00, 0x01, 0x80, 0xFF):
         check_forward(x, options, workspace_byte=byte)
+        result = check_forward(x, options, bias, workspace_byte=byte)
+        gradients, saved = make_gradients(x, result, 7), save(x, result, options, with_grad_bias=True)
+        sums.append(cuda_emulator.backward(gradients, saved, options, workspace_byte=byte).bias)
+    assert all(torch.equal(sums[0], other) for other in sums)
 
 
 @pytest.mark.parametrize("value", SPECIAL, ids=str)
@@ -200,6 +262,14 @@ def test_workspace_is_a_small_part_of_a_large_activation(size, channels_last, dt
     workspace = cuda_emulator.workspace(size, 1, channels_last, dtype)
     statistics = 24 * size[0]  # bytes of the points' extrema and indices, which are there anyway
     assert 0 < workspace <= 0.05 * math.prod(size) * dtype.itemsize + statistics
+    sums = cuda_emulator.backward_workspace(size, 1, channels_last, dtype)
+    assert 0 < sums <= 0.02 * math.prod(size) * dtype.itemsize
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [(256, 4), (256, 64), (256, 1024), (64, 13)], ids=str)
+def test_backward_of_a_thin_layer_with_bias_is_one_launch(size, dtype):
+    assert cuda_emulator.backward_workspace(size, 1, False, dtype) == 0
 
 
 WEIGHTS = {

@@ -44,7 +44,8 @@ def last_part(x, name):
 def save(result, x, unit_dim):
     """What a forward of ``x`` keeps for its backward."""
     channels_last = is_channels_last(x, unit_dim)
-    return Saved(result.mask, result.extrema, result.indices, list(x.shape), channels_last, x.dtype)
+    kept = result.mask, result.extrema, result.indices
+    return Saved(*kept, list(x.shape), channels_last, x.dtype, with_grad_bias=False)
 
 
 def share(number, part, whole):
@@ -81,7 +82,7 @@ def test_the_last_elements_are_right(name, dtype):
     units = layout.units
     options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema_kind="indexed")
     of_part = options._replace(unit_dim=1)
-    expected = reference.jumpstart_activation_forward(part, of_part)
+    expected = reference.jumpstart_activation_forward(part, None, of_part)
     points = expected.extrema.shape[1] - units
     all_points = x.numel() // units if position_points else size[0]
     streaming = Ends(2, share(plan.blocks, part.numel(), x.numel()) + margin(plan.tiles))
@@ -101,7 +102,7 @@ def test_the_last_elements_are_right(name, dtype):
     blocks = share(plan.backward_blocks, part.numel(), x.numel()) + margin(plan.backward_tiles)
     grad_x = large.backward(gradients, save(result, x, unit_dim), options, multiprocessors, Ends(2, blocks))
     gradients = gradients._replace(output=last_part(grad_output, name))
-    expected_grad = reference.jumpstart_activation_backward(gradients, save(expected, part, 1), of_part)
+    expected_grad = reference.jumpstart_activation_backward(gradients, save(expected, part, 1), of_part).x
     assert torch.equal(last_part(grad_x, name), expected_grad)
 
 
@@ -144,7 +145,7 @@ def test_more_regions_than_a_launch_has_blocks():
     # Of the unit, whose partial extrema are as many, none is merged.
     options = Options("relu", 0.0, 1, position_points=True, margin=1.0, extrema_kind="indexed")
     result = large.forward(x, options, 132, rounds, Ends(0, 2))
-    expected = reference.jumpstart_activation_forward(x[-part:], options)
+    expected = reference.jumpstart_activation_forward(x[-part:], None, options)
     assert torch.equal(result.output[-part:], expected.output)
     assert torch.equal(result.mask[-part:], expected.mask)
     assert torch.equal(result.extrema[:, -2 * part :], expected.extrema[:, 1:])

@@ -25,14 +25,23 @@ def make_input(size, device="cuda", dtype=torch.float32):
     return torch.randn(size, generator=generator).to(device, dtype).requires_grad_()
 
 
+def make_bias(x):
+    return torch.linspace(-1, 1, x.shape[1], dtype=x.dtype, device=x.device).requires_grad_()
+
+
 def run(x):
-    """Everything that comes out of a forward, a penalty and a backward."""
-    result = ForwardResult(*OVERLOADS["native"](x, *OPTIONS))
+    """Everything that comes out of a forward, a penalty and a backward, without a bias and with one."""
+    return *run_with(x, None), *run_with(x, make_bias(x))
+
+
+def run_with(x, bias):
+    result = ForwardResult(*OVERLOADS["native"](x, bias, *OPTIONS))
     value = PENALTY_OVERLOADS["native"](
         [result.slack_sums, result.slack_sums], [0.5, 0.25] * SUMS_SHAPE[1], True
     )
-    (grad_x,) = torch.autograd.grad((result.output * result.output.detach()).sum() + value, x)
-    return *result, value, grad_x
+    inputs = (x,) if bias is None else (x, bias)
+    gradients = torch.autograd.grad((result.output * result.output.detach()).sum() + value, inputs)
+    return *result, value, *gradients
 
 
 def assert_equal(first, other):
@@ -134,8 +143,23 @@ def test_penalty_of_layers_on_two_devices_is_an_error():
 def test_more_elements_than_one_wave_of_blocks(dtype, memory_format, activation):
     x = make_input((64, 96, 56, 56), dtype=dtype).detach().contiguous(memory_format=memory_format)
     options = OPTIONS._replace(activation=activation, parameter=0.3)
-    actual = ForwardResult(*OVERLOADS["native"](x, None, *options))
-    expected = ForwardResult(*OVERLOADS["reference"](x, None, *options))
-    for name in ("output", "mask", "extrema", "indices"):
-        assert torch.equal(getattr(actual, name), getattr(expected, name))
-    torch.testing.assert_close(actual.slack_sums, expected.slack_sums, rtol=1e-5, atol=0)
+    for bias in (None, make_bias(x).detach()):
+        actual = ForwardResult(*OVERLOADS["native"](x, bias, *options))
+        expected = ForwardResult(*OVERLOADS["reference"](x, bias, *options))
+        for name in ("output", "mask", "extrema", "indices"):
+            assert torch.equal(getattr(actual, name), getattr(expected, name))
+        torch.testing.assert_close(actual.slack_sums, expected.slack_sums, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.float16, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_gradient_of_a_bias(size, dtype):
+    x = make_input(size, dtype=dtype).detach()
+    gradients = {}
+    for backend in ("native", "reference"):
+        bias = make_bias(x)
+        result = ForwardResult(*OVERLOADS[backend](x, bias, *OPTIONS))
+        loss = (result.output * result.output.detach()).sum() + result.slack_sums.sum()
+        (gradients[backend],) = torch.autograd.grad(loss, bias)
+    rtol = max(1e-5, 2 * torch.finfo(dtype).eps)
+    torch.testing.assert_close(gradients["native"], gradients["reference"], rtol=rtol, atol=0)

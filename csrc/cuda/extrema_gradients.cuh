@@ -1,0 +1,210 @@
+// The gradients of extrema, each of which belongs to one element.
+
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/device.cuh"
+#include "cuda/packs.cuh"
+#include "cuda/plan.h"
+#include "layout.h"
+#include "slack.h"
+
+namespace jumpstart {
+namespace cuda {
+
+// Elementwise inputs and output.
+template <typename scalar_t>
+struct ElementwiseBackward {
+  const scalar_t* grad_output;  // null: zero
+  const uint8_t* mask;          // [matrix_rows, mask_columns]
+  scalar_t* grad_x;
+};
+
+// Statistics of units and points, and their gradients.
+template <typename stat_t>
+struct StatisticsBackward {
+  const stat_t* grad_slack_sums;  // [2, kSlackSums]; null: not in the loss
+  const stat_t* grad_extrema;     // [2, units + points]; null: not in the loss
+  const stat_t* extrema;          // [2, units + points]
+  const int64_t* indices;         // [2, units + points]
+  int64_t points;
+  bool position_points;
+  stat_t margin;
+};
+
+template <typename scalar_t>
+struct Backward {
+  ElementwiseBackward<scalar_t> elementwise;
+  StatisticsBackward<stat_of<scalar_t>> statistics;
+  BackwardPlan plan;
+  Layout layout;
+};
+
+// The gradients of extrema.
+template <typename scalar_t, typename Activation>
+class ExtremaGradients {
+  using stat_t = stat_of<scalar_t>;
+
+ public:
+  JUMPSTART_DEVICE ExtremaGradients(const Backward<scalar_t>& b, const Activation& activation)
+      : e_(b.elementwise),
+        s_(b.statistics),
+        l_(b.layout),
+        activation_(activation),
+        columns_(l_.matrix_columns()),
+        count_(l_.units + s_.points) {}
+
+  JUMPSTART_DEVICE bool given() const { return s_.grad_slack_sums || s_.grad_extrema; }
+
+  // Whether any extremum can have a gradient; call if they are given.
+  JUMPSTART_DEVICE bool any() const {
+    if (s_.grad_extrema) return true;
+    bool found = false;
+    for (int i = 0; i < kLayerSums; ++i) found |= !(s_.grad_slack_sums[i] == 0);
+    return found;
+  }
+
+  // Adds those that lie in a tile, after the tile has been written. Whether this thread has found one of a
+  // point.
+  JUMPSTART_DEVICE bool add(int64_t begin, int64_t end, int64_t first_column, int64_t last_column) const {
+    bool found = false;
+    const Tile tile{begin, end, first_column, last_column};
+    if (l_.inner == 1) {
+      add_range(tile, 0, first_column, last_column, l_.units);
+    } else {  // each row belongs to one unit
+      const int64_t units = end - begin < l_.units ? end - begin : l_.units;
+      add_range(tile, 0, begin % l_.units, begin % l_.units + units, l_.units);
+    }
+    if (l_.points_across(s_.position_points)) {
+      for (int64_t group = begin / l_.units; group * l_.units < end; ++group) {
+        const int64_t first = group * l_.inner;
+        found |= add_range(tile, l_.units, first + first_column, first + last_column, s_.points);
+      }
+    } else {
+      const int64_t rows = l_.rows_per_point(s_.position_points);
+      found |= add_range(tile, l_.units, begin / rows, (end - 1) / rows + 1, s_.points);
+    }
+    return found;
+  }
+
+  // What those of a unit add to its sum.
+  JUMPSTART_DEVICE stat_t of_unit(int64_t unit) const {
+    stat_t sum = 0;
+    if (s_.indices[unit] >= 0) sum += extremum(unit, unit, false, s_.grad_slack_sums);
+    if (s_.indices[count_ + unit] >= 0) sum += extremum(unit, count_ + unit, true, s_.grad_slack_sums);
+    return sum;
+  }
+
+  // What those of points add to `elements` neighbors, if units are columns and a row is of one point.
+  template <int elements>
+  JUMPSTART_DEVICE void add_points(int64_t row, int64_t column, stat_t (&sums)[elements]) const {
+    const int64_t step = l_.channels_last ? l_.rows : 1;
+    const int64_t first = flat(row, column), point = l_.units + row / l_.rows_per_point(s_.position_points);
+#pragma unroll
+    for (int side = 0; side < 2; ++side) {
+      const int64_t at = s_.indices[side * count_ + point] - first;
+      if (at < 0 || at >= elements * step) continue;
+      const stat_t grad = extremum(point, side * count_ + point, side, point_sums());
+#pragma unroll
+      for (int e = 0; e < elements; ++e) sums[e] += at == e * step ? grad : stat_t{0};
+    }
+  }
+
+  // What those of points add to the sum of `elements` neighbors in a plane.
+  template <int elements>
+  JUMPSTART_DEVICE stat_t of_points(int64_t row, int64_t column) const {
+    const bool across = l_.points_across(s_.position_points);
+    const int64_t first = row * columns_ + column;
+    const int64_t point = l_.units + (across ? row / l_.units * l_.inner + column
+                                             : row / l_.rows_per_point(s_.position_points));
+    stat_t sum = 0;
+#pragma unroll 1
+    for (int e = 0; e < elements; ++e) sum = add_item(sum, first + e, point + (across ? e : 0), point_sums());
+    return sum;
+  }
+
+ private:
+  struct Tile {
+    int64_t begin, end, first_column, last_column;
+  };
+
+  // Extrema `first` to `last`, modulo `size`, of the axis that starts at `offset`.
+  JUMPSTART_DEVICE bool add_range(const Tile& tile, int64_t offset, int64_t first, int64_t last,
+                                  int64_t size) const {
+    const int64_t length = last - first;
+    bool found = false;
+    for (int64_t i = threadIdx.x; i < 2 * length; i += kThreads) {
+      const int64_t side = i < length ? 0 : 1;
+      int64_t item = first + i - side * length;
+      if (item >= size) item -= size;
+      const int64_t index = s_.indices[side * count_ + offset + item];
+      if (index >= 0) found |= add_to_element(tile, index);
+    }
+    return found;
+  }
+
+  // Recomputes the whole gradient of an element, which may hold several extrema: threads that share an
+  // element then write the same bits, and a 16-bit sum is rounded once.
+  JUMPSTART_DEVICE bool add_to_element(const Tile& tile, int64_t index) const {
+    int64_t row = index / columns_, column = index - row * columns_;
+    if (l_.channels_last) {
+      const int64_t position = index % l_.rows, plane = index / l_.rows;  // plane of a sample and a unit
+      row = plane / l_.units * l_.rows + position;
+      column = plane % l_.units;
+    }
+    if (row < tile.begin || row >= tile.end || column < tile.first_column || column >= tile.last_column) {
+      return false;
+    }
+    const int64_t offset = row * columns_ + column;
+    stat_t grad = 0;
+    if (e_.grad_output) {
+      using P = Pack<scalar_t>;
+      const uint32_t bit = e_.mask[row * l_.mask_columns() + column / 8] >> (column & 7);
+      const auto by_output =
+          activation_.template gradient<P>(P::from_element(e_.grad_output[offset]), P::from_bits(bit, 0));
+      grad = to_stat(P::to_element(by_output));  // rounded to scalar_t, as in every other element
+    }
+    const int64_t unit = l_.inner == 1 ? column : row % l_.units;
+    const int64_t point = l_.points_across(s_.position_points) ? row / l_.units * l_.inner + column
+                                                               : row / l_.rows_per_point(s_.position_points);
+    const stat_t* sums = s_.grad_slack_sums;
+    grad = add_item(grad, index, unit, sums);
+    grad = add_item(grad, index, l_.units + point, sums ? sums + kSlackSums : nullptr);
+    e_.grad_x[offset] = from_stat<scalar_t>(grad);
+    return true;
+  }
+
+  JUMPSTART_DEVICE const stat_t* point_sums() const {
+    return s_.grad_slack_sums ? s_.grad_slack_sums + kSlackSums : nullptr;
+  }
+
+  // The index in the flattened tensor of an element of a matrix whose columns are units.
+  JUMPSTART_DEVICE int64_t flat(int64_t row, int64_t column) const {
+    if (!l_.channels_last) return row * columns_ + column;
+    return (row / l_.rows * l_.units + column) * l_.rows + row % l_.rows;
+  }
+
+  // Adds the gradients of a unit's or point's maximum and minimum, if this element holds them.
+  JUMPSTART_DEVICE stat_t add_item(stat_t grad, int64_t index, int64_t k, const stat_t* sums) const {
+    if (s_.indices[k] == index) grad += extremum(k, k, false, sums);
+    if (s_.indices[count_ + k] == index) grad += extremum(k, count_ + k, true, sums);
+    return grad;
+  }
+
+  JUMPSTART_DEVICE stat_t extremum(int64_t k, int64_t direct, bool of_minimum, const stat_t* sums) const {
+    const stat_t grad = s_.grad_extrema ? s_.grad_extrema[direct] : stat_t{0};
+    if (!sums) return grad;
+    const auto slack = slack_of(s_.extrema[k], s_.extrema[count_ + k], s_.margin);
+    return grad + slack_gradient(slack, of_minimum, sums);
+  }
+
+  const ElementwiseBackward<scalar_t>& e_;
+  const StatisticsBackward<stat_t>& s_;
+  const Layout& l_;
+  const Activation& activation_;
+  const int64_t columns_, count_;
+};
+
+}  // namespace cuda
+}  // namespace jumpstart
