@@ -1,7 +1,8 @@
 """The Triton kernels beyond 2³¹ elements: offsets and indices in the interpreter, plans.
 
 All but the last elements are zeros that take no memory, and of each launch only some programs run: the others
-would find what is there anyway, since outputs, masks and partial extrema of zeros are zeros.
+would find what is there anyway, since outputs, masks, partial extrema and sums of zeros are zeros. With a bias
+they would not, but of them nothing is looked at.
 """
 
 import pytest
@@ -15,10 +16,11 @@ import triton.language as tl
 from jumpstart_kernels.ops import reference
 from jumpstart_kernels.ops import triton as triton_backend
 from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
-from jumpstart_kernels.ops.layout import Layout, is_channels_last, make_layout
+from jumpstart_kernels.ops.layout import Layout, along_units, is_channels_last, make_layout
 from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE
 from jumpstart_kernels.ops.triton import (
     backward,
+    bias,
     launch,
     launch_backward,
     launch_forward,
@@ -53,7 +55,7 @@ class SomePrograms:
         self.first = 0
         monkeypatch.setattr(launch.Launch, "__call__", self.limit(launch.Launch.__call__))
         monkeypatch.setattr(statistics, "add_programs", lambda *_: None)  # there are not all of them
-        for module in (rows, planes, statistics, backward):
+        for module in (rows, planes, statistics, backward, bias):
             monkeypatch.setattr(module, "program_index", lambda: tl.program_id(0).to(tl.int64) + self.first)
 
     def limit(self, call):
@@ -125,22 +127,38 @@ def last(programs, part, whole, beside=0):
     return range(programs - min(-(-programs * part // whole) + 1 + beside, programs), programs)
 
 
+@pytest.mark.parametrize("with_bias", (False, True), ids=("plain", "bias"))
 @pytest.mark.parametrize("name", CASES)
-def test_the_last_elements_are_right(some_programs, name):
+def test_the_last_elements_are_right(some_programs, name, with_bias):
     size, unit_dim, channels_last, position_points, elements = CASES[name]
     x = sparse_zeros(size, torch.float16, channels_last)
     assert x.numel() > 2**31
     part = last_part(x, elements)
     generator = torch.Generator().manual_seed(0)
     values = (2 * torch.randn(part.shape, generator=generator)).round() / 2  # with ties
-    if len(values) > 1:  # the zeros are no unit's extremum
-        values[0], values[-1] = values[0].clamp(0.5), values[-1].clamp(max=-0.5)
-    part.copy_(values)
+    whole_bias = part_bias = None
+    if with_bias:
+        whole_bias = sparse_zeros((x.shape[1],), x.dtype)
+        part_bias = whole_bias[-part.shape[1] :]
+        part_bias.copy_(torch.arange(len(part_bias)) % 3 / 2 - 0.5)
+    if len(values) > 1:  # what others hold, zeros or the bias, is no unit's extremum
+        values[0], values[-1] = values[0].clamp(1), values[-1].clamp(max=-1)
+    part.copy_(values if part_bias is None else values - along_units(part_bias, values.dim(), 1))
     offset = x.numel() - part.numel()
     options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema_kind="indexed")
-    expected = reference.jumpstart_activation_forward(part, options)
+    expected = reference.jumpstart_activation_forward(part, part_bias, options)
 
-    plan_key = (x.shape, unit_dim, channels_last, position_points, x.dtype, True, "relu", True)
+    plan_key = (
+        x.shape,
+        unit_dim,
+        channels_last,
+        position_points,
+        x.dtype,
+        True,
+        "relu",
+        "indexed",
+        True if with_bias else None,
+    )
     streaming, merge = (one.grid[0] for one in launch_forward._forward(*plan_key).launches)
     of_units, of_points = partials(x, position_points)
     assert merge == of_units.programs + of_points.programs
@@ -154,7 +172,7 @@ def test_the_last_elements_are_right(some_programs, name):
         [range(2), last(streaming, elements, x.numel(), tiles(x, position_points))],
         [some_units, some_points],
     ]
-    output, mask, _, extrema, indices = triton_backend.jumpstart_activation_forward(x, options)
+    output, mask, _, extrema, indices = triton_backend.jumpstart_activation_forward(x, whole_bias, options)
     assert torch.equal(last_part(output, elements), expected.output)
     assert torch.equal(mask.flatten()[-expected.mask.numel() :], expected.mask.flatten())
     kept = [*range(of_units.items - units, of_units.items - units + done)]
@@ -169,23 +187,36 @@ def test_the_last_elements_are_right(some_programs, name):
     indices[:, first : of_units.items] = expected.indices[:, :units] + offset
     extrema[:, extrema.shape[1] - points :] = expected.extrema[:, units:]
     indices[:, extrema.shape[1] - points :] = expected.indices[:, units:] + offset
+    first_point = extrema.shape[1] - points
+    if with_bias:  # points elsewhere, as far as programs that run see any, add nothing to its gradient
+        indices[:, of_units.items : min(of_units.items + 2**14, first_point)] = -1
+        indices[:, max(first_point - 2**14, of_units.items) : first_point] = -1
     grad_output = sparse_zeros(size, x.dtype, channels_last)
-    last_part(grad_output, elements).copy_(torch.randn(part.shape, generator=generator))
+    halves = (2 * torch.randn(part.shape, generator=generator)).round() / 2  # whose sums are exact
+    last_part(grad_output, elements).copy_(halves)
     grad_slack_sums = torch.arange(LAYER_SUMS, dtype=extrema.dtype).view(SUMS_SHAPE)
-    plan_key = (x.shape, unit_dim, channels_last, extrema.shape[1], x.dtype, True, "relu", True, True, False)
-    (programs, _, _) = launch_backward._backward(*plan_key).grid
+    plan_key = (x.shape, unit_dim, channels_last, extrema.shape[1], x.dtype, True, "relu", with_bias)
+    _, launches = launch_backward._backward(*plan_key, True, True, False)
+    programs = launches[0].grid[0]
     some_programs.wanted = [[range(2), last(programs, elements, x.numel(), tiles(x, position_points))]]
-    grad_x = triton_backend.jumpstart_activation_backward(
+    if len(launches) > 1:
+        merge = launches[1].grid[0]
+        some_programs.wanted += [[range(max(merge - 2, 0), merge)]]
+    grad_x, grad_bias = triton_backend.jumpstart_activation_backward(
         Gradients(grad_output, grad_slack_sums, None),
-        Saved(mask, extrema, indices, list(size), channels_last, x.dtype),
+        Saved(mask, extrema, indices, list(size), channels_last, x.dtype, with_bias),
         options,
     )
-    expected_grad_x = reference.jumpstart_activation_backward(
+    statistics_of_part = (expected.mask, expected.extrema, expected.indices)
+    expected_grad_x, expected_grad_bias = reference.jumpstart_activation_backward(
         Gradients(last_part(grad_output, elements), grad_slack_sums, None),
-        Saved(expected.mask, expected.extrema, expected.indices, list(part.shape), channels_last, x.dtype),
+        Saved(*statistics_of_part, list(part.shape), channels_last, x.dtype, with_bias),
         options,
     )
     assert torch.equal(last_part(grad_x, elements), expected_grad_x)
+    if with_bias:
+        done = min(units, 2 * launches[1].settled[-1].items - 1 if len(launches) > 1 else units)
+        assert torch.equal(grad_bias[-done:], expected_grad_bias[-done:])
 
 
 @pytest.mark.parametrize(
@@ -193,7 +224,17 @@ def test_the_last_elements_are_right(some_programs, name):
 )
 def test_more_programs_than_a_launch_has_are_an_error(size, channels_last):
     """Not an overflow, and not what the driver says of it."""
-    plan_key = (torch.Size(size), 1, channels_last, not channels_last, torch.bfloat16, True, "relu", False)
+    plan_key = (
+        torch.Size(size),
+        1,
+        channels_last,
+        not channels_last,
+        torch.bfloat16,
+        True,
+        "relu",
+        "exact",
+        None,
+    )
     with pytest.raises(ValueError, match=r"programs of Triton, more than the 2147483647 of a launch"):
         launch_forward._forward(*plan_key)
 
