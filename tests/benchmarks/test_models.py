@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import jumpstart_kernels as jk
-from benchmarks.models import build_resnet50, pre_activations
+from benchmarks.models import build_convnet, build_mlp, build_resnet50, pre_activations
 from jumpstart_kernels.bench import definition
 
 SMALL = {"width": 4, "blocks": (1, 1), "classes": 5}
@@ -38,6 +38,23 @@ def test_small_resnets_run(batch_norm, skips, cifar_stem):
     jumpstart = jk.replace_relu(model)
     jumpstart(x)
     assert jk.penalty(jumpstart).item() == pytest.approx(definition.penalty(layers).item(), rel=1e-5)
+
+
+def test_the_convolutional_network_is_that_of_vgg11():
+    with torch.device("meta"):
+        model = build_convnet()
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert sum(p.numel() for module in convolutions for p in module.parameters()) == 9_220_480
+    assert len(convolutions) == count(model, nn.ReLU) == 8 and count(model, nn.BatchNorm2d) == 0
+    model = build_convnet(divisor=16)
+    output, layers = pre_activations(model, torch.randn(2, 3, 32, 32))
+    assert output.shape == (2, 10)
+    assert [layer.shape[2] for layer in layers] == [32, 16, 8, 8, 4, 4, 2, 2]
+
+
+def test_the_mlp_has_hidden_layers_of_the_same_size():
+    output, layers = pre_activations(build_mlp(7, 3, units=5), torch.randn(2, 7))
+    assert output.shape == (2, 3) and [layer.shape for layer in layers] == [(2, 5)] * 4
 
 
 def test_skips_pass_the_input_on():

@@ -18,17 +18,44 @@ def make_comparisons(authors):
     torch.manual_seed(0)
     yield comparisons.make_thin_comparison(CPU, authors=authors, quick=True)
     yield comparisons.make_resnet_comparison(CPU, samples=4, image_size=32, quick=True)
+    yield comparisons.make_mlp_comparison(CPU, samples=8, quick=True)
+    yield comparisons.make_convnet_comparison(CPU, samples=4, quick=True)
 
 
 def test_right_losses_pass_the_check(authors):
-    thin, resnet = make_comparisons(authors)
-    assert [variant.name for variant in thin.variants] == ["plain", "Jumpstart", "BatchNorm", "authors' code"]
-    assert [variant.name for variant in resnet.variants] == ["plain", "Jumpstart", "BatchNorm + skips"]
-    for comparison in (thin, resnet):
+    thin, resnet, *others = make_comparisons(authors)
+    names = ["plain", "Jumpstart", "Jumpstart, fused bias"]
+    assert [variant.name for variant in thin.variants] == [*names, "BatchNorm", "authors' code"]
+    assert [variant.name for variant in resnet.variants] == [*names, "BatchNorm + skips"]
+    assert [[variant.name for variant in each.variants] for each in others] == [names, names]
+    for comparison in (thin, resnet, *others):
         for variant in comparison.variants:
             assert comparisons.find_failure(comparison, variant) is None
-        plain, jumpstart = (variant.model.state_dict() for variant in comparison.variants[:2])
-        assert all(torch.equal(plain[name], jumpstart[name]) for name in plain)
+        plain, *jumpstarts = (variant.model.state_dict() for variant in comparison.variants[:3])
+        for jumpstart in jumpstarts:
+            assert all(torch.equal(plain[name], jumpstart[name]) for name in plain)
+
+
+def test_with_fused_biases_the_activations_add_them():
+    for comparison in make_comparisons(None):
+        outputs = []
+        for variant in comparison.variants[:3]:
+            first = next(module for module in variant.model.train().modules() if hasattr(module, "bias"))
+            torch.nn.init.ones_(first.bias)
+            outputs.append(first(comparison.x))
+        plain, jumpstart, fused = outputs
+        assert torch.equal(plain, jumpstart)
+        torch.testing.assert_close(fused + 1, plain)
+
+
+def test_a_bias_that_is_left_out_is_found():
+    for comparison in make_comparisons(None):
+        variant = comparison.variants[1]
+        first = next(module for module in variant.model.modules() if hasattr(module, "bias"))
+        first.register_forward_hook(
+            lambda module, inputs, output: output - module.bias.detach().view(-1, *[1] * (output.dim() - 2))
+        )
+        assert comparisons.find_failure(comparison, variant).startswith("wrong loss")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +84,7 @@ def test_a_step_trains(mode, optimizer, monkeypatch):
         torch.device("cuda") if mode == "graphs" else CPU, quick=True
     )
     torch._dynamo.reset()
-    for variant in comparison.variants[:2]:
+    for variant in comparison.variants[:3]:
         before = [parameter.clone() for parameter in variant.model.parameters()]
         step = steps.make_step(comparison, variant, mode, optimizer)
         step()
@@ -84,10 +111,11 @@ def test_table_and_results(capsys, tmp_path, authors):
         assert word in out
     results = json.loads(output.read_text())
     assert results["machine"]["command"].startswith("python -m benchmarks.steps --device cpu")
-    thin, resnet = results["networks"]
+    thin, resnet, mlp, convnet = results["networks"]
     assert (thin["network"], thin["mode"], thin["optimizer"], thin["rounds"]) == ("6x4", "eager", "sgd", 2)
     assert (resnet["input"], resnet["dtype"]) == ([2, 3, 32, 32], "float32")
-    for record in (thin, resnet):
+    assert (mlp["input"], convnet["input"]) == ([2, 784], [2, 3, 32, 32])
+    for record in (thin, resnet, mlp, convnet):
         plain = record["variants"][0]["step"]["median"]
         for variant in record["variants"]:
             lower, upper = variant["step"]["quartiles"]
@@ -126,8 +154,14 @@ def test_a_wrong_penalty_has_no_figure(capsys, tmp_path, monkeypatch):
     out = capsys.readouterr().out
     assert "Jumpstart: wrong loss: differs from the definition by 0.01" in out
     (record,) = json.loads(output.read_text())["networks"]
-    plain, jumpstart, batch_norm = record["variants"]
-    assert jumpstart["step"] is None and plain["step"] and batch_norm["step"]
+    plain, jumpstart, fused, batch_norm = record["variants"]
+    assert jumpstart["step"] is None and fused["step"] is None and plain["step"] and batch_norm["step"]
+
+
+def test_an_mlp_is_measured_with_two_batch_sizes(capsys):
+    assert steps.main(["--device", "cpu", "--quick", "--rounds", "1", "--network", "mlp"]) == 0
+    out = capsys.readouterr().out
+    assert "narrow mlp, eager, sgd, 256x784" in out and "narrow mlp, eager, sgd, 1024x784" in out
 
 
 @pytest.mark.parametrize(
