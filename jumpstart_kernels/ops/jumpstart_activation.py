@@ -75,7 +75,7 @@ def _fake_forward(x: Tensor, bias: Tensor | None, options: Options) -> ForwardRe
 
 
 def _fake_backward(gradients: Gradients, saved: Saved, options: Options) -> InputGradients:
-    like = {"dtype": saved.dtype, "device": saved.extrema.device}
+    like: dict[str, Any] = {"dtype": saved.dtype, "device": saved.extrema.device}
     memory_format = dense_format(len(saved.size), saved.channels_last)
     grad_bias = torch.empty(saved.size[options.unit_dim], **like) if saved.with_grad_bias else None
     return InputGradients(torch.empty(saved.size, memory_format=memory_format, **like), grad_bias)
@@ -150,7 +150,7 @@ def _flat_forward(forward: Forward) -> Callable[..., ForwardResult]:
     return lambda x, bias, *options: forward(x, bias, Options(*options))
 
 
-def _flat_backward(backward: Backward) -> Callable[..., Tensor]:
+def _flat_backward(backward: Backward) -> Callable[..., InputGradients]:
     """Likewise for a backward."""
     return lambda *arguments: backward(*split_backward(arguments))
 

@@ -67,8 +67,9 @@ def _declines(*arguments) -> Any:
 
 
 jumpstart_activation = getattr(_extension, "jumpstart_activation", _declines)
-"""``(x, bias, activation, parameter, unit_dim, position_points, margin, inplace, extrema_kind)`` to the output
-and a :class:`~jumpstart_kernels.ops.arguments.Record`; None where the operator must be called instead."""
+"""``(x, bias, activation, parameter, unit_dim, position_points, margin, inplace, extrema_kind)`` to the
+output and a :class:`~jumpstart_kernels.ops.arguments.Record`; None where the operator must be called
+instead."""
 
 penalty = getattr(_extension, "penalty", _declines)
 """``(records, weights, square_root)`` to the penalty; None where the operator must be called instead."""

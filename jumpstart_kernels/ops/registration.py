@@ -25,7 +25,7 @@ def register(
     forward: Function,
     backward: Function,
     *,
-    definition: Callable[..., Tensor],
+    definition: Callable[..., Any],
     make_backward: Callable[[torch._ops.OpOverload], Callable[..., Any]],
     setup_context: Callable[..., None],
 ) -> torch._ops.OpOverload:
@@ -60,9 +60,7 @@ def register(
     return overload
 
 
-def _differentiable(
-    backward: torch._ops.OpOverload, definition: Callable[..., Tensor]
-) -> Callable[..., Tensor]:
+def _differentiable(backward: torch._ops.OpOverload, definition: Callable[..., Any]) -> Callable[..., Any]:
     """The autograd kernel of a backward operator: its definition if it must be differentiable."""
 
     def run(*arguments):
