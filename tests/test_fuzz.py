@@ -27,7 +27,7 @@ MUST_MEET = {
     *ARRANGEMENTS,
     *("dead units", "linear units", "dead points", "linear points", "zeros", "hinges at their kink"),
     *("tied units", "tied points", "ties single", "ties average", "ties random"),
-    *("points sample", "points position", "shared ReLU", "batch of 0", "batch of 1"),
+    *("points sample", "points position", "shared ReLU", "fused bias", "batch of 0", "batch of 1"),
     *("Linear", "Convolution", "Pool", "Norm", "Flatten", "Dropout", "Residual", "Concat", "Checkpoint"),
     *(f"reduction {name}" for name in ("balanced", "mean", "sum", "norm", "squared")),
     *("style normal", "style grid", "style tied", "style extreme", "torch.float32", "torch.float64"),

@@ -1,12 +1,14 @@
 """Draws, runs and compares groups of cases, each with its own seed."""
 
+import logging
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +21,7 @@ from fuzz.draw import draw_fragment
 from fuzz.fragments import Fragment
 from fuzz.models import build
 from fuzz.modes import MODES, Implementation, Mode, Runner, autocast_context
+from jumpstart_kernels.nn.deferred_bias import DeferredBias
 
 REDRAWS = 12  # of a case whose gradients rounding may change; then it is left out
 MAX_ELEMENTS = 20_000  # of one input
@@ -73,6 +76,7 @@ class Group:
     dynamic: bool
     static_batch: int
     penalty_inside: bool
+    fuse_bias: bool  # wherever it can be
     layout: int  # a seed, of the choices that compiled code has for constants
 
     @property
@@ -115,6 +119,7 @@ def draw_group(mode: Mode, seed: int, index: int) -> Group:
         dynamic=random.random() < 0.5,
         static_batch=random.choice([2, 5, 8] if fragment.has_batch_norm else [0, 1, 2, 5, 8]),
         penalty_inside=random.random() < 0.7,
+        fuse_bias=random.random() < 0.6 and fragment.keeps_units,
         layout=random.getrandbits(32),
     )
 
@@ -150,12 +155,36 @@ def _prepare(group: Group, implementation: Implementation) -> Runner:
         torch._dynamo.reset()
     torch.manual_seed(0)
     model = build(group.fragment, group.dtype)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet():
         # Each fragment's ReLUs can all be replaced; one may have none but JumpstartReLUs of its own.
         warnings.filterwarnings("error", message="replace_relu could not")
         warnings.filterwarnings("ignore", message="replace_relu found no ReLU")
-        model = implementation.prepare(model, group.fragment.options.keywords())
+        model = implementation.prepare(model, _options(group))
     return Runner(model, implementation, mode, group.autocast, group.dynamic, group.penalty_inside)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the log of guessed unit dimensions, and of biases that stay."""
+    logger = logging.getLogger("jumpstart_kernels")
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
+
+
+def _options(group: Group) -> dict[str, Any]:
+    """Those of ``replace_relu``."""
+    options = {**group.fragment.options.keywords(), "fuse_bias": group.fuse_bias}
+    return {**options, "unit_dim": "auto"} if group.fuse_bias else options
+
+
+def fused_layers(model: nn.Module) -> list[bool]:
+    """Of the linear layers and convolutions in order, whether an activation adds the bias."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
+    return [isinstance(layer, DeferredBias) and layer.deferred_bias() is not None for layer in layers]
 
 
 def _compiler_settings(mode: Mode) -> AbstractContextManager:
@@ -169,9 +198,11 @@ def _run_case(group: Group, runner: Runner, tally: Tally) -> str | None:
     """Draw, define, run and compare one case; returns what is wrong with it."""
     dtype = torch.float64 if group.mode.against_float64 else group.dtype
     names = [name for name, _ in runner.model.named_parameters()]
+    fused = fused_layers(runner.model)
     for _ in range(REDRAWS):
         case = _draw(group, runner.model)
-        expected, observer = define(group.fragment, case, names, dtype, autocast_context(group.autocast))
+        context = autocast_context(group.autocast)
+        expected, observer = define(group.fragment, case, names, dtype, context, fused)
         if _is_sound(expected, observer) and (group.same_bits or _is_decided(group, case, observer)):
             break
         tally.redrawn += 1
@@ -193,6 +224,7 @@ def _run_case(group: Group, runner: Runner, tally: Tally) -> str | None:
     tally.values_only += not known
     tally.seen.update({name: 1 for name, count in observer.seen.items() if count})
     tally.seen.update(_features(group, case))
+    tally.seen["fused bias"] += any(fused)
     tally.worst[group.mode.name] = max(error, tally.worst.get(group.mode.name, 0.0))
     return message
 

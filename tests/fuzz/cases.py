@@ -1,7 +1,7 @@
 """One case: parameters, inputs and options for a fragment, and the definition's results."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from random import Random
@@ -163,8 +163,12 @@ def define(
     names: list[str],
     dtype: torch.dtype,
     context: Callable[[], AbstractContextManager],
+    fused: Sequence[bool] = (),
 ) -> tuple[Results, Observer]:
-    """The definition's results for a case, computed in ``dtype``; fills ``case.probes``."""
+    """The definition's results for a case, computed in ``dtype``; fills ``case.probes``.
+
+    ``fused``: as of :class:`~fuzz.network.Network`.
+    """
     parameters, observer = copies(case.parameters, dtype), Observer()
     windows = [copies(window, dtype) for window in case.windows]
     generator = torch.Generator().manual_seed(case.seed)
@@ -175,7 +179,7 @@ def define(
         losses, records = [], []
         case.probes.append([])
         for i, x in enumerate(window):
-            network = Network(parameters, observer)
+            network = Network(parameters, observer, fused)
             with context():
                 output = network.run(fragment.layers, x)
             records += network.records

@@ -137,6 +137,14 @@ class Fragment:
         return any(isinstance(layer, Norm) and layer.kind == "batch" for layer in self.every_layer())
 
     @property
+    def keeps_units(self) -> bool:
+        """Whether its units are everywhere where the layers before an activation put them."""
+        return self.options.unit_dim == 1 and not any(
+            isinstance(layer, Rearrange) and layer.how in ("units_last", "units_first")
+            for layer in self.every_layer()
+        )
+
+    @property
     def is_exact(self) -> bool:
         """Whether small integers and halves pass through it without rounding."""
         return not any(

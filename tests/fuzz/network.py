@@ -1,6 +1,6 @@
 """A fragment as a function, with every ReLU the definition's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +34,12 @@ POOLS = {
 class Network:
     """One forward of a fragment, with parameters in the order of its layers."""
 
-    def __init__(self, parameters: list[Tensor], observer: Observer | None = None) -> None:
+    def __init__(
+        self, parameters: list[Tensor], observer: Observer | None = None, fused: Sequence[bool] = ()
+    ) -> None:
+        """``fused``: of the linear layers and convolutions in order, whether the activation adds the bias."""
         self._parameters: Iterator[Tensor] = iter(parameters)
+        self._fused: Iterator[bool] = iter(fused)
         self._observer = observer
         self._slope = 1.0  # of the norms so far, multiplied
         self.records: list[Slacks] = []
@@ -53,12 +57,19 @@ class Network:
     def _weights(self, bias: bool) -> tuple[Tensor, Tensor | None]:
         return next(self._parameters), next(self._parameters) if bias else None
 
+    def _add_later(self, bias: Tensor | None) -> bool:
+        """Whether the bias is added to the rounded product, and not within it."""
+        return next(self._fused, False) and bias is not None
+
     def _apply(self, layer: Layer, x: Tensor) -> Tensor:
         match layer:
             case Linear():
                 weight, bias = self._weights(layer.bias)
                 if self._observer is not None:
                     self._observer.sums(F.linear(x.detach().abs(), weight.detach().abs()))
+                if self._add_later(bias):
+                    y = F.linear(x, weight)
+                    return y + bias.to(y.dtype)
                 return F.linear(x, weight, bias)
             case Convolution():
                 weight, bias = self._weights(layer.bias)
@@ -66,6 +77,9 @@ class Network:
                 options = (layer.stride, layer.padding, 1, layer.groups)
                 if self._observer is not None:
                     self._observer.sums(convolve(x.detach().abs(), weight.detach().abs(), None, *options))
+                if self._add_later(bias):
+                    y = convolve(x, weight, None, *options)
+                    return y + bias.to(y.dtype).view(-1, *[1] * layer.dims)
                 return convolve(x, weight, bias, *options)
             case Norm():
                 weight, bias = self._weights(True)

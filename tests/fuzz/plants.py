@@ -23,18 +23,20 @@ from fuzz.definition import (
 )
 from fuzz.modes import Implementation
 from jumpstart_kernels.nn.activation import JumpstartActivation
+from jumpstart_kernels.ops.layout import along_units
 
 
 class Planted(Implementation):
     """Replaces every layer by the definition."""
 
     rules = Rules()
+    fuses_biases = False
 
     def __init__(self) -> None:
         self.records: list[tuple[nn.Module, Slacks]] = []
 
     def prepare(self, model: nn.Module, options: dict[str, Any]) -> nn.Module:
-        model = super().prepare(model, options)
+        model = super().prepare(model, {**options, "fuse_bias": options["fuse_bias"] and self.fuses_biases})
         for layer in model.modules():
             if isinstance(layer, JumpstartActivation):
                 layer.forward = partial(self.forward, layer)
@@ -194,6 +196,27 @@ class MeanOfLayers(Planted):
         return torch.stack([penalty([record], options) for record in records]).mean()
 
 
+class NoPenaltyInTheGradientOfABias(Planted):
+    """Of one that the activation adds."""
+
+    fuses_biases = True
+
+    def forward(self, layer: nn.Module, x: Tensor) -> Tensor:
+        bias = None if layer._bias_link is None else layer._bias_link.bias_for(x)
+        if bias is None:
+            return super().forward(layer, x)
+        bias = along_units(bias, x.dim(), layer.unit_dim % x.dim())
+        if not self.records_now(layer):
+            return layer.plain.forward(layer, x + bias)
+        options = LayerOptions(
+            layer.unit_dim, layer.points, layer.margin, layer.tie_breaking, layer.activation
+        )
+        output, _ = self.compute(x + bias, options, layer)
+        if not self.recomputes():
+            self.record(layer, self.compute(x + bias.detach(), options, layer)[1])
+        return output
+
+
 class _Backward(torch.autograd.Function):
     """An identity with another gradient."""
 
@@ -241,5 +264,6 @@ PLANTS: dict[type[Planted], str] = {
     RebalancedTerms: "eager",
     MeanOfLayers: "eager",
     GradientOfOne: "eager",
+    NoPenaltyInTheGradientOfABias: "eager",
     NoSecondDerivative: "double_backward",
 }
