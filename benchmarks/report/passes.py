@@ -80,7 +80,12 @@ def draw_passes() -> "Figure":
             left += gap
         axis.text(left, row, f"{bytes_of(passes):g} bytes", va="center", fontsize=10, fontweight="bold")
     axis.set_yticks(range(len(ROWS)), list(ROWS))
-    axis.set(xlim=(0, 10), ylim=(len(ROWS) - 0.6, -0.75), xlabel="in order, as long as the bytes an element", xticks=[])
+    axis.set(
+        xlim=(0, 10),
+        ylim=(len(ROWS) - 0.6, -0.75),
+        xlabel="in order, as long as the bytes an element",
+        xticks=[],
+    )
     axis.spines[:].set_visible(False)
     axis.tick_params(axis="y", length=0)
     legend = [
