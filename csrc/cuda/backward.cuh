@@ -104,7 +104,7 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
       V::store(e_.grad_x + offset + d * stride, grad[d]);
       if constexpr (kUnitsAre == UnitsAre::columns) {
 #pragma unroll
-        for (int e = 0; e < elements; ++e) this->sums[e] += P::get(grad[d][e / P::kValues], e % P::kValues);
+        for (int e = 0; e < elements; ++e) this->sums[e] += V::element(grad[d], e);
       }
     }
     if constexpr (kUnitsAre == UnitsAre::rows) {
@@ -112,7 +112,7 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
 #pragma unroll
       for (int d = 0; d < kDepth; ++d) {
 #pragma unroll
-        for (int e = 0; e < elements; ++e) sums[d] += P::get(grad[d][e / P::kValues], e % P::kValues);
+        for (int e = 0; e < elements; ++e) sums[d] += V::element(grad[d], e);
       }
       sum_lanes(sums);
       if (lane_ > 0) return;

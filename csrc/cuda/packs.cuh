@@ -210,6 +210,14 @@ struct Vector {
       memcpy(packs, values, sizeof packs);
     }
   }
+  // An element as it is stored.
+  JUMPSTART_DEVICE static stat_t element(const Value (&packs)[kPacks], int e) {
+    if constexpr (elements == 1) {
+      return to_stat(from_stat<scalar_t>(packs[0]));
+    } else {
+      return P::get(packs[e / P::kValues], e % P::kValues);
+    }
+  }
   // The sum of two packs, rounded to scalar_t.
   JUMPSTART_DEVICE static Value sum(Value a, Value b) {
     if constexpr (elements == 1) {

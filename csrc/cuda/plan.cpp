@@ -121,11 +121,8 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
     plan.by_row = planes || rows_per_point < kShortSegment;
     plan.kernel = small ? ForwardKernel::small : ForwardKernel::rows;
     Tiling& t = plan.tiling;
-    t = tile(layout,
-             planes        ? groups
-             : plan.by_row ? 1
-                           : layout.samples,
-             vector, lanes_of(layout.matrix_columns(), vector));
+    const int64_t segments = plan.by_row ? 1 : layout.samples;
+    t = tile(layout, planes ? groups : segments, vector, lanes_of(layout.matrix_columns(), vector));
     join_steps(t, forward_steps(t.segments * t.tiles, t.regions, multiprocessors));
     const int64_t regions = t.segments * t.regions;
     plan.partials = {regions * t.columns, plan.by_row ? t.rows * t.tiles : 0,

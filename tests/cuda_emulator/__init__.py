@@ -118,7 +118,7 @@ def library() -> ctypes.CDLL:
         command += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
         command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'cuda_emulator'}", "-x", "c++"]
         command += [*(str(ROOT / source) for source in SOURCES), "-o", str(path)]
-        compiled = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        compiled = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         assert compiled.returncode == 0, compiled.stderr
         loaded = ctypes.CDLL(str(path))
     for name in ("forward", "backward", "penalty", "penalty_backward"):

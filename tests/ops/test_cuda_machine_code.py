@@ -100,7 +100,7 @@ def compile_kernels(architecture: int) -> dict[tuple[tuple[str, str], str, str],
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
