@@ -1,8 +1,8 @@
 """The Triton kernels beyond 2³¹ elements: offsets and indices in the interpreter, plans.
 
-All but the last elements are zeros that take no memory, and of each launch only some programs run: the
-others would find what is there anyway, since outputs, masks, partial extrema and sums of zeros are zeros.
-With a bias they would not, but of them nothing is looked at.
+All but the last elements are zeros that take no memory, and of each launch only some programs run: the others
+would find what is there anyway, since outputs, masks, partial extrema and sums of zeros are zeros. With a
+bias they would not, but of them nothing is looked at.
 """
 
 import pytest
