@@ -1,7 +1,9 @@
 """Layers whose bias the activation behind them adds: everything is as if they added it themselves."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -218,6 +220,17 @@ def test_parts_that_outlive_their_model():
     del model
     torch.testing.assert_close(nn.Sequential(*layers[:1])(draw(7, 4)), without[0](draw(7, 4)))
     torch.testing.assert_close(nn.Sequential(*layers)(draw(7, 4)), without(draw(7, 4)))
+
+
+def test_a_dropped_model_is_freed_at_once():
+    model, _ = with_and_without(mlp())
+    references = [weakref.ref(module) for module in model.modules()]
+    gc.disable()
+    try:
+        del model
+        assert not any(reference() for reference in references)
+    finally:
+        gc.enable()
 
 
 def test_exchanged_modules():
