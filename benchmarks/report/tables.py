@@ -58,6 +58,10 @@ def machine_line(results: Results) -> str:
     """The machine, the versions and the commit of the results."""
     machine = results.machine()
     assert machine is not None  # only called with results
+    return _described(machine)
+
+
+def _described(machine: Record) -> str:
     commit = (machine["git"] or "unknown commit")[:10] + (" with changes" if machine["git_dirty"] else "")
     parts = [machine["device"]]
     if machine["device_type"] == "cpu":
@@ -96,8 +100,15 @@ def operator_table(results: Results) -> str:
 
 
 def bias_table(results: Results) -> str:
-    """The same of every case with a bias, relative to bias + ``nn.ReLU``."""
-    return _table_of(results.cases(bias=True))
+    """The same of every case with a bias, relative to bias + ``nn.ReLU``.
+
+    Below the machine and the commit, where these are not those of the other results.
+    """
+    table = _table_of(results.cases(bias=True))
+    if results.bias is None:
+        return table
+    described = _described(results.bias["machine"])
+    return table if described == machine_line(results) else f"{described}\n\n{table}"
 
 
 def _table_of(cases: list[Record]) -> str:
