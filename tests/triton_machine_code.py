@@ -191,7 +191,7 @@ def launch_on_stub(calls: list[list]) -> list[dict]:
     class Utilities:
         def load_binary(self, *arguments):
             loaded.append(arguments)
-            return None, None, 0, 0, 1024  # module, function, registers, spills, most threads
+            return "module", "function", 0, 0, 1024  # then registers, spills, most threads
 
         def get_device_properties(self, device):
             return {"max_shared_mem": 2**17}
