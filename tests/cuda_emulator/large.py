@@ -94,7 +94,8 @@ def backward(
     grad_x = sparse_zeros(size, dtype, channels_last)
     by_output, *by_statistics = gradients
     call = _BackwardCall(
-        SCALARS.index(dtype), *map(_address, (by_output, mask, grad_x, *by_statistics, extrema, indices)),
+        SCALARS.index(dtype),
+        *map(_address, (by_output, mask, grad_x, *by_statistics, extrema, indices, None)),
         _Layout(*make_layout(size, options.unit_dim, channels_last)), _options(options), multiprocessors,
     )  # fmt: skip
     _limit(ends)
