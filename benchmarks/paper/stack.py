@@ -75,9 +75,9 @@ class Stack(nn.Module):
         def regularized_relu(x: Tensor) -> Tensor:
             by_unit, by_point = self.views(x)
             options = (MARGIN, "single", False, "exact")
-            output, record = run_layer(by_unit, "relu", 0.0, 1, "sample", *options)
+            output, record = run_layer(by_unit, None, "relu", 0.0, 1, "sample", *options)
             of_units.append(record.extrema)
-            _, record = run_layer(by_point, "relu", 0.0, 1, self.points, *options)
+            _, record = run_layer(by_point, None, "relu", 0.0, 1, self.points, *options)
             of_points.append(record.extrema)
             return output.view_as(x)
 

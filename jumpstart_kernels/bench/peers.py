@@ -217,7 +217,8 @@ def fused_model(case: Case, bias: nn.Parameter) -> nn.Sequential:
     producer = kinds[len(case.shape)](1, case.shape[1], *([] if len(case.shape) == 2 else [1]))
     producer.bias = bias
     model = nn.Sequential(producer, LAYERS[case.activation].plain())
-    return jk.replace_relu(model, fuse_bias=True, activations=(case.activation,))
+    jk.replace_relu(model, fuse_bias=True, activations=(case.activation,))
+    return model
 
 
 def composite_peer(case: Case, device: torch.device) -> Peer:
