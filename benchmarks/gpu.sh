@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.." || exit 1
 # The stages in order, and their limits in seconds.
 names=(info build smoke tests graphs large kernels operator bias sweep steps memcheck racecheck initcheck)
 declare -A limits=(
-  [info]=30 [build]=200 [smoke]=60 [tests]=240 [graphs]=180 [large]=60 [kernels]=60 [operator]=240 [bias]=120
+  [info]=30 [build]=200 [smoke]=60 [tests]=240 [graphs]=180 [large]=60 [kernels]=60 [operator]=240 [bias]=150
   [sweep]=120 [steps]=240 [memcheck]=90 [racecheck]=90 [initcheck]=90
 )
 
