@@ -1,12 +1,11 @@
 """Figures, tables and goals from made-up results, whose ratios are known."""
 
 import json
-import math
 import re
 import shutil
-from pathlib import Path
 
 import pytest
+from made_up_results import BIAS, MACHINE, make_case, make_kernels, make_steps, verdicts, write
 
 pytest.importorskip("matplotlib", reason="the figures are drawn with matplotlib")
 
@@ -15,128 +14,6 @@ from benchmarks.report import __main__ as report
 from benchmarks.report import figures, tables
 from benchmarks.report.documents import ROOT, insert
 from benchmarks.result_files import load
-from jumpstart_kernels.bench.cases import PASSES
-
-SECONDS = {"forward": 1.0, "backward": 2.0, "forward+backward": 3.0, "step": 4.0}  # of nn.ReLU
-MACHINE = {
-    "device": "Made-up",
-    "device_type": "cpu",
-    "cpu_capability": "AVX2",
-    "threads": 2,
-    "torch": "2.13.0",
-    "triton": "3.7.1",
-    "cuda": "13.0",
-    "python": "3.12.0",
-    "git": "0123456789abcdef",
-    "git_dirty": False,
-}
-
-
-def make_peer(name, ratios, size, backend=None):
-    passes = {
-        pass_: {
-            "median": SECONDS[pass_] * ratio,
-            "quartiles": [SECONDS[pass_] * ratio] * 2,
-            "iterations": 1,
-            "ratio": ratio,
-            "gigabytes_per_second": size / (SECONDS[pass_] * ratio) / 1e9,
-        }
-        for pass_, ratio in zip(
-            PASSES, ratios, strict=False
-        )  # files from before there was a step have no ratio of it
-    }
-    return {
-        "name": name,
-        "backend": backend,
-        "failure": None,
-        "saved_bytes": size // 8,
-        "peak_bytes": None,
-        "passes": passes,
-    }
-
-
-def make_case(shape, dtype="float32", layout="contiguous", graphs=False, fields=None, **ratios):
-    """``fields`` that files from before they were introduced lack."""
-    size = {"float32": 4, "bfloat16": 2}[dtype] * math.prod(shape)
-    plain = "bias + nn.ReLU" if (fields or {}).get("bias") else "nn.ReLU"
-    peers = [make_peer(plain, [1] * max(map(len, ratios.values())), size)]
-    peers += [make_peer(f"JumpstartReLU {backend}", each, size, backend) for backend, each in ratios.items()]
-    return {
-        "shape": list(shape),
-        "dtype": dtype,
-        "layout": layout,
-        "graphs": graphs,
-        **(fields or {}),
-        "bytes": size,
-        "rounds": 7,
-        "copy": {"median": 1.0, "quartiles": [1, 1], "iterations": 1, "gigabytes_per_second": size / 1e9},
-        "peers": peers,
-    }
-
-
-def make_steps(network, samples=256, fields=None, **ratios):
-    variants = [
-        {
-            "name": name,
-            "failure": None,
-            "peak_bytes": None,
-            "step": {"median": 0.01 * ratio, "quartiles": [1, 1], "iterations": 1, "ratio": ratio},
-        }
-        for name, ratio in {"plain": 1.0, **ratios}.items()
-    ]
-    return {
-        "network": network,
-        "mode": "eager",
-        **(fields or {}),
-        "input": [samples, 30],
-        "dtype": "float32",
-        "rounds": 7,
-        "variants": variants,
-    }
-
-
-def make_kernels(fields=None) -> dict:
-    names = (
-        "relu",
-        "relu_backward",
-        "void jumpstart_activation_forward_rows_kernel<float, 4>()",
-        "void jumpstart_activation_bias_backward_kernel<float, 4>()",
-        "penalty_kernel",
-    )
-    kernels = [{"kernel": name, "launches": 2.0, "median": 1e-6} for name in names]
-    plain = "bias + nn.ReLU" if fields else "nn.ReLU"
-    peers = [(plain, kernels[:2]), ("JumpstartReLU native", kernels[2:])]
-    return {
-        "shape": [256, 4],
-        "dtype": "float32",
-        "layout": "contiguous",
-        **(fields or {}),
-        "peers": [{"name": name, "kernels": of_peer} for name, of_peer in peers],
-    }
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """Results of a CPU: two goals met, two missed."""
-    cases = [
-        make_case((64, 64, 56, 56), native=(0.8, 0.9, 0.95)),
-        make_case((64, 64, 56, 56), "bfloat16", native=(3, 3, 3)),
-        make_case((4096, 4096), native=(1, 1, 1.1)),
-        make_case((1024, 1024), native=(1, 1, 0.85)),
-        make_case((256, 4), native=(1, 1, 1.95)),
-    ]
-    write(tmp_path / "cpu_operator.json", {"machine": MACHINE, "cases": cases})
-    write(tmp_path / "cpu_sweep.json", {"machine": MACHINE, "cases": cases[-2:]})
-    write(tmp_path / "cpu_steps.json", {"machine": MACHINE, "networks": [make_steps("50x4", Jumpstart=1.25)]})
-    return tmp_path
-
-
-def write(path: Path, results: dict) -> None:
-    path.write_text(json.dumps({"schema": 1, **results}))
-
-
-def verdicts(folder) -> dict[str, tuple[float | None, bool | None]]:
-    return {f"{each.goal.text}, {each.backend}": (each.measured, each.met) for each in goals.verdicts(folder)}
 
 
 def test_goals_of_the_cpu(folder):
@@ -211,99 +88,6 @@ def test_goals_are_of_healthy_units_and_of_sgd_with_a_batch_of_256(tmp_path):
     assert made["ratios-cpu"].splitlines()[2:] == ["| 256×4 | 3.00 s | 1.50 |"]
     assert "| 50x4 | eager, adam | 256x30 float32 |" in made["steps-cpu"]
     assert "| 50x4 | eager | 256x30 float32 |" in made["steps-cpu"]
-
-
-BIAS = {"bias": True}
-
-
-def test_cases_with_a_bias_have_goals_and_a_table_of_their_own(folder):
-    """Wherever they are stored."""
-    before = tables.make_tables(folder)
-    with_bias = [
-        make_case((64, 64, 56, 56), fields=BIAS, native=(0.5, 0.5, 0.55, 0.5)),
-        make_case((64, 64, 56, 56), "bfloat16", fields=BIAS, native=(9, 9, 9, 9)),
-        make_case((4096, 4096), fields=BIAS, native=(0.6, 0.6, 0.61, 0.6)),
-        make_case((256, 4), fields=BIAS, native=(9, 9, 9, 9)),
-    ]
-    operator = json.loads((folder / "cpu_operator.json").read_text())
-    write(folder / "cpu_operator.json", operator | {"cases": with_bias[:1] + operator["cases"]})
-    write(folder / "cpu_bias.json", {"machine": MACHINE | {"git": "other"}, "cases": with_bias[1:]})
-    sweep = json.loads((folder / "cpu_sweep.json").read_text())
-    write(folder / "cpu_sweep.json", sweep | {"cases": with_bias + sweep["cases"]})
-
-    found = verdicts(folder)
-    assert found["fp32 64x64x56x56 and 4096x4096, native"] == (1.1, False)
-    with_a_bias = "fp32 64x64x56x56 and 4096x4096 with a bias, relative to bias + ReLU, native"
-    assert found[with_a_bias] == (0.61, False)
-    made = tables.make_tables(folder)
-    unchanged = {"machine-cpu", "operator-cpu", "memory-cpu", "steps-cpu"}
-    assert {name: made[name] for name in unchanged} == {name: before[name] for name in unchanged}
-    added = set(made["ratios-cpu"].splitlines()) - set(before["ratios-cpu"].splitlines())
-    assert added == {"| 64×64×56×56, with a bias | 3.00 s (bias + nn.ReLU) | 0.55 |"}
-    machine, _, *rows = made["bias-cpu"].splitlines()
-    assert machine == made["machine-cpu"].replace("0123456789", "other")
-    assert rows[0] == "| input | dtype | layout | copy | `bias + nn.ReLU` | Jumpstart native |"
-    times = "1.00 s / 2.00 s / 3.00 s / 4.00 s"
-    assert rows[2:] == [
-        f"| 64×64×56×56 | float32 | contiguous | 1.00 s | {times} | 0.50 / 0.50 / 0.55 / 0.50 |",
-        f"| 64×64×56×56 | bfloat16 | contiguous | 1.00 s | {times} | 9.00 / 9.00 / 9.00 / 9.00 |",
-        f"| 4096×4096 | float32 | contiguous | 1.00 s | {times} | 0.60 / 0.60 / 0.61 / 0.60 |",
-        f"| 256×4 | float32 | contiguous | 1.00 s | {times} | 9.00 / 9.00 / 9.00 / 9.00 |",
-    ]
-
-
-def test_figures_are_of_cases_without_a_bias(folder, tmp_path_factory):
-    def draw() -> list[bytes]:
-        return [path.read_bytes() for path in figures.draw(folder, tmp_path_factory.mktemp("root"))]
-
-    before = draw()
-    with_bias = make_case((64, 64, 56, 56), fields=BIAS, native=(0.5, 0.5, 0.5, 0.5))
-    for name in ("operator", "sweep"):
-        results = json.loads((folder / f"cpu_{name}.json").read_text())
-        write(folder / f"cpu_{name}.json", results | {"cases": [with_bias, *results["cases"]]})
-    assert draw() == before
-
-
-def test_results_with_a_bias_need_no_others(tmp_path):
-    with_bias = make_case((4096, 4096), fields=BIAS, native=(0.5, 0.5, 0.5, 0.5))
-    write(tmp_path / "cpu_bias.json", {"machine": MACHINE, "cases": [with_bias]})
-    made = tables.make_tables(tmp_path)
-    assert set(made) == {"goals", "machine-cpu", "bias-cpu"}
-    assert made["bias-cpu"].startswith("| input |")  # of the machine that the page names
-    with_a_bias = "fp32 64x64x56x56 and 4096x4096 with a bias, relative to bias + ReLU, native"
-    assert verdicts(tmp_path)[with_a_bias] == (0.5, True)
-    assert figures.draw(tmp_path, tmp_path) == []
-
-
-def test_goals_of_a_gpu_with_a_bias(tmp_path):
-    cases = [
-        make_case((16384, 16384), "bfloat16", fields=BIAS, native=(1, 1, 0.58), triton=(1, 1, 0.7)),
-        make_case((256, 64, 112, 112), fields=BIAS, native=(1, 1, 0.6)),
-        make_case((4096, 4096), fields=BIAS, native=(9, 9, 9)),  # too small to count
-    ]
-    write(tmp_path / "cuda_bias.json", {"machine": MACHINE, "cases": cases})
-    fused = "Jumpstart, fused bias"
-    steps = [
-        make_steps("resnet50", 128, {"mode": mode}, Jumpstart=1.1, **{fused: ratio})
-        for mode, ratio in (("eager", 0.96), ("graphs", 3), ("compiled", 0.99))
-    ]
-    write(tmp_path / "cuda_steps.json", {"machine": MACHINE, "networks": steps})
-    found = verdicts(tmp_path)
-    large = "256 MiB and more with a bias, relative to bias + ReLU: forward + backward"
-    assert found[f"{large}, native"] == (0.6, True) and found[f"{large}, triton"] == (0.7, False)
-    assert found["256 MiB and more, bf16 and fp32: forward + backward, native"] == (None, None)
-    step = "step of plain ResNet-50 with its biases fused, relative to the same without Jumpstart, native"
-    assert found[step] == (pytest.approx(0.96), False)
-    assert found[f"compiled {step}"] == (pytest.approx(0.99), True)
-
-
-def test_a_variant_that_was_not_measured_has_not_failed(tmp_path):
-    steps = [make_steps("resnet50", 128, Jumpstart=0.9)]  # from before there was one with fused biases
-    write(tmp_path / "cuda_steps.json", {"machine": MACHINE, "networks": steps})
-    rows = {row[1]: row[3:] for row in goals.rows(tmp_path)}
-    step = "step of plain ResNet-50 with its biases fused, relative to the same without Jumpstart"
-    assert rows[step] == rows[f"compiled {step}"] == ("", "")
-    assert rows["step of plain ResNet-50, relative to the same without Jumpstart"] == ("0.90", "met")
 
 
 def test_a_case_without_a_figure_misses_its_goal(folder):
