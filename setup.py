@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import setuptools
@@ -70,16 +71,17 @@ def extension_arguments() -> dict:
                 self.extensions = []
 
         def compile_kernels(self) -> list[str]:
-            objects = []
-            for source, flags in zip(kernels, INSTRUCTION_SETS.values(), strict=True):
-                arguments = ["-std=c++17", "-fPIC", *FLAGS, *KERNEL_WARNINGS, *flags]
-                objects += self.compiler.compile(
+            def compile_one(source: Path, flags: list[str]) -> list[str]:
+                return self.compiler.compile(
                     [str(source)],
                     output_dir=self.build_temp,
                     include_dirs=[str(CSRC)],
-                    extra_postargs=arguments,
+                    extra_postargs=["-std=c++17", "-fPIC", *FLAGS, *KERNEL_WARNINGS, *flags],
                 )
-            return objects
+
+            with ThreadPoolExecutor() as threads:  # each takes minutes
+                compiled = list(threads.map(compile_one, kernels, INSTRUCTION_SETS.values()))
+            return [each for objects in compiled for each in objects]
 
     openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
     extension = (CUDAExtension if cuda else CppExtension)(
