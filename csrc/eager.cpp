@@ -206,7 +206,7 @@ PyObject* jumpstart_activation(PyObject*, PyObject* const* arguments, Py_ssize_t
   if (of_bias != Py_None) {
     if (!THPVariable_CheckExact(of_bias)) Py_RETURN_NONE;
     bias = THPVariable_Unpack(of_bias);
-    if (!is_plain(bias) || bias.layout() != at::kStrided || !goes_with(bias, x, unit_dim)) Py_RETURN_NONE;
+    if (!is_plain(bias) || bias.is_neg() || !goes_with(bias, x, unit_dim)) Py_RETURN_NONE;
   }
   const Layer layer{make_options(text(arguments[0]), number(arguments[1]), unit_dim, position_points,
                                  number(arguments[4]), text(arguments[6])),

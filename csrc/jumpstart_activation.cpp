@@ -81,8 +81,8 @@ Scalar scalar_of(at::ScalarType dtype) {
 }
 
 bool goes_with(const at::Tensor& bias, const at::Tensor& x, int64_t unit_dim) {
-  return bias.dim() == 1 && bias.size(0) == x.size(unit_dim) && bias.scalar_type() == x.scalar_type() &&
-         bias.device() == x.device();
+  return bias.layout() == at::kStrided && bias.dim() == 1 && bias.size(0) == x.size(unit_dim) &&
+         bias.scalar_type() == x.scalar_type() && bias.device() == x.device();
 }
 
 PreparedForward prepare_forward(const at::Tensor& x, const at::Tensor& bias, const Options& options,

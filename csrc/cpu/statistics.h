@@ -109,7 +109,8 @@ void merge(const std::vector<Partial<stat_t>>& partials, const Forward& f,
 }
 
 // Finds the element of an extremum by its value. This is done after the pass over the tensor since usually
-// only the few with slack are needed.
+// only the few with slack are needed. A search ends in any case: a thread that flushes subnormal numbers
+// forms other sums with the bias than one that does not.
 template <typename scalar_t, typename stat_t>
 class Finder {
  public:
@@ -130,10 +131,10 @@ class Finder {
       if (at < 0 || !same((maximum ? p.unit_max : p.unit_min)[unit], value)) continue;
       if (layout_.inner > 1) {
         const int64_t begin = ((p.begin / layout_.units + at) * layout_.units + unit) * columns;
-        return first(begin, begin + columns, value, maximum);
+        return found_or(begin, first(begin, begin + columns, value, maximum), begin + columns);
       }
       int64_t row = p.begin + at;
-      while (!same(at_place(row * columns + unit, unit), value)) ++row;
+      while (row + 1 < p.end && !same(at_place(row * columns + unit, unit), value)) ++row;
       return logical(row, unit);
     }
     return -1;  // unreachable: one of the tasks has it
@@ -144,12 +145,14 @@ class Finder {
     const int64_t columns = layout_.matrix_columns();
     if (layout_.points_across(position_points_)) {
       int64_t place = point / layout_.inner * layout_.units * layout_.inner + point % layout_.inner;
-      for (int64_t unit = 0; !same(at_place(place, unit), value); ++unit) place += layout_.inner;
+      int64_t unit = 0;
+      for (; unit + 1 < layout_.units && !same(at_place(place, unit), value); ++unit) place += layout_.inner;
       return place;
     }
     const int64_t rows = layout_.rows_per_point(position_points_), row = point * rows;
     if (!layout_.channels_last || rows == 1) {
-      const int64_t place = first(from < 0 ? row * columns : from, (row + rows) * columns, value, maximum);
+      const int64_t begin = from < 0 ? row * columns : from, end = (row + rows) * columns;
+      const int64_t place = found_or(begin, first(begin, end, value, maximum), end);
       return layout_.channels_last ? logical(row, place - row * columns) : place;
     }
     int64_t unit = columns, best_row = row;  // in logical order units come before positions
@@ -157,7 +160,7 @@ class Finder {
       const int64_t column = first(r * columns, r * columns + unit, value, maximum) - r * columns;
       if (column < unit) unit = column, best_row = r;
     }
-    return logical(best_row, unit);
+    return logical(best_row, unit < columns ? unit : 0);
   }
 
   // From elements of the matrix to indices, of points that are rows.
@@ -181,6 +184,8 @@ class Finder {
     const auto x = static_cast<stat_t>(x_[place]);
     return bias_ ? static_cast<stat_t>(static_cast<scalar_t>(x + bias_[unit])) : x;
   }
+
+  static int64_t found_or(int64_t other, int64_t found, int64_t end) { return found < end ? found : other; }
 
   // The first of the matrix elements [begin, end) with this value, their extremum, or `end`.
   int64_t first(int64_t begin, int64_t end, stat_t value, bool maximum) const {

@@ -155,6 +155,12 @@ class JumpstartActivation(nn.Module):
         own = {"_records": None, "_unclaimed": 0, "_unreachable": False, "_transformed": False, "_pauses": 0}
         return {**self.__dict__, **own, "_inject": None, "_watchers": []}
 
+    def __copy__(self) -> nn.Module:
+        """Alone, it does without the link to a layer."""
+        other = object.__new__(type(self))
+        other.__setstate__({**self.__getstate__(), "_bias_link": None})
+        return other
+
     def __prepare_scriptable__(self) -> nn.Module:
         raise RuntimeError(
             f"torch.jit.script does not support {type(self).__name__}: "

@@ -62,6 +62,12 @@ class DeferredBias(nn.Module):
             return bias
         return None
 
+    def __copy__(self) -> nn.Module:
+        """Alone, it does without the link."""
+        other = object.__new__(type(self))
+        other.__setstate__({**self.__dict__, "_bias_link": None})
+        return other
+
     def __prepare_scriptable__(self) -> nn.Module:
         raise RuntimeError(
             "torch.jit.script does not support layers that leave their bias to an activation: "
@@ -135,7 +141,8 @@ class BiasLink:
             module = owner
             for name in path.split("."):
                 holder, module = module, module.get_submodule(name)
-                edges.append((_reference(holder), name, _reference(module)))
+                inner = len(holder._modules) if holder is not owner else 0
+                edges.append((_reference(holder), name, _reference(module), inner))
             ends.append(_reference(module))
         self._owner = _reference(owner)
         self._producer, self._activation = ends
@@ -155,13 +162,15 @@ class BiasLink:
 
     def modules(self) -> list[nn.Module]:
         """The two, and the containers between them and the owner."""
-        return [module for _, _, child in self._edges if (module := child()) is not None]
+        return [module for _, _, child, _ in self._edges if (module := child()) is not None]
 
     def holds(self) -> bool:
-        """Whether neither of the two was exchanged for another module since, or left its model."""
-        for holder_of, name, child_of in self._edges:
+        """Whether neither of the two was exchanged since, left its model, or got another beside it."""
+        for holder_of, name, child_of, inner in self._edges:
             holder, child = holder_of(), child_of()
             if holder is None or child is None or holder._modules.get(name) is not child:
+                return False
+            if inner and len(holder._modules) != inner:
                 return False
         return True
 
@@ -185,13 +194,15 @@ class BiasLink:
                 module._bias_link = None
 
     def __getstate__(self) -> Any:
-        edges = [(holder(), name, child()) for holder, name, child in self._edges]
+        edges = [(holder(), name, child(), inner) for holder, name, child, inner in self._edges]
         return self._owner(), self._producer(), self._activation(), edges
 
     def __setstate__(self, state: Any) -> None:
         *modules, edges = state
         self._owner, self._producer, self._activation = map(_reference, modules)
-        self._edges = tuple((_reference(holder), name, _reference(child)) for holder, name, child in edges)
+        self._edges = tuple(
+            (_reference(holder), name, _reference(child), inner) for holder, name, child, inner in edges
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "BiasLink | None":
         owner = self._owner()
@@ -203,7 +214,8 @@ class BiasLink:
 
 
 Reference = Callable[[], Any]
-Edge = tuple[Reference, str, Reference]  # a module, and what it holds under a name
+# A module, what it holds under a name, and how many it holds; 0: any number.
+Edge = tuple[Reference, str, Reference, int]
 
 
 def _reference(module: nn.Module | None) -> Reference:

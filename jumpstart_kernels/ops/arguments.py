@@ -126,13 +126,16 @@ def penalty_gradients(ctx: Any, grad: Tensor, backward: Callable[..., Tensor]) -
 
 def goes_with(bias: Tensor, x: Tensor, unit_dim: int) -> bool:
     """Whether the operator accepts a bias for ``x``."""
-    return bias.shape == (x.shape[unit_dim],) and are_alike((bias, x))
+    return bias.shape == (x.shape[unit_dim],) and bias.layout is torch.strided and are_alike((bias, x))
 
 
 def check_bias(bias: Tensor, x: Tensor, unit_dim: int) -> None:
     """Raise for a bias that does not go with ``x``."""
     if not isinstance(bias, Tensor):
         raise TypeError(f"bias must be a torch.Tensor or None, got {type(bias).__name__}")
+    if bias.layout is not torch.strided or bias.is_nested:
+        kind = "nested" if bias.is_nested else bias.layout
+        raise TypeError(f"bias must be a dense tensor (torch.strided), got {kind}")
     units = x.shape[unit_dim]
     if bias.dim() != 1 or bias.shape[0] != units:
         raise ValueError(

@@ -14,10 +14,11 @@ from jumpstart_kernels.nn.activation import JumpstartActivation
 from jumpstart_kernels.nn.deferred_bias import DEFERRING, measured_kinds
 from jumpstart_kernels.surgery.all_calls import trace_all
 from jumpstart_kernels.surgery.bias_links import calls_of_modules, submodule, wrong_calls
-from jumpstart_kernels.surgery.code import is_of_torch, may_reach
+from jumpstart_kernels.surgery.code import is_of_torch, may_reach, methods_of_class, names_in
 from jumpstart_kernels.surgery.tracing import StandIn, Untraceable
 from jumpstart_kernels.surgery.units import likeness
 
+_OF_MODULES = {*vars(nn.Module()), "forward"}
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 # PyTorch's own modules that call a layer and then an activation.
 _PAIRS = {
@@ -116,6 +117,11 @@ class _Finder:
             for name, child in parent._modules.items():
                 if child is not None:
                     self._places.setdefault(child, []).append((parent, name))
+        self._holders: dict[nn.Module, set[nn.Module]] = {}  # in attributes that are no submodules
+        for module in model.modules():
+            for name, value in vars(module).items():
+                for held in () if name in _OF_MODULES else _modules_in(value):
+                    self._holders.setdefault(held, set()).add(module)
         self._traces: dict[Any, list[fx.Graph] | Untraceable] = {}
 
     def move_of(self, layer: nn.Module) -> Move | nn.Module:
@@ -141,7 +147,7 @@ class _Finder:
             attribute = _PAIRS.get(type(owner), {}).get(path)
             if attribute is None:
                 raise _Left
-            return self._checked(owner, producers, path, owner._modules[attribute], attribute)
+            return self._checked(owner, producers, path, owner._modules.get(attribute), attribute)
         if self._activations.isdisjoint(owner.modules()):
             raise _Left
         calls = [call for graph in self._graphs(owner) for call in calls_of_modules(owner, graph)]
@@ -165,7 +171,19 @@ class _Finder:
         if activation not in self._activations:
             raise _Left
         self._check(owner, producers, [module for module, _ in reversed(chain)])
+        self._check_methods(owner, path.partition(".")[0], path_behind.partition(".")[0])
         return Move(owner, path, path_of_activation)
+
+    def _check_methods(self, owner: nn.Module, layer: str, activation: str) -> None:
+        """Raise if a method other than the forward may call a layer without its activation."""
+        traced: Any = vars(owner).get("forward")
+        added = isinstance(traced, StandIn) and activation in traced.names  # which only the trace calls
+        for name, method in methods_of_class(owner):
+            loaded = names_in(method)
+            if layer in loaded and (added or activation not in loaded):
+                raise _Left(
+                    f"the method {name} of {self._described(owner)} may call it without its activation"
+                )
 
     def _place(self, module: nn.Module, called: str = "it") -> tuple[nn.Module, str]:
         """The only place of a module: what holds it, and its name there."""
@@ -185,6 +203,8 @@ class _Finder:
         layer, tail, head = producers[0], producers[-1], followers[-1] if followers else None
         for module in followers:
             self._place(module, "its activation")
+        if any(self._holders.get(module, {owner}) != {owner} for module in (*producers, *followers)):
+            raise _Left("another module holds it, or what follows it, in an attribute that is no submodule")
         reasons = [obstacle(module) for module in producers]
         reasons += [obstacle_behind(layer, followers[0])] if followers else []
         reasons += ["what is behind it has hooks" for module in followers[1:] if obstacle(module)]
@@ -235,6 +255,15 @@ class _Finder:
 
     def _described(self, module: nn.Module) -> str:
         return self._names[module] or f"the {type(module).__name__}"
+
+
+def _modules_in(value: Any, depth: int = 2) -> Iterator[nn.Module]:
+    """The modules that an attribute which is no submodule leads to."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, (list, tuple, set, frozenset, dict)) and depth:
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _modules_in(item, depth - 1)
 
 
 def _is_sequence(module: nn.Module) -> bool:

@@ -209,6 +209,27 @@ def _names(function: FunctionType) -> set[str]:
     return {name for code in _codes(function.__code__) for name in code.co_names}
 
 
+def methods_of_class(module: nn.Module) -> Iterator[tuple[str, FunctionType]]:
+    """A user-defined module's methods that other code may call in place of its forward."""
+    for kind in type(module).__mro__:
+        if is_of_torch(kind) or kind is object:
+            continue
+        for name, value in vars(kind).items():
+            function = _function(value) if isinstance(value, _CODE) else None
+            if isinstance(function, FunctionType) and name not in ("__init__", "forward"):
+                yield name, function
+
+
+def names_in(function: FunctionType) -> set[str]:
+    """The names that a function loads."""
+    return _names(function)
+
+
+def codes(function: FunctionType) -> Iterator[CodeType]:
+    """The code of a function, and of those in it."""
+    return _codes(function.__code__)
+
+
 def _codes(code: CodeType) -> Iterator[CodeType]:
     yield code
     for constant in code.co_consts:

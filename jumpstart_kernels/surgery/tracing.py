@@ -37,6 +37,7 @@ class StandIn:
 
     activations: list[str]  # names of those whose calls it has replaced
     graphs: dict[Any, fx.Graph]  # what it runs
+    names: list[str]  # of the submodules that it added
 
     def remove(self) -> None:
         raise NotImplementedError
