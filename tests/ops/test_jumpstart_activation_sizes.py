@@ -94,9 +94,9 @@ def test_equals_the_reference(target, poisoned_memory, with_bias, name, dtype, p
         rows = unit_rows(grad_x_64, unit_dim)  # [units, elements]
         expected = rows.sum(1)
         error = (grad_bias.double() - expected).abs()
-        assert (
-            error <= rounding * expected.abs() + (rows.shape[1] + 16) * roundoff * rows.abs().sum(1)
-        ).all()
+        # The roundings of one gradient as above, those of their sum, then one to the dtype.
+        bound = 16 * roundoff * 200 + (rows.shape[1] + 16) * roundoff * rows.abs().sum(1)
+        assert (error <= bound + rounding * expected.abs()).all()
 
 
 @pytest.mark.parametrize("name", ("2d", "2d_narrow", "image", "image_channels_last"))
