@@ -18,6 +18,8 @@ from jumpstart_kernels.ops import triton as triton_backend
 from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
 from jumpstart_kernels.ops.layout import is_channels_last
 
+THREADS = 128  # of a program
+
 
 @dataclasses.dataclass
 class MachineCode:
@@ -32,6 +34,12 @@ class MachineCode:
     barriers: int
     accesses: dict[str, int]  # loads and stores of global memory, by their width in bits
     pointer_offsets: list[str]  # types of the offsets that bfloat16 activations' tiles start from
+
+    @property
+    def bytes_under_way(self) -> int:
+        """The loads of activations under way on a multiprocessor."""
+        programs = min(65536 // (self.registers * THREADS), 2048 // THREADS)
+        return programs * THREADS * 16 * self.depth
 
 
 def machine_code(wanted: list[str], with_bias: bool = False) -> dict[str, MachineCode]:

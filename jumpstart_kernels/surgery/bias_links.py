@@ -6,6 +6,7 @@ from torch import fx, nn
 
 from jumpstart_kernels.nn.activation import JumpstartActivation
 from jumpstart_kernels.nn.deferred_bias import DEFERRING, BiasLink, DeferredBias
+from jumpstart_kernels.surgery.tracing import submodule
 
 
 def link_bias(owner: nn.Module, producer: str, activation: str, fuse_bias: bool | str) -> DeferredBias:
@@ -96,13 +97,3 @@ def calls_of_modules(module: nn.Module, graph: fx.Graph) -> list[tuple[fx.Node, 
     """The calls of submodules in a trace of a module's forward."""
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     return [(node, child) for node in nodes if (child := submodule(module, str(node.target))) is not None]
-
-
-def submodule(module: nn.Module, path: str) -> Any:
-    """What a trace calls; None for an attribute that was an activation's function when it was traced."""
-    found: Any = module
-    for name in path.split("."):
-        found = found._modules.get(name)
-        if found is None:
-            return None
-    return found

@@ -13,9 +13,9 @@ from torch import fx, nn
 from jumpstart_kernels.nn.activation import JumpstartActivation
 from jumpstart_kernels.nn.deferred_bias import DEFERRING, measured_kinds
 from jumpstart_kernels.surgery.all_calls import trace_all
-from jumpstart_kernels.surgery.bias_links import calls_of_modules, submodule, wrong_calls
+from jumpstart_kernels.surgery.bias_links import calls_of_modules, wrong_calls
 from jumpstart_kernels.surgery.code import is_of_torch, may_reach, methods_of_class, names_in
-from jumpstart_kernels.surgery.tracing import StandIn, Untraceable
+from jumpstart_kernels.surgery.tracing import StandIn, Untraceable, submodule
 from jumpstart_kernels.surgery.units import likeness
 
 _OF_MODULES = {*vars(nn.Module()), "forward"}

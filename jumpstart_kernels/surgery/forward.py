@@ -16,7 +16,6 @@ from jumpstart_kernels.surgery.bias_links import (
     cut_all,
     cut_broken,
     link_bias,
-    submodule,
     wrong_calls,
 )
 from jumpstart_kernels.surgery.biases import obstacle, obstacle_behind
@@ -27,6 +26,7 @@ from jumpstart_kernels.surgery.tracing import (
     Untraceable,
     activation_calls,
     call_pattern,
+    submodule,
     trace_forward,
 )
 from jumpstart_kernels.surgery.units import UNKNOWN, UnitFinder, Units

@@ -289,3 +289,13 @@ def preserved_randomness() -> Iterator[list[str]]:
 
 def _same_numpy_state(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     return one[2:] == other[2:] and one[1].tobytes() == other[1].tobytes()
+
+
+def submodule(module: nn.Module, path: str) -> Any:
+    """What a trace calls; None for an attribute that was an activation's function when it was traced."""
+    found: Any = module
+    for name in path.split("."):
+        found = found._modules.get(name)
+        if found is None:
+            return None
+    return found

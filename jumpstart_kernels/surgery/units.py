@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from jumpstart_kernels.surgery.activations import REPLACEABLE
 from jumpstart_kernels.surgery.code import is_of_torch, loaded_names
-from jumpstart_kernels.surgery.tracing import Untraceable, default_pattern, trace_forward
+from jumpstart_kernels.surgery.tracing import Untraceable, default_pattern, submodule, trace_forward
 from jumpstart_kernels.surgery.unit_rules import (
     MOVING_CALLS,
     PASSED_ON,
@@ -199,7 +199,7 @@ class UnitFinder:
             position = [other for other in node.graph.nodes if other.op == "placeholder"].index(node)
             return before if before is not None and position == 0 else self.before(module, position)
         if node.op == "call_module":
-            child = _submodule(module, str(node.target))
+            child = submodule(module, str(node.target))
             units = values.get(first_operand(node), UNKNOWN)
             return units if child is None else self._behind(child, units)
         return behind_call(node, values) if node.op in ("call_function", "call_method") else UNKNOWN
@@ -220,13 +220,3 @@ def likeness(module: nn.Module) -> tuple[Any, ...]:
         for name, tensor in tensors.items()
     ]
     return type(module), tuple(attributes), tuple(children), tuple(tensors)
-
-
-def _submodule(module: nn.Module, path: str) -> nn.Module | None:
-    """What a trace calls; None for an attribute that was an activation's function when it was traced."""
-    found: Any = module
-    for name in path.split("."):
-        found = found._modules.get(name)
-        if found is None:
-            return None
-    return found
