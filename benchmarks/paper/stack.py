@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.paper.networks import SKIPPED, Rectangle, activate
-from jumpstart_kernels.functional import run_layer
+from jumpstart_kernels.functional.jumpstart import run_layer
 from jumpstart_kernels.penalties.reduction import penalty_weights
 
 CHANNELS = 8  # of a convolution's group: fewer are slow

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from jumpstart_kernels.functional import check_options, run_layer, run_layer_eagerly, split_extrema
+from jumpstart_kernels.functional.checks import check_options
+from jumpstart_kernels.functional.jumpstart import run_layer, run_layer_eagerly, split_extrema
 from jumpstart_kernels.nn import records
 from jumpstart_kernels.nn.deferred_bias import BiasLink, call_of
 from jumpstart_kernels.ops.activations import ACTIVATIONS

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from jumpstart_kernels.functional import check_parameter
+from jumpstart_kernels.functional.checks import check_parameter
 from jumpstart_kernels.nn.activation import JumpstartActivation
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from jumpstart_kernels.functional import check_choice, check_margin
+from jumpstart_kernels.functional.checks import check_choice, check_margin
 from jumpstart_kernels.nn import records
 from jumpstart_kernels.nn.activation import LayerExtrema
 from jumpstart_kernels.nn.recording import named_layers

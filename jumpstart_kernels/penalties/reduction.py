@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from jumpstart_kernels.functional import check_choice
+from jumpstart_kernels.functional.checks import check_choice
 from jumpstart_kernels.nn import records
 from jumpstart_kernels.nn.activation import JumpstartActivation
 from jumpstart_kernels.nn.recording import check_module, layers_of, name_of

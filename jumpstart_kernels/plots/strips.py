@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from jumpstart_kernels.functional import check_margin
+from jumpstart_kernels.functional.checks import check_margin
 from jumpstart_kernels.plots import sources, style
 
 if TYPE_CHECKING:

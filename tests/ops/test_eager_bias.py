@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import jumpstart_kernels as jk
-from jumpstart_kernels.functional import jumpstart_relu, run_layer_eagerly
+from jumpstart_kernels.functional import jumpstart_relu
+from jumpstart_kernels.functional.jumpstart import run_layer_eagerly
 
 
 def run_eagerly(x, bias):
