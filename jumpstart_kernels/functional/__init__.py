@@ -1,4 +1,4 @@
-"""The stateless API: an activation and the statistics of its input, in one pass."""
+"""The stateless API: an activation and the statistics of its input, and linked neurons, in one pass each."""
 
 from jumpstart_kernels.functional.jumpstart import (
     JumpstartReLUOutput,
@@ -7,6 +7,7 @@ from jumpstart_kernels.functional.jumpstart import (
     jumpstart_relu,
     jumpstart_stats,
 )
+from jumpstart_kernels.functional.linked import linked_prelu, linked_relu, linked_selu, linked_silu
 
 __all__ = [
     "JumpstartReLUOutput",
@@ -14,4 +15,8 @@ __all__ = [
     "jumpstart_activation",
     "jumpstart_relu",
     "jumpstart_stats",
+    "linked_prelu",
+    "linked_relu",
+    "linked_selu",
+    "linked_silu",
 ]

@@ -14,11 +14,16 @@ TIE_BREAKING = ("single", "average", "random")
 
 def check_options(unit_dim: int, points: str, margin: float, tie_breaking: str) -> None:
     """Raise for options that are invalid for any input."""
-    if isinstance(unit_dim, bool) or not isinstance(unit_dim, int):
-        raise TypeError(f"unit_dim must be an int, got {type(unit_dim).__name__}")
+    check_unit_dim(unit_dim)
     check_choice("points", points, POINTS)
     check_choice("tie_breaking", tie_breaking, TIE_BREAKING)
     check_margin(margin)
+
+
+def check_unit_dim(unit_dim: int) -> None:
+    """Raise for a dimension that is no int."""
+    if isinstance(unit_dim, bool) or not isinstance(unit_dim, int):
+        raise TypeError(f"unit_dim must be an int, got {type(unit_dim).__name__}")
 
 
 def check_margin(margin: float) -> None:

@@ -12,7 +12,11 @@ from jumpstart_kernels.functional.jumpstart import run_layer, run_layer_eagerly,
 from jumpstart_kernels.nn import records
 from jumpstart_kernels.nn.deferred_bias import BiasLink, call_of
 from jumpstart_kernels.ops.activations import ACTIVATIONS
+from jumpstart_kernels.ops.arguments import Record
 from jumpstart_kernels.ops.layout import along_units
+
+RunOptions = tuple[str, float, str, bool, str]
+"""``points``, ``margin``, ``tie_breaking``, ``inplace`` and ``extrema_kind`` of a call."""
 
 
 class LayerExtrema(NamedTuple):
@@ -85,8 +89,7 @@ class JumpstartActivation(nn.Module):
         options = (
             self.points, self.margin, self.tie_breaking, self.inplace, "exact" if watchers else "limited"
         )  # fmt: skip
-        parameter = 0.0 if self.parameter_name is None else self.activation_parameter
-        result = run_layer_eagerly(x, bias, self.activation, parameter, unit_dim, *options)
+        result = self._run_eagerly(x, bias, unit_dim, options)
         if result is None:
             if isinstance(x, Tensor) and x.dim() < 2:
                 self._warn_of_no_units(x)
@@ -94,7 +97,7 @@ class JumpstartActivation(nn.Module):
             seen, unit_dim = as_batch(x, unit_dim, self.points, self._derived)
             if torch._C._are_functorch_transforms_active():
                 self._enter_transform()
-            result = run_layer(seen, bias, self.activation, parameter, unit_dim, *options)
+            result = self._run(seen, bias, unit_dim, options)
         output, record = result
         if recording and self._inject is not None:
             output = self._inject(output, record.slack_sums, not self._pauses)
@@ -105,6 +108,19 @@ class JumpstartActivation(nn.Module):
         if seen is x:
             return output
         return x if output is seen else output.squeeze(0)
+
+    def _run_eagerly(
+        self, x: Tensor, bias: Tensor | None, unit_dim: int, options: RunOptions
+    ) -> tuple[Tensor, Record] | None:
+        """Output and record by the backend's shortcut; None where the operator must be called instead."""
+        parameter = 0.0 if self.parameter_name is None else self.activation_parameter
+        return run_layer_eagerly(x, bias, self.activation, parameter, unit_dim, *options)
+
+    def _run(
+        self, x: Tensor, bias: Tensor | None, unit_dim: int, options: RunOptions
+    ) -> tuple[Tensor, Record]:
+        """The same by the operator."""
+        return run_layer(x, bias, self.activation, self.activation_parameter, unit_dim, *options)
 
     def _run_plain(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The activation alone."""

@@ -4,7 +4,7 @@ The dispatcher passes flat arguments; on both sides of it functions pass these t
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,19 +20,23 @@ gradient. ``"indexed"``: as they are, and all have an index and a gradient. Of a
 empty ``x`` they are −∞ and ∞.
 """
 
+NO_STATISTICS = "none"
+"""Instead of one of :data:`EXTREMA_KINDS`, for linked activations: no statistics are computed."""
+
 
 class Options(NamedTuple):
     """The operator's options, besides its tensors; ``csrc/options.h`` is the counterpart."""
 
     activation: str
-    """A name in :data:`~jumpstart_kernels.ops.activations.ACTIVATIONS`, or ``"none"``: statistics only."""
+    """A name in :data:`~jumpstart_kernels.ops.activations.ACTIVATIONS`, or ``"none"``: statistics only; for
+    ``linked_activation`` one in ``LINKED_ACTIVATIONS``."""
     parameter: float
     """Of the activation, such as a slope; 0 if it has none."""
     unit_dim: int
     position_points: bool
     margin: float
     extrema_kind: str
-    """One of :data:`EXTREMA_KINDS`."""
+    """One of :data:`EXTREMA_KINDS`, or :data:`NO_STATISTICS`."""
 
 
 class ForwardResult(NamedTuple):
@@ -98,6 +102,36 @@ class Saved(NamedTuple):
     """Whether there is a bias that needs a gradient."""
 
 
+class LinkedSaved(NamedTuple):
+    """What the forward of a linked activation saves for its backward."""
+
+    x: Tensor | None
+    """None if the mask is enough."""
+    weight: Tensor | None
+    """``[2, C]``; None if the activation has none."""
+    mask: Tensor
+    extrema: Tensor
+    indices: Tensor
+    size: list[int] | torch.Size
+    """Of ``x``."""
+    channels_last: bool
+    dtype: torch.dtype
+    """Of ``x``, and of the weight."""
+    with_grad_weight: bool
+    """Whether there is a weight that needs a gradient."""
+
+
+class LinkedInputGradients(NamedTuple):
+    """The results of the backward of a linked activation."""
+
+    x: Tensor
+    weight: Tensor | None
+    """``[2, C]``; None unless :attr:`LinkedSaved.with_grad_weight`."""
+
+
+SavedFields = TypeVar("SavedFields", Saved, LinkedSaved)
+
+
 def save_for_backward(
     ctx: Any, x: Tensor, bias: Tensor | None, result: ForwardResult, options: Options
 ) -> None:
@@ -122,6 +156,11 @@ def save_penalty(ctx: Any, layers: int, weights: list[float], value: Tensor | No
 def penalty_gradients(ctx: Any, grad: Tensor, backward: Callable[..., Tensor]) -> list[Tensor]:
     """The gradient of every layer's slack sums: the same for each."""
     return [backward(grad, *(ctx.saved_tensors or (None,)), ctx.weights)] * ctx.layers
+
+
+def weight_goes_with(weight: Tensor, x: Tensor, unit_dim: int) -> bool:
+    """Whether the operator accepts a weight for ``x``."""
+    return weight.shape == (2, x.shape[unit_dim]) and are_alike((weight, x))
 
 
 def goes_with(bias: Tensor, x: Tensor, unit_dim: int) -> bool:
@@ -154,7 +193,7 @@ def are_alike(tensors: Sequence[Tensor]) -> bool:
     return all(tensor.dtype == first.dtype and tensor.device == first.device for tensor in tensors[1:])
 
 
-def dense_gradients(gradients: Gradients, saved: Saved) -> Gradients:
+def dense_gradients(gradients: Gradients, saved: Saved | LinkedSaved) -> Gradients:
     """That of the output in the memory order of ``x``, as the kernels take it."""
     if gradients.output is None:
         return gradients
@@ -162,11 +201,17 @@ def dense_gradients(gradients: Gradients, saved: Saved) -> Gradients:
     return gradients._replace(output=gradients.output.contiguous(memory_format=memory_format))
 
 
-def split_backward(arguments: tuple[Any, ...]) -> tuple[Gradients, Saved, Options]:
-    """The backward's flat arguments by name."""
-    gradients, saved = len(Gradients._fields), len(Saved._fields)
+def split_backward(
+    arguments: tuple[Any, ...], of_forward: type[SavedFields]
+) -> tuple[Gradients, SavedFields, Options]:
+    """The backward's flat arguments by name.
+
+    Args:
+        of_forward: what its forward saves, :class:`Saved` or :class:`LinkedSaved`.
+    """
+    gradients, saved = len(Gradients._fields), len(of_forward._fields)
     return (
         Gradients(*arguments[:gradients]),
-        Saved(*arguments[gradients : gradients + saved]),
+        of_forward(*arguments[gradients : gradients + saved]),
         Options(*arguments[gradients + saved :]),
     )

@@ -40,20 +40,20 @@ from jumpstart_kernels.ops.registration import Function, register
 from jumpstart_kernels.ops.slack import SUMS_SHAPE
 
 # In the order of the fields of Options, ForwardResult, Gradients and Saved.
-_OPTIONS = (
+OPTIONS = (
     "str activation, float parameter, int unit_dim, bool position_points, float margin, str extrema_kind"
 )
-_STATISTICS = "Tensor mask, Tensor slack_sums, Tensor extrema, Tensor indices"
-_FORWARD = f"(Tensor x, Tensor? bias, {_OPTIONS}) -> (Tensor output, {_STATISTICS})"
+STATISTICS = "Tensor mask, Tensor slack_sums, Tensor extrema, Tensor indices"
+_FORWARD = f"(Tensor x, Tensor? bias, {OPTIONS}) -> (Tensor output, {STATISTICS})"
 _BACKWARD = (
     "(Tensor? grad_output, Tensor? grad_slack_sums, Tensor? grad_extrema, Tensor mask, Tensor extrema,"
     " Tensor indices, SymInt[] size, bool channels_last, ScalarType dtype, bool with_grad_bias,"
-    f" {_OPTIONS}) -> (Tensor grad_x, Tensor grad_bias)"
+    f" {OPTIONS}) -> (Tensor grad_x, Tensor grad_bias)"
 )
 # Below autograd: eager code (csrc/eager.cpp) adds its node; other callers overwrite with a copy.
-_INPLACE = f"(Tensor(a!) x, Tensor? bias, {_OPTIONS}) -> ({_STATISTICS})"
+_INPLACE = f"(Tensor(a!) x, Tensor? bias, {OPTIONS}) -> ({STATISTICS})"
 
-_library = Library("jumpstart_kernels", "DEF")
+LIBRARY = Library("jumpstart_kernels", "DEF")
 
 
 Forward = Callable[[Tensor, Tensor | None, Options], ForwardResult]
@@ -152,7 +152,7 @@ def _flat_forward(forward: Forward) -> Callable[..., ForwardResult]:
 
 def _flat_backward(backward: Backward) -> Callable[..., InputGradients]:
     """Likewise for a backward."""
-    return lambda *arguments: backward(*split_backward(arguments))
+    return lambda *arguments: backward(*split_backward(arguments, Saved))
 
 
 def _register(backend: Backend) -> torch._ops.OpOverload:
@@ -161,7 +161,7 @@ def _register(backend: Backend) -> torch._ops.OpOverload:
         forward = _flat_forward(_any_layout(backend.kernels.jumpstart_activation_forward))
         backward = _flat_backward(_any_gradient(backend.kernels.jumpstart_activation_backward))
     return register(
-        _library,
+        LIBRARY,
         backend.name,
         Function("jumpstart_activation", _FORWARD, _flat_forward(_fake_forward), forward),
         Function("jumpstart_activation_backward", _BACKWARD, _flat_backward(_fake_backward), backward),
@@ -172,6 +172,6 @@ def _register(backend: Backend) -> torch._ops.OpOverload:
 
 
 if native.extension() is not None:
-    _library.define("jumpstart_activation_.native" + _INPLACE)
+    LIBRARY.define("jumpstart_activation_.native" + _INPLACE)
 
 OVERLOADS = {name: _register(backend) for name, backend in BACKENDS.items() if backend.is_built}

@@ -128,6 +128,17 @@ def mask_shape(layout: Layout) -> tuple[int, int]:
     return rows, (columns + 7) // 8
 
 
+def linked_size(size: torch.Size | list[int], unit_dim: int) -> list[int]:
+    """Size of the output of a linked activation: twice the units."""
+    return [2 * length if d == unit_dim else length for d, length in enumerate(size)]
+
+
+def linked_mask_shape(layout: Layout) -> tuple[int, int]:
+    """Shape of the masks of both halves of a linked activation, side by side for each matrix row."""
+    rows, columns = mask_shape(layout)
+    return rows, 2 * columns
+
+
 def pack_mask(positive: Tensor) -> Tensor:
     """Bool ``[rows, columns]`` to uint8 ``[rows, ceil(columns / 8)]``, lowest bit first."""
     rows, columns = positive.shape

@@ -6,12 +6,22 @@ This file is the definition; the other backends are fast implementations of it.
 import torch
 from torch import Tensor
 
-from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
-from jumpstart_kernels.ops.arguments import ForwardResult, Gradients, InputGradients, Options, Saved
+from jumpstart_kernels.ops.activations import ACTIVATIONS, LINKED_ACTIVATIONS, NONE
+from jumpstart_kernels.ops.arguments import (
+    NO_STATISTICS,
+    ForwardResult,
+    Gradients,
+    InputGradients,
+    LinkedInputGradients,
+    LinkedSaved,
+    Options,
+    Saved,
+)
 from jumpstart_kernels.ops.layout import (
     Layout,
     along_units,
     as_matrix,
+    dense_format,
     empty_output,
     from_matrix,
     is_channels_last,
@@ -92,8 +102,98 @@ def jumpstart_activation_backward(gradients: Gradients, saved: Saved, options: O
     return InputGradients(grad_x.to(dtype), grad_bias)
 
 
+def linked_activation_forward(x: Tensor, weight: Tensor | None, options: Options) -> ForwardResult:
+    """``cat(g(x), g(−x))`` along ``unit_dim`` and the statistics of ``x``, unless they are not asked for.
+
+    Args:
+        weight: ``[2, C]``, the slopes of both halves; None if the activation has none.
+    """
+    unit_dim = options.unit_dim
+    layout = make_layout(x.shape, unit_dim, is_channels_last(x, unit_dim))
+    if options.extrema_kind == NO_STATISTICS:
+        result = _without_statistics(x)
+    else:
+        result = jumpstart_activation_forward(x, None, options._replace(activation=NONE, parameter=0.0))
+    activation = LINKED_ACTIVATIONS[options.activation]
+    slopes = _slopes(weight, x.dim(), unit_dim)
+    output = torch.cat([activation.value(x, slopes[0]), activation.value(-x, slopes[1])], unit_dim)
+    output = output.contiguous(memory_format=dense_format(x.dim(), layout.channels_last))
+    mask = result.mask
+    if activation.from_sign:
+        matrix = as_matrix(x, layout)
+        mask = torch.cat([pack_mask(~(matrix <= 0)), pack_mask(~(matrix >= 0))], 1)
+    return result._replace(output=output, mask=mask)
+
+
+def linked_activation_backward(
+    gradients: Gradients, saved: LinkedSaved, options: Options
+) -> LinkedInputGradients:
+    """Gradients of ``x``, ``g'(x)`` times that of the first half minus ``g'(−x)`` times that of the second,
+    plus each extremum's, and of the weight, each rounded once.
+
+    Differentiable, so that PyTorch can derive the double backward from it.
+    """
+    unit_dim, activation = options.unit_dim, LINKED_ACTIVATIONS[options.activation]
+    layout = make_layout(saved.size, unit_dim, saved.channels_last)
+    exact = statistics_dtype(saved.dtype)
+    device = saved.mask.device
+    grad_x = torch.zeros(saved.size, dtype=exact, device=device)
+    grad_weight = torch.zeros((2, layout.units), dtype=exact, device=device)
+    if gradients.output is not None:
+        halves = (
+            gradients.output.to(exact).split(layout.units, unit_dim) if layout.units else (grad_x, grad_x)
+        )
+        if activation.from_sign:
+            masks = saved.mask.chunk(2, 1)
+            first, second = (
+                torch.where(from_matrix(unpack_mask(mask, layout.matrix[1]), saved.size, layout), half, 0.0)
+                for half, mask in zip(halves, masks, strict=True)
+            )
+            grad_x = first - second
+        else:
+            assert saved.x is not None
+            x, weight = saved.x.to(exact), None if saved.weight is None else saved.weight.to(exact)
+            slopes = _slopes(weight, x.dim(), unit_dim)
+            first, second = (
+                half * activation.derivative(sign * x, slope)
+                for half, sign, slope in zip(halves, (1, -1), slopes, strict=True)
+            )
+            grad_x = first - second
+            if saved.with_grad_weight and activation.slope_derivative is not None:
+                by_slope = (activation.slope_derivative(sign * x) for sign in (1, -1))
+                products = (half * factor for half, factor in zip(halves, by_slope, strict=True))
+                grad_weight = torch.stack([unit_rows(product, unit_dim).sum(1) for product in products])
+    if grad_x.numel() > 0 and not (gradients.slack_sums is None and gradients.extrema is None):
+        grad_x = _add_extremum_gradients(grad_x.flatten(), gradients, saved, layout, options.margin).view(
+            saved.size
+        )
+    return LinkedInputGradients(
+        grad_x.to(saved.dtype), grad_weight.to(saved.dtype) if saved.with_grad_weight else None
+    )
+
+
+def _slopes(weight: Tensor | None, dim: int, unit_dim: int) -> tuple[Tensor | None, Tensor | None]:
+    """Those of both halves, to broadcast with ``x``."""
+    if weight is None:
+        return None, None
+    first, second = (along_units(slopes, dim, unit_dim) for slopes in weight.unbind(0))
+    return first, second
+
+
+def _without_statistics(x: Tensor) -> ForwardResult:
+    """Nothing, in place of the results that are not asked for."""
+    exact = statistics_dtype(x.dtype)
+    return ForwardResult(
+        x.new_empty(0),
+        x.new_empty((0, 0), dtype=torch.uint8),
+        x.new_empty(0, dtype=exact),
+        x.new_empty((2, 0), dtype=exact),
+        x.new_empty((2, 0), dtype=torch.int64),
+    )
+
+
 def _add_extremum_gradients(
-    grad_x: Tensor, gradients: Gradients, saved: Saved, layout: Layout, margin: float
+    grad_x: Tensor, gradients: Gradients, saved: Saved | LinkedSaved, layout: Layout, margin: float
 ) -> Tensor:
     """Each extremum's gradient, added to that of the element of the flattened ``x`` that holds it."""
     extrema, indices = saved.extrema, saved.indices

@@ -22,6 +22,7 @@ from jumpstart_kernels.ops import triton
 from jumpstart_kernels.ops.arguments import (
     Options,
     Record,
+    Saved,
     are_alike,
     dense_gradients,
     goes_with,
@@ -54,7 +55,7 @@ class _JumpstartActivation(torch.autograd.Function):
         if torch.is_grad_enabled() or not _are_plain(*grads):  # double backward, or batched gradients
             overload = torch.ops.jumpstart_kernels.jumpstart_activation_backward.triton
             return *overload(*grads, *arguments), *without_gradient
-        gradients, saved, options = split_backward((*grads, *arguments))
+        gradients, saved, options = split_backward((*grads, *arguments), Saved)
         result = triton.jumpstart_activation_backward(dense_gradients(gradients, saved), saved, options)
         return *result, *without_gradient
 
