@@ -9,6 +9,7 @@
 #include "cpu/instruction_sets.h"
 #include "eager.h"
 #include "jumpstart_activation.h"
+#include "linked_activation.h"
 #include "penalty.h"
 #include "record.h"
 
@@ -16,12 +17,16 @@ TORCH_LIBRARY_IMPL(jumpstart_kernels, CPU, m) {
   m.impl("jumpstart_activation.native", jumpstart::flat_forward<jumpstart::forward_cpu>);
   m.impl("jumpstart_activation_.native", jumpstart::flat_inplace<jumpstart::forward_inplace_cpu>);
   m.impl("jumpstart_activation_backward.native", jumpstart::flat_backward<jumpstart::backward_cpu>);
+  m.impl("linked_activation.native", jumpstart::flat_linked_forward<jumpstart::linked_forward_cpu>);
+  m.impl("linked_activation_backward.native",
+         jumpstart::flat_linked_backward<jumpstart::linked_backward_cpu>);
   m.impl("penalty.native", jumpstart::penalty_cpu);
   m.impl("penalty_backward.native", jumpstart::penalty_backward_cpu);
 }
 
 TORCH_LIBRARY_IMPL(jumpstart_kernels, Autograd, m) {
   m.impl("jumpstart_activation.native", jumpstart::flat_forward<jumpstart::forward_autograd>);
+  m.impl("linked_activation.native", jumpstart::flat_linked_forward<jumpstart::linked_forward_autograd>);
   m.impl("penalty.native", jumpstart::penalty_autograd);
 }
 

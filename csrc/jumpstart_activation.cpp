@@ -29,7 +29,17 @@ ExtremaKind extrema_kind_of(std::string_view name) {
   TORCH_CHECK_VALUE(false, "extrema_kind must be one of 'limited', 'exact', 'indexed', got '", name, "'");
 }
 
-// All but the output; filled in if x is empty.
+// For the kernels; undefined if there is none.
+at::Tensor dense_bias(const at::Tensor& bias, const at::Tensor& x, int64_t unit_dim) {
+  if (!bias.defined()) return bias;
+  TORCH_CHECK_VALUE(goes_with(bias, x, unit_dim), "bias must have one value for each of the ",
+                    x.size(unit_dim), " units of x, and its dtype and device, ", x.scalar_type(), " ",
+                    x.device(), ", got shape ", bias.sizes(), " ", bias.scalar_type(), " ", bias.device());
+  return bias.contiguous();
+}
+
+}  // namespace
+
 ForwardResult allocate_result(const at::Tensor& x, const Layout& layout, bool position_points,
                               bool with_mask) {
   const int64_t points = layout.samples * (position_points ? layout.rows * layout.inner : 1);
@@ -52,17 +62,6 @@ ForwardResult allocate_result(const at::Tensor& x, const Layout& layout, bool po
   }
   return result;
 }
-
-// For the kernels; undefined if there is none.
-at::Tensor dense_bias(const at::Tensor& bias, const at::Tensor& x, int64_t unit_dim) {
-  if (!bias.defined()) return bias;
-  TORCH_CHECK_VALUE(goes_with(bias, x, unit_dim), "bias must have one value for each of the ",
-                    x.size(unit_dim), " units of x, and its dtype and device, ", x.scalar_type(), " ",
-                    x.device(), ", got shape ", bias.sizes(), " ", bias.scalar_type(), " ", bias.device());
-  return bias.contiguous();
-}
-
-}  // namespace
 
 Options make_options(std::string_view activation, double parameter, int64_t unit_dim, bool position_points,
                      double margin, std::string_view extrema_kind) {

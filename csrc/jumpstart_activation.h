@@ -58,6 +58,10 @@ struct PreparedForward {
   ForwardResult finish();
 };
 
+// All results but the output; filled in if x is empty.
+ForwardResult allocate_result(const at::Tensor& x, const Layout& layout, bool position_points,
+                              bool with_mask);
+
 // If the kernels do not support the memory order of x, they run on a dense copy of it; `overwrites_copy`:
 // they can write their output there too.
 PreparedForward prepare_forward(const at::Tensor& x, const at::Tensor& bias, const Options& options,
@@ -76,6 +80,11 @@ struct PreparedBackward {
   bool is_done() const { return grad_x.numel() == 0; }
   // Call once the kernels have run.
   InputGradients finish() const;
+};
+
+// Those of a forward, [2, units + points].
+struct SavedExtrema {
+  const at::Tensor &values, &places;
 };
 
 PreparedBackward prepare_backward(const Gradients& gradients, const Saved& saved, const Options& options);

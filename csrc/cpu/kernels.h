@@ -10,9 +10,35 @@
 
 #include "activations.h"
 #include "layout.h"
+#include "linked_activations.h"
 #include "options.h"
 
 namespace jumpstart {
+
+// A linked activation of matrix rows: both halves of its output, [2 * units], in place of [units].
+struct LinkedForward {
+  const void* x;
+  const void* slopes;  // [2, units], of the type of statistics; null: none
+  void* output;
+  uint8_t* mask;  // [matrix_rows, 2 * mask_columns], of the positive and the negative x; null: none
+  Layout layout;
+  bool stream;                                                    // as of Forward
+  void (*run)(const LinkedForward&, int64_t begin, int64_t end);  // the kernel
+};
+
+struct LinkedBackward {
+  const void* grad_output;
+  const void* x;        // null: the masks are enough
+  const uint8_t* mask;  // null: x is needed
+  const void* slopes;
+  void* grad_x;
+  Layout layout;
+  bool stream;
+  // Gradients of the slopes over chunks of rows, or over each plane: [chunks, 2, units], of the type of
+  // statistics. Null: not asked for.
+  void* slope_sums;
+  int64_t chunk_rows;
+};
 
 struct Forward {
   const void* x;
@@ -25,7 +51,13 @@ struct Forward {
   double parameter;  // of the activation
   bool limited;      // extrema need not be followed beyond the margin
   double margin;
+  const LinkedForward* linked;  // to be run on the rows that are still in cache; null: none
 };
+
+// Runs a linked activation on matrix rows whose statistics have been taken, if there is one.
+JUMPSTART_INLINE void run_linked(const Forward& f, int64_t begin, int64_t end) {
+  if (f.linked) f.linked->run(*f.linked, begin, end);
+}
 
 // What is known of the places of the points' extrema once the tasks have run.
 enum class KnownPlaces {
@@ -91,6 +123,13 @@ struct ActivationKernels {
   void (*inplace[2][4])(const Forward&, int64_t begin, int64_t end);
 };
 
+// The kernels of a linked activation, of matrix rows [begin, end); indexed by Scalar. With slope_sums where
+// rows are summed in chunks, `begin` begins one.
+struct LinkedKernels {
+  void (*forward[4])(const LinkedForward&, int64_t begin, int64_t end);
+  void (*backward[4])(const LinkedBackward&, int64_t begin, int64_t end);
+};
+
 constexpr int64_t kWanted = -2;  // an index that is to be found
 
 // Some of the units' or of the points' extrema.
@@ -116,6 +155,7 @@ struct SlackKernels {
 // Indexed by ActivationKind; kStatisticsAlone has only a forward, which writes no output and no mask.
 struct Kernels {
   ActivationKernels of[kActivations + 1];
+  LinkedKernels linked[kLinkedActivations];
   // The first of `count` adjacent elements that is `extremum`, which none of them exceeds; `count` if none
   // is. `bias`, unless it is null, has a value for each element, or one for all. Indexed by Scalar.
   int64_t (*search[4])(const void* x, const void* bias, bool one_for_all, int64_t count, double extremum,

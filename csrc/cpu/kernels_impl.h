@@ -5,6 +5,7 @@
 #include "cpu/bias_sums.h"
 #include "cpu/elementwise.h"
 #include "cpu/kernels.h"
+#include "cpu/linked.h"
 #include "cpu/narrow_rows.h"
 #include "cpu/planes.h"
 #include "cpu/rows.h"
@@ -44,15 +45,23 @@ constexpr ActivationKernels kernels_of() {
   }
 }
 
+template <typename A>
+constexpr LinkedKernels linked_kernels_of() {
+  return {JUMPSTART_OF_SCALARS(linked_forward, A), JUMPSTART_OF_SCALARS(linked_backward, A)};
+}
+
 #undef JUMPSTART_OF_SCALARS
 
 #define JUMPSTART_KERNELS(Activation) kernels_of<Activation>(),
+#define JUMPSTART_LINKED_KERNELS(Activation) linked_kernels_of<Activation>(),
 static constexpr Kernels table = {
     {JUMPSTART_FOR_ACTIVATIONS(JUMPSTART_KERNELS) kernels_of<StatisticsAlone>()},
+    {JUMPSTART_FOR_LINKED_ACTIVATIONS(JUMPSTART_LINKED_KERNELS)},
     {search<float>, search<double>, search<Half>, search<BFloat16>},
     slack_kernels<float>(),
     slack_kernels<double>()};
 #undef JUMPSTART_KERNELS
+#undef JUMPSTART_LINKED_KERNELS
 
 }  // namespace JUMPSTART_ISA
 }  // namespace jumpstart

@@ -53,8 +53,14 @@ class NarrowRows {
     }
     Mask nan = V::none();
     int64_t row = p_.begin;
-    for (; row + V::lanes <= p_.end; row += V::lanes) block(row, nan);
-    if (row < p_.end) block(p_.end - V::lanes, nan);  // repeats some rows, which changes nothing
+    for (; row + V::lanes <= p_.end; row += V::lanes) {
+      block(row, nan);
+      if constexpr (!store) run_linked(forward_, row, row + V::lanes);
+    }
+    if (row < p_.end) {
+      block(p_.end - V::lanes, nan);  // repeats some rows, which changes nothing
+      if constexpr (!store) run_linked(forward_, row, p_.end);
+    }
     if (V::bits(nan)) {
       Rows<scalar_t, Activation, with_bias>(forward_, p_).exact();
       return;

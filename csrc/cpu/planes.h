@@ -80,6 +80,7 @@ class Planes {
         }
       }
       if (across_) positions(plane, unit == 0);
+      if constexpr (!store) run_linked(forward_, plane, plane + 1);
       if (++unit == units_) unit = 0, ++group;
     }
   }

@@ -54,6 +54,7 @@ class Rows {
         nan = V::either(nan, found);
       }
       if (blocks_.follows_columns) merge_chunk(begin);
+      if constexpr (!store) run_linked(forward_, begin, end);
     }
     if (V::bits(nan)) exact();
   }

@@ -21,6 +21,7 @@
 // Values, for the extrema:
 //   broadcast, load_values, store_values, gather(from, stride)
 //   max, min, add                 by lane; max and min may lose NaN
+//   subtract, multiply, divide, power_of_two  by lane, see linked_activations.h
 //   less, unordered               to a Mask; unordered: one of the two is NaN
 //   none, either, bits            of Masks
 //   select(mask, a, b)            a where the flag is set, else b
@@ -42,3 +43,6 @@
 
 // Arrays over the rows of a block stay in registers only if the loops over them are unrolled.
 #define JUMPSTART_UNROLL _Pragma("GCC unroll 16")
+
+// A lambda in a loop over vectors, whose width is then a constant.
+#define JUMPSTART_INLINE_LAMBDA __attribute__((always_inline))

@@ -34,6 +34,13 @@ struct FloatLanes {  // shared by the vectors with float values
   static Mask less(Values a, Values b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
   static Mask unordered(Values a, Values b) { return _mm256_cmp_ps(a, b, _CMP_UNORD_Q); }
   static Values add(Values a, Values b) { return _mm256_add_ps(a, b); }
+  static Values subtract(Values a, Values b) { return _mm256_sub_ps(a, b); }
+  static Values multiply(Values a, Values b) { return _mm256_mul_ps(a, b); }
+  static Values divide(Values a, Values b) { return _mm256_div_ps(a, b); }
+  static Values power_of_two(Values n) {  // 2^23 aligns the biased exponent with the last bit
+    const __m256i biased = _mm256_castps_si256(_mm256_add_ps(n, _mm256_set1_ps(8388608 + 127)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+  }
   static uint32_t bits(Mask m) { return static_cast<uint32_t>(_mm256_movemask_ps(m)); }
   static float largest(Values v) {
     return reduce(v, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); });
@@ -246,6 +253,23 @@ struct VectorDouble {
   }
   static Values add(Values a, Values b) {
     return {_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
+  }
+  static Values subtract(Values a, Values b) {
+    return {_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)};
+  }
+  static Values multiply(Values a, Values b) {
+    return {_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)};
+  }
+  static Values divide(Values a, Values b) {
+    return {_mm256_div_pd(a.low, b.low), _mm256_div_pd(a.high, b.high)};
+  }
+  static Values power_of_two(Values n) {
+    const auto four = [](__m256d some) {  // 2^52 aligns the biased exponent with the last bit
+      const __m256i biased =
+          _mm256_castpd_si256(_mm256_add_pd(some, _mm256_set1_pd(4503599627370496 + 1023)));
+      return _mm256_castsi256_pd(_mm256_slli_epi64(biased, 52));
+    };
+    return {four(n.low), four(n.high)};
   }
   static Sign positive(Raw v) {
     const __m256d zero = _mm256_setzero_pd();

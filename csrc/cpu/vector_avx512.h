@@ -34,6 +34,10 @@ struct FloatLanes {  // shared by the vectors with float values
   static Mask less(Values a, Values b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
   static Mask unordered(Values a, Values b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
   static Values add(Values a, Values b) { return _mm512_add_ps(a, b); }
+  static Values subtract(Values a, Values b) { return _mm512_sub_ps(a, b); }
+  static Values multiply(Values a, Values b) { return _mm512_mul_ps(a, b); }
+  static Values divide(Values a, Values b) { return _mm512_div_ps(a, b); }
+  static Values power_of_two(Values n) { return _mm512_scalef_ps(_mm512_set1_ps(1), n); }
   static uint32_t bits(Mask m) { return m; }
   static uint32_t sign_bits(Sign s) { return s; }
   static void store_signs(uint8_t* to, Sign s) { _store_mask16(reinterpret_cast<__mmask16*>(to), s); }
@@ -183,6 +187,10 @@ struct VectorDouble {
   static Mask less(Values a, Values b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
   static Mask unordered(Values a, Values b) { return _mm512_cmp_pd_mask(a, b, _CMP_UNORD_Q); }
   static Values add(Values a, Values b) { return _mm512_add_pd(a, b); }
+  static Values subtract(Values a, Values b) { return _mm512_sub_pd(a, b); }
+  static Values multiply(Values a, Values b) { return _mm512_mul_pd(a, b); }
+  static Values divide(Values a, Values b) { return _mm512_div_pd(a, b); }
+  static Values power_of_two(Values n) { return _mm512_scalef_pd(_mm512_set1_pd(1), n); }
   static Sign positive(Raw v) { return _mm512_cmp_pd_mask(v, _mm512_setzero_pd(), _CMP_NLE_UQ); }
   static uint32_t bits(Mask m) { return m; }
   static uint32_t sign_bits(Sign s) { return s; }

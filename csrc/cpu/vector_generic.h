@@ -63,6 +63,20 @@ struct Lanes {
   static Mask less(Values a, Values b) { return a < b; }
   static Mask unordered(Values a, Values b) { return (a != a) | (b != b); }
   static Values add(Values a, Values b) { return a + b; }
+  static Values subtract(Values a, Values b) { return a - b; }
+  static Values multiply(Values a, Values b) { return a * b; }
+  static Values divide(Values a, Values b) { return a / b; }
+  static Values power_of_two(Values n) {
+    constexpr bool is_float = sizeof(stat_t) == sizeof(float);
+    constexpr int bits = is_float ? 23 : 52, bias = is_float ? 127 : 1023;
+    const Values aligned = n + static_cast<stat_t>((int64_t{1} << bits) + bias);
+    Mask biased;  // an integer of the same width
+    std::memcpy(&biased, &aligned, sizeof biased);
+    biased <<= bits;
+    Values power;
+    std::memcpy(&power, &biased, sizeof power);
+    return power;
+  }
   static uint32_t bits(Mask m) { return bits_of(m); }
   static uint32_t sign_bits(Sign s) { return bits_of(s); }
   static uint64_t sign_bits(Sign a, Sign b, Sign c, Sign d) {
