@@ -69,7 +69,7 @@ LinkedInputGradients linked_backward_cpu(const Gradients& gradients, const Linke
   }
   if (dense.slack_sums.defined() || dense.extrema.defined()) {
     PreparedBackward of_extrema = prepared.common;
-    of_extrema.bias_sums = {};
+    of_extrema.bias_sums = at::Tensor();  // no gradient of x itself counts for slopes
     add_extrema(of_extrema, {saved.extrema, saved.indices}, options.statistics);
   }
   return prepared.finish();

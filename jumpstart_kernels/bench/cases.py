@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from jumpstart_kernels.ops.activations import LINKED_ACTIVATIONS
 from jumpstart_kernels.ops.layout import along_units, channels_last_format
 
 DTYPES = {
@@ -58,9 +59,19 @@ class Case(NamedTuple):
     linear: float = 0.0
     """Fraction of the units that are linear, the last ones."""
     activation: str = "relu"
-    """Of :data:`~jumpstart_kernels.ops.activations.ACTIVATIONS`."""
+    """Of :data:`~jumpstart_kernels.ops.activations.ACTIVATIONS` or ``LINKED_ACTIVATIONS``."""
     bias: bool = False
     """Whether a bias, one value for each unit, is added to the input."""
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether the output has twice the units."""
+        return self.activation in LINKED_ACTIVATIONS
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        samples, units, *positions = self.shape
+        return samples, units * (1 + self.is_linked), *positions
 
     @property
     def elements(self) -> int:
@@ -164,7 +175,7 @@ def make_input(case: Case, device: torch.device) -> Tensor:
 
 def make_pre_activation(case: Case, device: torch.device) -> Tensor:
     """Fresh normal values, fractions of their units dead and linear as the case says."""
-    x = _normal(case, device)
+    x = _normal(case, case.shape, device)
     make_unhealthy(x, 1, Health(case.dead, case.linear))
     return x
 
@@ -204,11 +215,11 @@ def make_unhealthy(x: Tensor, dim: int, health: Health) -> None:
 
 def make_gradient(case: Case, device: torch.device) -> Tensor:
     """A fresh normal gradient of the output, in its layout."""
-    return _normal(case, device)
+    return _normal(case, case.output_shape, device)
 
 
-def _normal(case: Case, device: torch.device) -> Tensor:
-    x = torch.randn(case.shape, dtype=DTYPES[case.dtype], device=device)
+def _normal(case: Case, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    x = torch.randn(shape, dtype=DTYPES[case.dtype], device=device)
     if case.layout == "channels_last":
         x = x.contiguous(memory_format=channels_last_format(x.dim()))
     return x

@@ -23,18 +23,22 @@ from jumpstart_kernels.bench.authors import attach, load_regularization
 from jumpstart_kernels.bench.cases import DTYPES, Case, add_bias, make_bias
 from jumpstart_kernels.bench.definition import first_extrema, nested_extrema, penalty, shared_extrema
 from jumpstart_kernels.nn import LAYERS
+from jumpstart_kernels.nn.linked import LINKED_LAYERS
 from jumpstart_kernels.ops import backends
-from jumpstart_kernels.ops.activations import ACTIVATIONS
+from jumpstart_kernels.ops.activations import ACTIVATIONS, LINKED_ACTIVATIONS
 
 Outputs = tuple[Tensor, ...]  # the layer's output, and the penalty if there is one
 Forward = Callable[[Tensor], Outputs]
 # nn.ReLU is always measured, in a case with a bias bias + nn.ReLU
-PEERS = ("jumpstart", "composite", "compiled", "compiled_plain", "batch_norm", "authors")
+PEERS = ("linked", "jumpstart", "composite", "compiled", "compiled_plain", "batch_norm", "authors")
 ONLY_RELU = ("batch_norm", "authors")  # peers that there are for no other activation, and without a bias
 COMPILED = ("compiled", "compiled_plain")
-ONLY_BIAS = ("compiled_plain",)  # peers that there are only with a bias
+ONLY_BIAS = ("compiled_plain",)  # peers that there are only with a bias, or of linked activations
+ONLY_LINKED = ("linked",)  # peers that there are only of these
 RELU = "nn.ReLU"
 BIAS_RELU = f"bias + {RELU}"
+SLOPE = 0.25  # of linked PReLU
+LINKED = {layer.activation: layer for layer in LINKED_LAYERS}
 PENALTY_WEIGHT = 0.1  # in the loss of a step; its value does not change the time
 
 
@@ -60,8 +64,8 @@ class Peer:
     definition: Forward
     tensors_moved: tuple[int, int] | None = None
     """Tensors of the input's size that forward and backward must move at least; None: not defined."""
-    mask: bool = False
-    """Whether one bit per element is also written in the forward and read in the backward."""
+    mask: int = 0
+    """Bits per element that are also written in the forward and read in the backward."""
     parameters: Sequence[Tensor] = ()
     before_relu: Callable[[Tensor], Tensor] | None = None
     """How the ReLU's input is computed, if it is: its sign near 0 then depends on rounding."""
@@ -116,10 +120,23 @@ class Peer:
 
 
 @functools.cache
-def plain_function(activation: str) -> Callable[[Tensor], Tensor]:
-    """PyTorch's own function of an activation, with the parameter that its layer has by default."""
+def plain_function(activation: str) -> Callable[..., Tensor]:
+    """PyTorch's own function of an activation, with the parameter that its layer has by default.
+
+    Of a linked one it is ``cat(g(x), g(−x))``, of ``x`` and, where there are slopes, ``[2, C]``.
+    """
+    if activation in LINKED:
+        return functools.partial(plain_linked, activation)
     value, parameter = ACTIVATIONS[activation].value, LAYERS[activation]().activation_parameter
     return lambda x: value(x, parameter, False)
+
+
+def plain_linked(activation: str, x: Tensor, weight: Tensor | None = None) -> Tensor:
+    if activation == "linked_prelu":
+        weight = x.new_full((2, x.shape[1]), SLOPE) if weight is None else weight
+        return torch.cat([F.prelu(x, weight[0]), F.prelu(-x, weight[1])], 1)
+    function = {"linked_relu": F.relu, "linked_selu": F.selu, "linked_silu": F.silu}[activation]
+    return torch.cat([function(x), function(-x)], 1)
 
 
 @functools.cache
@@ -164,8 +181,79 @@ def behind_bias(forward: Forward, bias: Tensor | None) -> Forward:
 
 
 def plain_name(case: Case) -> str:
+    if case.is_linked:
+        name = case.activation.removeprefix("linked_")
+        return f"cat({name}(x), {name}(-x))"
     name = f"nn.{LAYERS[case.activation].plain.__name__}"
     return f"bias + {name}" if case.bias else name
+
+
+def new_slopes(case: Case, device: torch.device) -> list[nn.Parameter]:
+    """A peer's own slopes ``[2, C]`` for a case, if its activation has any."""
+    if case.activation != "linked_prelu":
+        return []
+    return [nn.Parameter(torch.full((2, case.shape[1]), SLOPE, dtype=DTYPES[case.dtype], device=device))]
+
+
+def plain_linked_peer(case: Case, device: torch.device) -> Peer:
+    """``cat(g(x), g(−x))`` in PyTorch: five operations forward, six backward."""
+    slopes, function = new_slopes(case, device), plain_function(case.activation)
+    definition = plain_definition(case.activation)
+    return Peer(
+        plain_name(case),
+        lambda x: (function(x, *slopes),),
+        definition,
+        tensors_moved=(10, 11),
+        parameters=slopes,
+    )
+
+
+def compiled_linked_peer(case: Case, device: torch.device) -> Peer:
+    """The same under ``torch.compile``, which can do with one pass each way."""
+    slopes, function = new_slopes(case, device), plain_function(case.activation)
+    compiled = compile_forward(lambda x: (function(x, *slopes),))
+    definition = plain_definition(case.activation)
+    name = f"{plain_name(case)}, compiled"
+    return Peer(name, compiled, definition, tensors_moved=(3, 4), parameters=slopes)
+
+
+def linked_peer(case: Case, backend: str, device: torch.device) -> Peer:
+    """The linked layer without a penalty: both halves from one pass, and one back."""
+    layer, slopes = make_linked(LINKED[case.activation], case, device)
+    return Peer(
+        f"{type(layer).__name__} {backend}",
+        lambda x: (layer(x),),
+        plain_definition(case.activation),
+        **moved_by_linked(case.activation),
+        parameters=slopes,
+        backend=backend,
+    )
+
+
+def jumpstart_linked_peer(case: Case, backend: str, device: torch.device) -> Peer:
+    """The same with the penalty on the shared pre-activation."""
+    layer, slopes = make_linked(LINKED_LAYERS[LINKED[case.activation]], case, device)
+    return Peer(
+        f"{type(layer).__name__} {backend}",
+        lambda x: (layer(x), jk.penalty(layer)),
+        first_definition(case.activation),
+        **moved_by_linked(case.activation),
+        parameters=slopes,
+        backend=backend,
+        model=layer,
+    )
+
+
+def make_linked(kind: type[nn.Module], case: Case, device: torch.device) -> tuple[nn.Module, list[Tensor]]:
+    """A layer with slopes for each unit, if it has any, and these."""
+    options = {"num_parameters": case.shape[1], "init": SLOPE} if case.activation == "linked_prelu" else {}
+    layer = kind(**options).to(device, DTYPES[case.dtype])
+    return layer, list(layer.parameters())
+
+
+def moved_by_linked(activation: str) -> dict[str, Any]:
+    from_sign = LINKED_ACTIVATIONS[activation].from_sign
+    return {"tensors_moved": (3, 3 if from_sign else 4), "mask": 2 if from_sign else 0}
 
 
 def plain_peer(case: Case, device: torch.device) -> Peer:
@@ -173,6 +261,8 @@ def plain_peer(case: Case, device: torch.device) -> Peer:
 
     With a bias it moves two tensors more in the forward, and one in the backward, for the bias' gradient.
     """
+    if case.is_linked:
+        return plain_linked_peer(case, device)
     module, bias = LAYERS[case.activation].plain(), new_bias(case, device)
     forward = behind_bias(lambda x: (module(x),), bias)
     moved = (2, 3) if bias is None else (4, 4)
@@ -181,6 +271,8 @@ def plain_peer(case: Case, device: torch.device) -> Peer:
 
 def compiled_plain_peer(case: Case, device: torch.device) -> Peer:
     """The same under ``torch.compile``, which can do with one pass each way."""
+    if case.is_linked:
+        return compiled_linked_peer(case, device)
     forward, bias = plain_definition(case.activation), new_bias(case, device)
     compiled = compile_forward(behind_bias(forward, bias))
     return Peer(f"{plain_name(case)}, compiled", compiled, forward, tensors_moved=(2, 3), bias=bias)
@@ -194,10 +286,12 @@ def regularized_peer(
     bias: Tensor | None = None,
 ) -> Peer:
     """Activation and penalty. Whoever computes them has to move the input and a result, and a mask."""
-    return Peer(name, forward, definition, tensors_moved=(2, 2), mask=True, backend=backend, bias=bias)
+    return Peer(name, forward, definition, tensors_moved=(2, 2), mask=1, backend=backend, bias=bias)
 
 
 def jumpstart_peer(case: Case, backend: str, device: torch.device) -> Peer:
+    if case.is_linked:
+        return jumpstart_linked_peer(case, backend, device)
     bias = new_bias(case, device)
     model = nn.Sequential(LAYERS[case.activation]()) if bias is None else fused_model(case, bias)
     layer = model[-1]
@@ -281,7 +375,9 @@ def make_peers(
     for name in PEERS:
         if name not in names:
             continue
-        if name == "jumpstart":
+        if name == "linked":
+            peers += [linked_peer(case, backend, device) for backend in backend_names]
+        elif name == "jumpstart":
             peers += [jumpstart_peer(case, backend, device) for backend in backend_names]
         elif name == "batch_norm":
             peers.append(batch_norm_peer(case, device))

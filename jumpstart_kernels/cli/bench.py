@@ -23,7 +23,9 @@ from jumpstart_kernels.bench.cases import (
 )
 from jumpstart_kernels.bench.peers import (
     COMPILED,
+    LINKED,
     ONLY_BIAS,
+    ONLY_LINKED,
     ONLY_RELU,
     PEERS,
     cannot_compile,
@@ -81,7 +83,8 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
         help="a further --health: this fraction of the units dead and as many linear; unhealthy: "
         f"{HEALTHS['unhealthy'].dead:g}",
     )
-    parser.add_argument("--activation", choices=tuple(LAYERS), default="relu", help="default: relu")
+    text = "default: relu; ratios of a linked one are to cat(g(x), g(-x)) in PyTorch"
+    parser.add_argument("--activation", choices=(*LAYERS, *LINKED), default="relu", help=text)
     text = "add a bias to every input, one value for each unit; ratios are then to bias + nn.ReLU"
     parser.add_argument("--bias", action="store_true", help=text)
     parser.add_argument("--rounds", type=positive, metavar="N", help="default: by --seconds")
@@ -117,8 +120,10 @@ def bench(arguments: argparse.Namespace) -> int:
             raise CommandError(f"--authors {error}") from error
     if find_spec("rich") is None:
         raise CommandError("the benchmark needs rich: pip install jumpstart_kernels[bench]")
+    if arguments.bias and arguments.activation in LINKED:
+        raise CommandError(f"--bias does not go with --activation {arguments.activation}")
     peers = _peers(arguments, device, selection)
-    names = _backends(arguments, device, selection) if "jumpstart" in peers else []
+    names = _backends(arguments, device, selection) if {"jumpstart", "linked"} & {*peers} else []
     cases = select_cases(
         device.type,
         selection=selection,
@@ -183,6 +188,9 @@ def _unfit_peers(arguments: argparse.Namespace) -> dict[str, str]:
         unfit = dict.fromkeys(ONLY_RELU, "has no --bias")
     else:
         unfit = {}
+    if arguments.activation in LINKED:
+        return unfit
+    unfit |= dict.fromkeys(ONLY_LINKED, "needs a linked --activation")
     return unfit if arguments.bias else unfit | dict.fromkeys(ONLY_BIAS, "needs --bias")
 
 

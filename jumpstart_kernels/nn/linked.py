@@ -203,6 +203,9 @@ class JumpstartLinkedPReLU(_JumpstartLinked, LinkedPReLU):
         LinkedPReLU.__init__(self, num_parameters, init, unit_dim=unit_dim, device=device, dtype=dtype)
         self._set_options(unit_dim, points, margin, tie_breaking)
 
+    def extra_repr(self) -> str:
+        return f"num_parameters={self.num_parameters}, {JumpstartActivation.extra_repr(self)}"
+
 
 class JumpstartLinkedSELU(_JumpstartLinked, LinkedSELU):
     """:class:`LinkedSELU` that records the slack of its shared pre-activation, from the same pass.
