@@ -18,7 +18,8 @@ import torch
 from jumpstart_kernels.bench import SCHEMA, heading
 from jumpstart_kernels.bench.cases import Case
 from jumpstart_kernels.bench.machine import describe
-from jumpstart_kernels.bench.peers import Peer, default_backends, make_peers
+from jumpstart_kernels.bench.peer import Peer
+from jumpstart_kernels.bench.peers import default_backends, make_peers
 from jumpstart_kernels.bench.timing import Buffers, current, run_both
 from jumpstart_kernels.cli.bench import parse_shape
 

@@ -16,7 +16,7 @@ from jumpstart_kernels.bench.cases import (
     make_unhealthy,
     subtract_bias,
 )
-from jumpstart_kernels.bench.peers import Forward, Outputs, Peer
+from jumpstart_kernels.bench.peer import Forward, Outputs, Peer
 from jumpstart_kernels.bench.report import does_not_run
 from jumpstart_kernels.ops.layout import statistics_dtype
 
@@ -68,14 +68,17 @@ class Check:
         rounded = computed or self.activation != "relu"  # which has nothing to round
         # Subnormal results have no relative precision: half a step of theirs is rounding, too.
         smallest = torch.finfo(self.x.dtype).smallest_normal * torch.finfo(self.x.dtype).eps / 2
-        bound = (tolerance * (computed + expected_output.abs()) + smallest) * rounded
+        absolute = computed or peer.cancels
+        bound = (tolerance * (absolute + expected_output.abs()) + smallest) * rounded
         message = _excess("output", output, expected_output, bound)
         for value, expected_value in zip(outputs[1:], expected[1:], strict=True):
             bound = TOLERANCES[value.dtype] * (1 + expected_value.abs())
             message = message or _excess("penalty", value.double(), expected_value, bound)
         if peer.before_relu is not None:
             expected_gradient = self._gradient_through(peer.before_relu, positive=output > 0)
-        bound = tolerance * (expected_gradient.abs() + self.grad.double().abs() + computed)
+        # What the halves of a linked activation cancel counts.
+        size = sum(part.double().abs() for part in self.grad.split(self.x.shape[1], 1))
+        bound = tolerance * (expected_gradient.abs() + size + computed)
         bound += smallest * rounded
         message = message or _excess("gradient", gradient.double(), expected_gradient, bound)
         if bias_gradient is not None and expected_bias_gradient is not None:

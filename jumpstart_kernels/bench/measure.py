@@ -9,7 +9,7 @@ import torch
 from jumpstart_kernels.bench.cases import DTYPES, Case
 from jumpstart_kernels.bench.check import Check
 from jumpstart_kernels.bench.memory import peak_bytes, saved_bytes
-from jumpstart_kernels.bench.peers import Peer
+from jumpstart_kernels.bench.peer import Peer
 from jumpstart_kernels.bench.report import does_not_run
 from jumpstart_kernels.bench.timing import (
     Buffers,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from jumpstart_kernels.bench.peers import Peer
+from jumpstart_kernels.bench.peer import Peer
 
 
 def saved_bytes(peer: Peer, x: Tensor) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from jumpstart_kernels.bench.cases import BOTH, Case, make_gradient, make_input
-from jumpstart_kernels.bench.peers import Outputs, Peer
+from jumpstart_kernels.bench.peer import Outputs, Peer
 
 SAMPLE_SECONDS = 2e-3  # minimum duration of a sample, which sets its iterations
 MAX_ITERATIONS = 1000

@@ -18,8 +18,10 @@ from jumpstart_kernels.bench.cases import (
     make_input,
 )
 from jumpstart_kernels.bench.check import Check
+from jumpstart_kernels.bench.linked_peers import LINKED
 from jumpstart_kernels.bench.memory import peak_bytes, saved_bytes
-from jumpstart_kernels.bench.peers import Peer, make_peers, nested_definition, plain_peer
+from jumpstart_kernels.bench.peer import PENALTY_WEIGHT, Peer
+from jumpstart_kernels.bench.peers import make_peers, nested_definition, plain_peer
 from jumpstart_kernels.nn import LAYERS
 from jumpstart_kernels.ops import backends
 
@@ -61,6 +63,19 @@ def test_layers_of_every_activation_pass_the_check(activation, bias):
         plain, *others = make_peers(["jumpstart", "composite"], BACKENDS, case, CPU)
         assert plain.name == "bias + " * bias + f"nn.{LAYERS[activation].plain.__name__}"
         for peer in (plain, *others):
+            assert (peer.name, check.failure(peer)) == (peer.name, None)
+
+
+@pytest.mark.parametrize("activation", LINKED)
+def test_linked_peers_pass_the_check(monkeypatch, activation):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # which compiles fast
+    torch.manual_seed(0)
+    for dtype, layout in (*((dtype, "contiguous") for dtype in DTYPES), ("float32", "channels_last")):
+        case = Case((6, 8, 5, 7), dtype, layout, activation=activation, linear=0.1, dead=0.1)
+        check = Check(case, CPU)
+        found = make_peers(("linked", "jumpstart", "composite", *peers.COMPILED), BACKENDS, case, CPU)
+        assert len(found) == 4 + 2 * len(BACKENDS) and found[0].name.startswith("cat(")
+        for peer in found:
             assert (peer.name, check.failure(peer)) == (peer.name, None)
 
 
@@ -249,7 +264,7 @@ def test_a_step_is_that_of_a_loss_with_the_penalty(dtype, bias, authors):
     for peer in make_peers(names, BACKENDS, case, CPU, authors):
         with peer.active():
             output, *penalties = peer.forward(x)
-            loss = (output * grad).sum(dtype=torch.float64) + peers.PENALTY_WEIGHT * sum(penalties)
+            loss = (output * grad).sum(dtype=torch.float64) + PENALTY_WEIGHT * sum(penalties)
             leaves = [x, *peer.parameters]
             assert len(leaves) > 1 or not bias
             expected = torch.autograd.grad(loss, leaves)

@@ -15,7 +15,7 @@ from jumpstart_kernels.bench.cases import (
     make_input,
     select_cases,
 )
-from jumpstart_kernels.bench.peers import Peer
+from jumpstart_kernels.bench.peer import Peer
 
 CPU = torch.device("cpu")
 
