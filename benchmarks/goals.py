@@ -60,6 +60,33 @@ def worst_ratio(pass_: str, wanted: Callable[[Record], bool], *, bias: bool = Fa
     return measure
 
 
+def worst_linked_ratio(wanted: Callable[[Record], bool], *, to_compiled: bool = False) -> Measure:
+    """The largest ratio of a linked layer, without a penalty, over the cases that ``wanted`` selects.
+
+    It is relative to ``cat(g(x), g(−x))`` in PyTorch, or to its compiled form.
+    """
+
+    def measure(results: Results, backend: str) -> float | None:
+        ratios: list[float | None] = []
+        for case in filter(wanted, [] if results.linked is None else results.linked["cases"]):
+            by_name = {peer["name"]: peer["passes"].get(BOTH) for peer in case["peers"]}
+            linked = [
+                figures
+                for name, figures in by_name.items()
+                if name.startswith("Linked") and name.endswith(f" {backend}")
+            ]
+            compiled = [figures for name, figures in by_name.items() if name.endswith(", compiled")]
+            if None in linked + compiled:
+                ratios.append(None)
+            elif linked and to_compiled:
+                ratios += [linked[0]["median"] / each["median"] for each in compiled]
+            elif linked:
+                ratios.append(linked[0]["ratio"])
+        return _worst(max, ratios)
+
+    return measure
+
+
 def least_share_of_copy(wanted: Callable[[Record], bool]) -> Measure:
     """The smallest fraction of a copy's bandwidth, in model bytes, over the cases that ``wanted`` selects."""
 
@@ -184,6 +211,20 @@ GOALS = (
         1.0,
     ),
     Goal(
+        "cuda",
+        "linked activations, 256 MiB and more, relative to cat(g(x), g(-x))",
+        worst_linked_ratio(large),
+        0.6,
+        backends=GPU,
+    ),
+    Goal(
+        "cuda",
+        "linked activations, 256 MiB and more, relative to the same compiled",
+        worst_linked_ratio(large, to_compiled=True),
+        1.0,
+        backends=GPU,
+    ),
+    Goal(
         "cpu",
         "fp32 64x64x56x56 and 4096x4096",
         worst_ratio(BOTH, of_shapes((64, 64, 56, 56), (4096, 4096))),
@@ -194,6 +235,18 @@ GOALS = (
         "fp32 64x64x56x56 and 4096x4096 with a bias, relative to bias + ReLU",
         worst_ratio(BOTH, of_shapes((64, 64, 56, 56), (4096, 4096)), bias=True),
         0.6,
+    ),
+    Goal(
+        "cpu",
+        "linked activations, fp32 64x64x56x56 and 4096x4096, relative to cat(g(x), g(-x))",
+        worst_linked_ratio(of_shapes((64, 64, 56, 56), (4096, 4096))),
+        0.6,
+    ),
+    Goal(
+        "cpu",
+        "linked activations, fp32 64x64x56x56 and 4096x4096, relative to the same compiled",
+        worst_linked_ratio(of_shapes((64, 64, 56, 56), (4096, 4096)), to_compiled=True),
+        1.0,
     ),
     Goal("cpu", "fp32 1024x1024", worst_ratio(BOTH, of_shapes((1024, 1024))), 0.85),
     Goal("cpu", "fp32 256x1024", worst_ratio(BOTH, of_shapes((256, 1024))), 1.0),

@@ -1,4 +1,4 @@
-"""Load the stored results, ``results/{cpu,cuda}_{operator,sweep,steps,kernels,bias}.json``, if they exist."""
+"""Load the stored results, ``results/{cpu,cuda}_{KINDS}.json``, if they exist."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent / "results"
 DEVICE_NAMES = {"cpu": "CPU", "cuda": "GPU"}
-KINDS = ("operator", "sweep", "steps", "kernels", "bias")  # kernels: only on a GPU
+KINDS = ("operator", "sweep", "steps", "kernels", "bias", "linked")  # kernels: only on a GPU
 
 Record = dict[str, Any]
 
@@ -19,6 +19,7 @@ class Results(NamedTuple):
     steps: Record | None
     kernels: Record | None
     bias: Record | None
+    linked: Record | None
 
     def cases(self, *, bias: bool = False) -> list[Record]:
         """The cases of the operator, without or with a bias; empty if it was not measured."""

@@ -67,6 +67,19 @@ def make_case(shape, dtype="float32", layout="contiguous", graphs=False, fields=
     }
 
 
+def make_linked(shape=(4096, 4096), dtype="float32", compiled=0.4, **ratios):
+    """Results of linked ReLU: ratios of the linked layer, and of the one with a penalty, by backend."""
+    case = make_case(shape, dtype, fields={"activation": "linked_relu", "bias": False}, unused=(1, 1, 1))
+    size = case["bytes"]
+    plain = "cat(relu(x), relu(-x))"
+    peers = [make_peer(plain, (1, 1, 1), size)]
+    for backend, (linked, with_penalty) in (ratios or {"native": (0.25, 0.3)}).items():
+        peers.append(make_peer(f"LinkedReLU {backend}", (linked,) * 3, size, backend))
+        peers.append(make_peer(f"JumpstartLinkedReLU {backend}", (with_penalty,) * 3, size, backend))
+    peers.append(make_peer(f"{plain}, compiled", (compiled,) * 3, size))
+    return {"machine": MACHINE, "cases": [case | {"peers": peers}]}
+
+
 def make_steps(network, samples=256, fields=None, **ratios):
     variants = [
         {

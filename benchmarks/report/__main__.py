@@ -1,4 +1,4 @@
-"""Redraw every figure and table of README.md and docs/benchmarks.md from the stored results.
+"""Redraw every figure and table of README.md and of docs/ that shows stored results of benchmarks.
 
 python -m benchmarks.report        (make figures)
 """
@@ -14,7 +14,7 @@ from benchmarks.report.figures import CAPTIONS, draw
 from benchmarks.report.tables import make_tables
 from benchmarks.result_files import FOLDER
 
-DOCUMENTS = (Path("README.md"), Path("docs/benchmarks.md"))
+DOCUMENTS = (Path("README.md"), Path("docs/benchmarks.md"), Path("docs/linked.md"))
 
 
 def main(words: Sequence[str] | None = None) -> int:

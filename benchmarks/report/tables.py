@@ -38,6 +38,7 @@ def make_tables(folder: Path) -> dict[str, str]:
             "ratios": ratio_table,
             "operator": operator_table,
             "bias": bias_table,
+            "linked": linked_table,
             "memory": memory_table,
             "steps": step_table,
             "kernels": kernel_table,
@@ -48,6 +49,7 @@ def make_tables(folder: Path) -> dict[str, str]:
                 "steps": results.steps,
                 "kernels": results.kernels,
                 "bias": results.cases(bias=True) or None,
+                "linked": results.linked,
             }.get(name, results.operator)
             if measured is not None:
                 found[f"{name}-{device_type}"] = make(results)
@@ -109,6 +111,30 @@ def bias_table(results: Results) -> str:
         return table
     described = _described(results.bias["machine"])
     return table if described == machine_line(results) else f"{described}\n\n{table}"
+
+
+def linked_table(results: Results) -> str:
+    """Linked activations, relative to ``cat(g(x), g(−x))`` in PyTorch: of every activation and case."""
+    assert results.linked is not None  # only called with results
+    kinds = {"Linked": "linked", "JumpstartLinked": "linked, with penalty", "compiled": "compiled"}
+
+    def kind_of(name: str) -> str | None:
+        if name.endswith(", compiled"):
+            return "compiled"
+        word = name.partition(" ")[0]
+        return next((kind for kind in ("JumpstartLinked", "Linked") if word.startswith(kind)), None)
+
+    def row(case: Record) -> list[str]:
+        plain = case["peers"][0]["name"]
+        cells = [f"`{plain}`", _input(case), case["dtype"], case["layout"], _time(case, plain, BOTH)]
+        for kind in kinds:
+            found = [peer["name"] for peer in case["peers"] if kind_of(peer["name"]) == kind]
+            cells.append(", ".join(_ratio(case, name, BOTH) for name in found))
+        return cells
+
+    header = ["in PyTorch", "input", "dtype", "layout", "time", *kinds.values()]
+    table = _markdown(header, map(row, results.linked["cases"]))
+    return f"{_described(results.linked['machine'])}\n\n{table}"
 
 
 def _table_of(cases: list[Record]) -> str:

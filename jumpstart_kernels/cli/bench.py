@@ -85,6 +85,8 @@ def add_bench(commands: argparse._SubParsersAction) -> None:
     )
     text = "default: relu; ratios of a linked one are to cat(g(x), g(-x)) in PyTorch"
     parser.add_argument("--activation", choices=(*LAYERS, *LINKED), default="relu", help=text)
+    text = "every linked activation, one after the other"
+    parser.add_argument("--linked", action="store_true", help=text)
     text = "add a bias to every input, one value for each unit; ratios are then to bias + nn.ReLU"
     parser.add_argument("--bias", action="store_true", help=text)
     parser.add_argument("--rounds", type=positive, metavar="N", help="default: by --seconds")
@@ -120,21 +122,28 @@ def bench(arguments: argparse.Namespace) -> int:
             raise CommandError(f"--authors {error}") from error
     if find_spec("rich") is None:
         raise CommandError("the benchmark needs rich: pip install jumpstart_kernels[bench]")
-    if arguments.bias and arguments.activation in LINKED:
-        raise CommandError(f"--bias does not go with --activation {arguments.activation}")
-    peers = _peers(arguments, device, selection)
+    if arguments.linked and arguments.activation != "relu":
+        raise CommandError("--linked and --activation exclude each other")
+    activations = tuple(LINKED) if arguments.linked else (arguments.activation,)
+    if arguments.bias and activations[0] in LINKED:
+        raise CommandError(f"--bias does not go with --activation {activations[0]}")
+    peers = _peers(arguments, activations[0], device, selection)
     names = _backends(arguments, device, selection) if {"jumpstart", "linked"} & {*peers} else []
-    cases = select_cases(
-        device.type,
-        selection=selection,
-        shapes=arguments.shape,
-        dtypes=arguments.dtype,
-        layouts=arguments.layout,
-        graphs=arguments.graphs,
-        healths=_healths(arguments),
-        activation=arguments.activation,
-        bias=arguments.bias,
-    )
+    cases = [
+        case
+        for activation in activations
+        for case in select_cases(
+            device.type,
+            selection=selection,
+            shapes=arguments.shape,
+            dtypes=arguments.dtype,
+            layouts=arguments.layout,
+            graphs=arguments.graphs,
+            healths=_healths(arguments),
+            activation=activation,
+            bias=arguments.bias,
+        )
+    ]
     return run(
         cases,
         device=device,
@@ -159,11 +168,11 @@ def _healths(arguments: argparse.Namespace) -> list[Health]:
     return list(dict.fromkeys(asked))
 
 
-def _peers(arguments: argparse.Namespace, device: torch.device, selection: str) -> list[str]:
+def _peers(arguments: argparse.Namespace, activation: str, device: torch.device, selection: str) -> list[str]:
     asked = list(dict.fromkeys(arguments.peer))
     if "authors" in asked and arguments.authors is None:
         raise CommandError(f"--peer authors needs --authors PATH, a checkout of {REPOSITORY}")
-    unfit = _unfit_peers(arguments)
+    unfit = _unfit_peers(activation, arguments.bias)
     reason = cannot_compile(device.type)
     for name in asked:
         if name in unfit:
@@ -180,18 +189,17 @@ def _peers(arguments: argparse.Namespace, device: torch.device, selection: str) 
     return [name for name in PEERS if name not in absent]
 
 
-def _unfit_peers(arguments: argparse.Namespace) -> dict[str, str]:
-    """The peers that there are not for the activation and the bias asked for, and why."""
-    if arguments.activation != "relu":
-        unfit = dict.fromkeys(ONLY_RELU, f"is of relu, and not of --activation {arguments.activation}")
-    elif arguments.bias:
+def _unfit_peers(activation: str, bias: bool) -> dict[str, str]:
+    """The peers that there are not for an activation, with or without a bias, and why."""
+    unfit: dict[str, str] = {}
+    if activation != "relu":
+        unfit = dict.fromkeys(ONLY_RELU, f"is of relu, and not of {activation}")
+    elif bias:
         unfit = dict.fromkeys(ONLY_RELU, "has no --bias")
-    else:
-        unfit = {}
-    if arguments.activation in LINKED:
+    if activation in LINKED:
         return unfit
     unfit |= dict.fromkeys(ONLY_LINKED, "needs a linked --activation")
-    return unfit if arguments.bias else unfit | dict.fromkeys(ONLY_BIAS, "needs --bias")
+    return unfit if bias else unfit | dict.fromkeys(ONLY_BIAS, "needs --bias")
 
 
 def _backends(arguments: argparse.Namespace, device: torch.device, selection: str) -> list[str]:

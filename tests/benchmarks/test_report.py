@@ -5,7 +5,16 @@ import re
 import shutil
 
 import pytest
-from made_up_results import BIAS, MACHINE, make_case, make_kernels, make_steps, verdicts, write
+from made_up_results import (
+    BIAS,
+    MACHINE,
+    make_case,
+    make_kernels,
+    make_linked,
+    make_steps,
+    verdicts,
+    write,
+)
 
 pytest.importorskip("matplotlib", reason="the figures are drawn with matplotlib")
 
@@ -109,9 +118,9 @@ def test_a_case_without_a_figure_misses_its_goal(folder):
 def test_goals_are_printed(folder, capsys):
     assert goals.main([str(folder), "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7 and all(line.startswith("CPU") for line in lines[1:])
+    assert len(lines) == 9 and all(line.startswith("CPU") for line in lines[1:])
     assert re.search(r"fp32 64x64x56x56 and 4096x4096 with a bias, .* ≤ 0\.60$", lines[2])
-    assert re.search(r"fp32 1024x1024 +≤ 0\.85 +0\.85 +met$", lines[3])
+    assert re.search(r"fp32 1024x1024 +≤ 0\.85 +0\.85 +met$", lines[5])
     with pytest.raises(SystemExit):
         goals.main([str(folder / "nowhere")])
 
@@ -162,7 +171,8 @@ def test_every_marker_of_the_docs_has_its_table(folder):
     assert begins == ends
     with_bias = make_case((4096, 4096), fields=BIAS, native=(1, 1, 1))
     write(folder / "cpu_bias.json", {"machine": MACHINE, "cases": [with_bias]})
-    for name in ("operator", "sweep", "steps", "bias"):
+    write(folder / "cpu_linked.json", make_linked())
+    for name in ("operator", "sweep", "steps", "bias", "linked"):
         shutil.copy(folder / f"cpu_{name}.json", folder / f"cuda_{name}.json")
     write(folder / "cuda_kernels.json", {"machine": MACHINE, "cases": [make_kernels()]})
     known = {f"figure-{name}" for name in figures.CAPTIONS} | set(tables.make_tables(folder))
