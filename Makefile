@@ -72,6 +72,8 @@ paper-run: setup  ## Run the papers' experiments; UCI=FOLDER CIFAR=FILE.npz CIFA
 	$(BIN)/python -m benchmarks.paper.grid moons --output benchmarks/results/paper_moons.json
 	$(BIN)/python -m benchmarks.paper.grid digits $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_digits.json
 	$(if $(CIFAR),$(BIN)/python -m benchmarks.paper.cifar --data $(CIFAR) $(CIFAR_OPTIONS) --output benchmarks/results/paper_cifar.json)
+	$(BIN)/python -m benchmarks.paper.linked --small $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_linked.json
+	$(BIN)/python -m benchmarks.paper.linked_steps --output benchmarks/results/paper_linked_steps.json
 
 lint: setup  ## Linters, types, format
 	$(BIN)/ruff check .

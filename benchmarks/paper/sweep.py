@@ -20,6 +20,7 @@ from jumpstart_kernels.bench.machine import describe, keep_memory
 from jumpstart_kernels.cli.errors import CommandError
 
 SCHEMA = 1
+CPU = torch.device("cpu")
 Record = dict[str, Any]
 
 
@@ -30,6 +31,7 @@ def sweep(
     settings: Record,
     jobs: int,
     command: list[str],
+    device: torch.device = CPU,
 ) -> Record:
     """Run ``work`` on every task without a result in ``output``; returns the record of all tasks.
 
@@ -40,11 +42,12 @@ def sweep(
         settings: everything that determines the results; JSON-serializable.
         jobs: number of single-threaded processes.
         command: words of the command, for the record.
+        device: where the tasks run, for the record.
 
     Raises:
         CommandError: ``output`` has results for other settings.
     """
-    machine = describe(torch.device("cpu"), command)
+    machine = describe(device, command)
     machine |= {"threads": 1, "jobs": jobs, "keeps_memory": True}
     record = continued(output, {"schema": SCHEMA, "machine": machine, "settings": settings, "tasks": {}})
     remaining = {name: task for name, task in tasks.items() if name not in record["tasks"]}
@@ -54,7 +57,7 @@ def sweep(
         ProcessPoolExecutor(jobs, context, initializer=_prepare) as pool,
         Progress(*columns, console=Console(stderr=True)) as progress,
     ):
-        bar = progress.add_task("stacks of networks", total=len(tasks), completed=len(tasks) - len(remaining))
+        bar = progress.add_task("tasks", total=len(tasks), completed=len(tasks) - len(remaining))
         futures = {pool.submit(partial(_timed, work), task): name for name, task in remaining.items()}
         try:
             for future in as_completed(futures):
@@ -100,7 +103,7 @@ def seconds_of(record: Record) -> float:
 def _prepare() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # weight decay ends in denormals, whose arithmetic is many times slower
-    keep_memory(torch.device("cpu"))
+    keep_memory(CPU)
 
 
 def _timed(work: Callable[[Any], list[Record]], task: Any) -> Record:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.paper.report import ablation, cifar, grid, uci
+from benchmarks.paper.report import ablation, cifar, grid, linked, uci
 from benchmarks.paper.sweep import Record
 from benchmarks.report.documents import DPI, FIGURES, ROOT, insert
 from benchmarks.result_files import FOLDER
@@ -46,6 +46,18 @@ TABLES: dict[str, Mapping[str, Callable[[Record], str]]] = {
         "cifar-conditions": cifar.conditions,
         "cifar-variants": cifar.variant_table,
     },
+    "paper_linked": {
+        "linked-conditions": linked.conditions,
+        "linked-variants": linked.variant_table,
+    },
+    "paper_linked_resnet50": {
+        "linked-resnet50-conditions": linked.conditions,
+        "linked-resnet50-variants": linked.variant_table,
+    },
+    "paper_linked_steps": {
+        "linked-steps-conditions": linked.step_conditions,
+        "linked-steps": linked.step_table,
+    },
 }
 DRAWINGS = {
     "paper_uci": {
@@ -71,6 +83,14 @@ DRAWINGS = {
     "paper_cifar": {
         "paper_cifar_curves": (cifar.draw_curves, "Test accuracy over the epochs, CIFAR-10"),
     },
+    "paper_linked": {
+        "paper_linked_accuracy": (
+            linked.draw_accuracies,
+            "Test accuracy of 50 thin convolutions with each activation, single, wider and linked",
+        ),
+    },
+    "paper_linked_resnet50": {},
+    "paper_linked_steps": {},
 }
 
 
