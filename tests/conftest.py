@@ -1,6 +1,8 @@
 """Shared fixtures: the backends to test, and the available devices."""
 
 import os
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import torch
 
@@ -11,6 +13,7 @@ if not torch.cuda.is_available():
 else:
     torch.backends.cudnn.allow_tf32 = False  # by default it may round convolutions to 10 bits, or not
 
+import builds
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -32,6 +35,34 @@ def pytest_runtest_logreport(report):
     if report.failed and "FAILURES" in os.environ:
         with open(os.environ["FAILURES"], "a") as file:
             file.write(f"==== {report.nodeid}\n{report.longreprtext}\n{report.capstderr}\n")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def folder_of_builds(tmp_path_factory):
+    """Within that of the run, in which each worker has its own."""
+    folder = tmp_path_factory.getbasetemp()
+    builds.FOLDER = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_interpreter():
+    """Have Triton's interpreter patch its language once a kernel, not for each function that it calls."""
+    if "TRITON_INTERPRET" not in os.environ or find_spec("triton") is None:
+        yield
+        return
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang
+
+    def patch_once(function):
+        seen = [value for value in function.__globals__.values() if value is tl or value is tl.core]
+        patched = seen and all(module.static_print is print for module in seen)
+        return SimpleNamespace(restore=lambda: None) if patched else patch(function)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(interpreter, "_patch_lang", patch_once)
+        yield
 
 
 @pytest.fixture(params=TARGETS)

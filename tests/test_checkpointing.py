@@ -113,6 +113,9 @@ WRAPS = {
 def test_checkpointed_equals_plain(target, name, tie_breaking, inplace):
     if name == "selective" and inplace:
         pytest.skip("PyTorch refuses operators that overwrite in a selective checkpoint")
+    choice = (name in ("some", "nested")) + (tie_breaking == "average") + inplace
+    if target == ("triton", "cpu") and choice % 2:
+        pytest.skip("interpreted kernels are slow: here half of the combinations")
     options = {"inplace": inplace, "tie_breaking": tie_breaking}
     checkpointed, plain = Blocks(*WRAPS[name], **options), Blocks(**options)
     assert_equal(gradients(checkpointed.to(target[1])), gradients(plain.to(target[1])))

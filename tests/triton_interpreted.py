@@ -1,5 +1,8 @@
 """The Triton backend in its interpreter, compared with the reference in every layout."""
 
+import itertools
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -22,6 +25,17 @@ OF_LAYOUTS = pytest.mark.parametrize(("size", "unit_dim", "memory_format", "posi
 
 
 WITH_AND_WITHOUT_BIAS = pytest.mark.parametrize("with_bias", (False, True), ids=("plain", "bias"))
+
+
+def of_layouts_and(names: str, values: Sequence[tuple], last: tuple):
+    """Parametrizes each layout with each of the values, and with one value of ``last`` in turn."""
+    arguments = ("size", "unit_dim", "memory_format", "position_points", *names.split())
+    cases = []
+    for (i, layout), (j, value) in itertools.product(enumerate(LAYOUTS), enumerate(values)):
+        turn = last[(i + j) % len(last)]
+        name = "-".join(map(str, (layout.id, *value, turn)))
+        cases.append(pytest.param(*layout.values, *value, turn, id=name))
+    return pytest.mark.parametrize(arguments, cases)
 
 
 def make_dense(x: Tensor, memory_format: torch.memory_format | None) -> Tensor:

@@ -5,14 +5,17 @@ and prints its findings, or launches them on a stub driver and prints their argu
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import torch
+from builds import build_all
 
 from jumpstart_kernels.ops import triton as triton_backend
 from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
@@ -44,8 +47,26 @@ class MachineCode:
 
 def machine_code(wanted: list[str], with_bias: bool = False) -> dict[str, MachineCode]:
     """Of launches ``<kernel>.<layout>.<dtype>.<architecture>``, by these names."""
-    found = run("compile", wanted, with_bias)
-    return {name: MachineCode(**code) for name, code in found.items()}
+    targets = [*dict.fromkeys(_target(name) for name in wanted)]
+    halves: list[list[str]] = [[], []]  # one for each of two workers
+    for name in wanted:
+        halves[targets.index(_target(name)) % 2].append(name)
+    parts = {f"triton_{_hash(half, with_bias)}.json": half for half in halves if half}
+
+    def compile_part(name: str, path: Path) -> None:
+        path.write_text(json.dumps(run("compile", parts[name], with_bias)))
+
+    found = [json.loads(path.read_text()) for path in build_all(list(parts), compile_part)]
+    return {name: MachineCode(**code) for part in found for name, code in part.items()}
+
+
+def _target(name: str) -> tuple[str, ...]:
+    """Data type and architecture."""
+    return tuple(name.split(".")[2:])
+
+
+def _hash(*values) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 def run(task: str, *arguments):
@@ -70,7 +91,7 @@ def compile_all(wanted: list[str], with_bias: bool) -> dict[str, dict]:
     launches = []
     Launch.__call__ = lambda launch, device, *arguments: launches.append((launch, arguments))
     found = {}
-    for dtype, architecture in dict.fromkeys(tuple(name.split(".")[2:]) for name in wanted):
+    for dtype, architecture in dict.fromkeys(map(_target, wanted)):
         for layout, (x, position_points) in activations(getattr(torch, dtype)).items():
             launches.clear()
             bias = x.new_empty(x.shape[1]) if with_bias else None

@@ -9,10 +9,10 @@ import functools
 import math
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
+from builds import build_all
 from torch import Tensor
 
 from jumpstart_kernels.ops.activations import NONE
@@ -110,17 +110,8 @@ def unavailable() -> str | None:
 @functools.cache
 def library() -> ctypes.CDLL:
     """The kernels, compiled for the CPU."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "emulator.so"
-        command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
-        # No number loses bits unless the source says so.
-        command += ["-Wconversion", "-Wno-sign-conversion"]
-        command += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-        command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'cuda_emulator'}", "-x", "c++"]
-        command += [*(str(ROOT / source) for source in SOURCES), "-o", str(path)]
-        compiled = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-        assert compiled.returncode == 0, compiled.stderr
-        loaded = ctypes.CDLL(str(path))
+    (path,) = build_all(["emulator.so"], _compile)
+    loaded = ctypes.CDLL(str(path))
     for name in ("forward", "backward", "penalty", "penalty_backward"):
         getattr(loaded, f"emulator_{name}").restype = ctypes.c_char_p
     loaded.emulator_limit.argtypes = [ctypes.c_int64, ctypes.c_int64]
@@ -131,6 +122,17 @@ def library() -> ctypes.CDLL:
     loaded.emulator_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     loaded.emulator_page.restype = ctypes.c_size_t
     return loaded
+
+
+def _compile(name: str, path: Path) -> None:
+    command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
+    # No number loses bits unless the source says so.
+    command += ["-Wconversion", "-Wno-sign-conversion"]
+    command += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'cuda_emulator'}", "-x", "c++"]
+    command += [*(str(ROOT / source) for source in SOURCES), "-o", str(path)]
+    compiled = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert compiled.returncode == 0, compiled.stderr
 
 
 class Memory:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from builds import build_all
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 ARCHITECTURES = (80, 90, 100)
@@ -50,6 +52,19 @@ def _find_cuobjdump() -> str | None:
         return shutil.which("cuobjdump")
 
 
+def _compiled(architecture: int) -> list[tuple[tuple[str, str], str, str]]:
+    """Kernel and what units are, dtype and activation: all for sm_90, one activation for the others."""
+    activations = {}
+    for (i, kernel), (j, dtype) in itertools.product(enumerate(ARGUMENTS), enumerate(DTYPES)):
+        place = (i + j + ARCHITECTURES.index(architecture) // 2) % len(ACTIVATIONS)
+        activations[kernel, dtype] = ACTIVATIONS if architecture == 90 else [ACTIVATIONS[place]]
+    return [
+        (kernel, dtype, activation)
+        for kernel, dtype in itertools.product(KERNELS, DTYPES)
+        for activation in activations[kernel[0], dtype]
+    ]
+
+
 CUOBJDUMP = _find_cuobjdump()
 pytestmark = [
     pytest.mark.skipif(NVCC is None, reason="nvcc is not installed"),
@@ -65,19 +80,30 @@ class MachineCode(NamedTuple):
 
 
 @functools.cache
-def compile_kernels(architecture: int) -> dict[tuple[tuple[str, str], str, str], MachineCode]:
-    """By kernel and what units are, dtype and activation."""
+def compile_kernels() -> dict[int, dict[tuple[tuple[str, str], str, str], MachineCode]]:
+    """By architecture, then by kernel and what units are, dtype and activation."""
+    names = [f"sm_{architecture}.json" for architecture in ARCHITECTURES]
+    texts = (json.loads(path.read_text()) for path in build_all(names, _compile))
+    return {
+        architecture: {of: _find(of, usage, code) for of in _compiled(architecture)}
+        for architecture, (usage, code) in zip(ARCHITECTURES, texts, strict=True)
+    }
+
+
+def _compile(name: str, path: Path) -> None:
+    """Resource usage and machine code, as cuobjdump prints them."""
+    architecture = int(name.removeprefix("sm_").removesuffix(".json"))
     headers = ("activations.h", "cuda/backward.cuh", "cuda/planes.cuh", "cuda/rows.cuh")
     lines = [f'#include "{name}"' for name in headers] + ["namespace jumpstart { namespace cuda {"]
     constant = "const __grid_constant__"
-    for kernel, units in KERNELS:
+    for (kernel, units), dtype, activation in _compiled(architecture):
         more, _, argument, bias, _ = ARGUMENTS[kernel]
-        for (cpp, _, elements), activation in itertools.product(DTYPES.values(), ACTIVATIONS):
-            last = f"{bias}<{'float' if bias == 'BiasSums' else cpp}, UnitsAre::{units}>"
-            lines.append(
-                f"template __global__ void {kernel}<{cpp}, {elements}, {more}{activation}, {last}>"
-                f"({constant} {argument}<{cpp}>, {constant} {activation}, {constant} {last});"
-            )
+        cpp, _, elements = DTYPES[dtype]
+        last = f"{bias}<{'float' if bias == 'BiasSums' else cpp}, UnitsAre::{units}>"
+        lines.append(
+            f"template __global__ void {kernel}<{cpp}, {elements}, {more}{activation}, {last}>"
+            f"({constant} {argument}<{cpp}>, {constant} {activation}, {constant} {last});"
+        )
     with tempfile.TemporaryDirectory() as folder:
         source, cubin = Path(folder) / "kernels.cu", Path(folder) / "kernels.cubin"
         source.write_text("\n".join([*lines, "}}"]))
@@ -85,18 +111,18 @@ def compile_kernels(architecture: int) -> dict[tuple[tuple[str, str], str, str],
         _run([NVCC, *flags, "-cubin", str(source), "-o", str(cubin)])
         usage = _run([CUOBJDUMP, "--dump-resource-usage", str(cubin)])
         code = _run([CUOBJDUMP, "-sass", str(cubin)])
-    found = {}
-    for kernel, units in KERNELS:
-        _, more, _, bias, _ = ARGUMENTS[kernel]
-        for (dtype, (_, mangled, elements)), activation in itertools.product(DTYPES.items(), ACTIVATIONS):
-            name = f"{kernel}I{mangled}Li{elements}E{more}NS_{len(activation)}{activation}E"
-            name += rf"NS0_{len(bias)}{bias}I\w+8UnitsAreE{UNITS_ARE.index(units)}E"
-            resources = re.search(rf"{name}\S*:\s+REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage)
-            (text,) = (part for part in code.split("Function : ")[1:] if re.search(name, part.split("\n")[0]))
-            found[(kernel, units), dtype, activation] = MachineCode(
-                *map(int, resources.groups()), _loop(text)
-            )
-    return found
+    path.write_text(json.dumps([usage, code]))
+
+
+def _find(of: tuple[tuple[str, str], str, str], usage: str, code: str) -> MachineCode:
+    (kernel, units), dtype, activation = of
+    _, more, _, bias, _ = ARGUMENTS[kernel]
+    _, mangled, elements = DTYPES[dtype]
+    name = f"{kernel}I{mangled}Li{elements}E{more}NS_{len(activation)}{activation}E"
+    name += rf"NS0_{len(bias)}{bias}I\w+8UnitsAreE{UNITS_ARE.index(units)}E"
+    resources = re.search(rf"{name}\S*:\s+REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage)
+    (text,) = (part for part in code.split("Function : ")[1:] if re.search(name, part.split("\n")[0]))
+    return MachineCode(*map(int, resources.groups()), _loop(text))
 
 
 def _run(command: list[str]) -> str:
@@ -132,21 +158,22 @@ def _accesses(instructions: list[str]) -> Counter:
     return counts
 
 
-@pytest.fixture(params=ARCHITECTURES, ids="sm_{}".format)
-def architecture(request):
-    return request.param
+@pytest.fixture(scope="module")
+def machine_code():
+    return compile_kernels()
 
 
-@pytest.fixture
-def machine_code(architecture):
-    return compile_kernels(architecture)
+COMPILED = [(architecture, *of) for architecture in ARCHITECTURES for of in _compiled(architecture)]
+NAMES = ("architecture", "kernel", "dtype", "activation")
+OF_COMPILED = pytest.mark.parametrize(NAMES, COMPILED, ids=str)
+OF_COMPILED_WITH_BIAS = pytest.mark.parametrize(
+    NAMES, [of for of in COMPILED if of[1][1] != "without_bias"], ids=str
+)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kernel", KERNELS, ids="-".join)
-def test_all_stays_in_registers(architecture, machine_code, kernel, dtype, activation):
-    code = machine_code[kernel, dtype, activation]
+@OF_COMPILED
+def test_all_stays_in_registers(machine_code, architecture, kernel, dtype, activation):
+    code = machine_code[architecture][kernel, dtype, activation]
     rare = kernel == (FORWARD_ROWS, "rows")  # position points of planes: a pointer to the bias may spill
     assert rare or not [text for text in code.loop if re.search(r"\b(LDL|STL)\b", text)]
     # Before sm_90 pairs of bfloat16 are compared one by one, which takes registers: a few spill, elsewhere.
@@ -158,12 +185,10 @@ def test_all_stays_in_registers(architecture, machine_code, kernel, dtype, activ
     assert code.registers * THREADS * blocks <= REGISTERS
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kernel", KERNELS, ids="-".join)
-def test_activations_move_once_and_16_bytes_at_once(machine_code, kernel, dtype, activation):
+@OF_COMPILED
+def test_activations_move_once_and_16_bytes_at_once(machine_code, architecture, kernel, dtype, activation):
     """2s bytes an element of s bytes, and for every vector one access of the mask."""
-    accesses = _accesses(machine_code[kernel, dtype, activation].loop)
+    accesses = _accesses(machine_code[architecture][kernel, dtype, activation].loop)
     kernel, units = kernel
     partials = Counter()  # of a row: what is stored but for output and mask
     if kernel == FORWARD_ROWS:
@@ -180,21 +205,16 @@ def test_activations_move_once_and_16_bytes_at_once(machine_code, kernel, dtype,
     assert accesses == expected + partials
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kernel", KERNELS, ids="-".join)
-def test_no_barrier_between_tiles(machine_code, kernel, dtype, activation):
-    assert not [text for text in machine_code[kernel, dtype, activation].loop if "BAR." in text]
+@OF_COMPILED
+def test_no_barrier_between_tiles(machine_code, architecture, kernel, dtype, activation):
+    assert not [text for text in machine_code[architecture][kernel, dtype, activation].loop if "BAR." in text]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    "kernel", [kernel for kernel in KERNELS if kernel[1] != "without_bias"], ids="-".join
-)
-def test_a_bias_takes_few_instructions(machine_code, kernel, dtype):
+@OF_COMPILED_WITH_BIAS
+def test_a_bias_takes_few_instructions(machine_code, architecture, kernel, dtype, activation):
     """Memory leaves room for about 25 an element of bfloat16 and 50 of float32."""
     counts = []
     for units in (kernel[1], "without_bias"):
-        loop = machine_code[(kernel[0], units), dtype, "ReLU"].loop
+        loop = machine_code[architecture][(kernel[0], units), dtype, activation].loop
         counts.append(len(loop) / (_accesses(loop)["LDG", 128] * DTYPES[dtype][2]))
     assert counts[0] - counts[1] <= 8, counts

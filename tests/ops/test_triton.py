@@ -17,6 +17,7 @@ from triton_interpreted import (
     cut_small,
     forget_plans,
     make_dense,
+    of_layouts_and,
 )
 
 from jumpstart_kernels.ops import backends
@@ -57,9 +58,11 @@ def interpreted():
         pytest.skip(reason)
 
 
-@OF_LAYOUTS
-@WITH_AND_WITHOUT_BIAS
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+@of_layouts_and(
+    "dtype with_bias",
+    [(torch.float32,), (torch.float16,), (torch.bfloat16,), (torch.float64,)],
+    (False, True),
+)
 def test_programs_of_several_tiles(
     interpreted, monkeypatch, size, unit_dim, memory_format, position_points, dtype, with_bias
 ):
@@ -68,9 +71,7 @@ def test_programs_of_several_tiles(
     assert_like_reference(size, unit_dim, memory_format, position_points, dtype, with_bias)
 
 
-@OF_LAYOUTS
-@WITH_AND_WITHOUT_BIAS
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@of_layouts_and("dtype with_bias", [(torch.float32,), (torch.bfloat16,), (torch.float64,)], (False, True))
 def test_values_that_are_not_numbers(
     interpreted, monkeypatch, size, unit_dim, memory_format, position_points, dtype, with_bias
 ):

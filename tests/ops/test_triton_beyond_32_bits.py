@@ -45,6 +45,7 @@ CASES = {
     "planes_positions": ((2**17 + 3, 16, 32, 32), 1, False, True, 2**14),
     "one_plane": ((1, 1, 46343, 46343), 1, False, False, 1001),
 }
+PLAIN = ("rows", "narrow_rows", "one_row", "channels_last", "planes", "one_plane")
 
 
 class SomePrograms:
@@ -127,8 +128,11 @@ def last(programs, part, whole, beside=0):
     return range(programs - min(-(-programs * part // whole) + 1 + beside, programs), programs)
 
 
-@pytest.mark.parametrize("with_bias", (False, True), ids=("plain", "bias"))
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "with_bias"),
+    # Without a bias offsets are the same, but not the plan of the backward, which these show.
+    [(name, with_bias) for name in CASES for with_bias in (False, True) if with_bias or name in PLAIN],
+)
 def test_the_last_elements_are_right(some_programs, name, with_bias):
     size, unit_dim, channels_last, position_points, elements = CASES[name]
     x = sparse_zeros(size, torch.float16, channels_last)

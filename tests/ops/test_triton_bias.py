@@ -14,6 +14,7 @@ from triton_interpreted import (
     cut_small,
     forget_plans,
     make_dense,
+    of_layouts_and,
 )
 
 from jumpstart_kernels.ops import reference
@@ -42,10 +43,8 @@ def _make_saved(result, x, unit_dim):
 
 
 @interpreted
-@OF_LAYOUTS
-@OF_CUTS
-@pytest.mark.parametrize(
-    ("dtype", "power"), [(torch.float32, 25), (torch.float16, 12), (torch.bfloat16, 9)], ids=str
+@of_layouts_and(
+    "dtype power cut", [(torch.float32, 25), (torch.float16, 12), (torch.bfloat16, 9)], (False, True)
 )
 def test_ties_that_only_the_sum_has(
     monkeypatch, size, unit_dim, memory_format, position_points, dtype, power, cut

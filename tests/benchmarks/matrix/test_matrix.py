@@ -11,6 +11,7 @@ from benchmarks.matrix.__main__ import OLDEST_CONSTRAINTS, make_parser, make_tab
 from benchmarks.matrix.environment import (
     ROOT,
     TESTS,
+    WITHOUT_TORCH,
     Environment,
     find_python,
     oldest_torch,
@@ -27,7 +28,7 @@ def test_versions_are_those_of_the_metadata():
 
 
 def test_all_its_tests_are_there():
-    assert all((ROOT / path).exists() for path in TESTS)
+    assert all((ROOT / path).exists() for path in (*TESTS, *WITHOUT_TORCH))
 
 
 def test_constraints_leave_out_what_the_row_says():
