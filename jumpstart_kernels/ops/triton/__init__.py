@@ -12,7 +12,6 @@ from types import ModuleType
 
 from torch import Tensor
 
-from jumpstart_kernels.ops import reference
 from jumpstart_kernels.ops.arguments import (
     ForwardResult,
     Gradients,
@@ -53,14 +52,14 @@ def jumpstart_activation_backward(gradients: Gradients, saved: Saved, options: O
 
 def linked_activation_forward(x: Tensor, weight: Tensor | None, options: Options) -> ForwardResult:
     """As :func:`jumpstart_kernels.ops.reference.linked_activation_forward`, for a dense ``x``."""
-    return reference.linked_activation_forward(x, weight, options)
+    return _module("launch_linked").linked_activation_forward(x, weight, options)
 
 
 def linked_activation_backward(
     gradients: Gradients, saved: LinkedSaved, options: Options
 ) -> LinkedInputGradients:
     """As :func:`jumpstart_kernels.ops.reference.linked_activation_backward`, for a dense gradient."""
-    return reference.linked_activation_backward(gradients, saved, options)
+    return _module("launch_linked").linked_activation_backward(gradients, saved, options)
 
 
 def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -> Tensor:
