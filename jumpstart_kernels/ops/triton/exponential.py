@@ -30,41 +30,60 @@ def exponentials(x, dtype: tl.constexpr):
 
 @triton.jit
 def accurate_exponentials(x):
-    """The same of float32 or float64, within a unit in the last place.
-
-    x is n log(2) + r with an n that is whole: ``exp(x)`` is 2ⁿ exp(r), and of ``exp(r) − 1`` the first terms
-    of its series are enough. A NaN is in r, so that it stays one.
-    """
+    """The same of float32 or float64, within a unit in the last place."""
     if x.dtype == tl.float64:
-        integer: tl.constexpr = tl.int64
-        lowest: tl.constexpr = -746.0  # whose exponential is 0
-        round_whole: tl.constexpr = 6755399441055744.0  # 1.5 · 2⁵²: beside it a float has no fraction
-        high: tl.constexpr = 6.93147180369123816490e-01  # of log(2), with zeros at its end: n · high is exact
-        low: tl.constexpr = 1.90821492927058770002e-10
-        mantissa: tl.constexpr = 52
-        bias: tl.constexpr = 1023
-        terms: tl.constexpr = 14
+        exponentials_of_x = exponentials_by_series(
+            x,
+            LOWEST=-746.0,
+            SHIFT=6755399441055744.0,
+            HIGH=6.93147180369123816490e-01,
+            LOW=1.90821492927058770002e-10,
+            TERMS=14,
+            INTEGER=tl.int64,
+            MANTISSA=52,
+            BIAS=1023,
+        )
     else:
-        integer: tl.constexpr = tl.int32
-        lowest: tl.constexpr = -104.0
-        round_whole: tl.constexpr = 12582912.0  # 1.5 · 2²³
-        high: tl.constexpr = 0.693359375
-        low: tl.constexpr = -2.12194440054690583e-4
-        mantissa: tl.constexpr = 23
-        bias: tl.constexpr = 127
-        terms: tl.constexpr = 7
-    x = tl.where(x < lowest, lowest, x)
-    round_whole_like = constant(round_whole, x)
-    shifted = tl.fma(x, constant(1.4426950408889634, x), round_whole_like)
-    whole = shifted - round_whole
-    r = tl.fma(whole, constant(-low, x), tl.fma(whole, constant(-high, x), x))
-    series = constant(inverse_factorial(terms), x)
-    for i in tl.static_range(terms - 2):
-        series = tl.fma(series, r, constant(inverse_factorial(terms - 1 - i), x))
+        exponentials_of_x = exponentials_by_series(
+            x,
+            LOWEST=-104.0,
+            SHIFT=12582912.0,
+            HIGH=0.693359375,
+            LOW=-2.12194440054690583e-4,
+            TERMS=7,
+            INTEGER=tl.int32,
+            MANTISSA=23,
+            BIAS=127,
+        )
+    return exponentials_of_x
+
+
+@triton.jit
+def exponentials_by_series(
+    x,
+    LOWEST: tl.constexpr,  # whose exponential is 0
+    SHIFT: tl.constexpr,  # 1.5 · 2 to the bits of the mantissa: beside it a number has no fraction
+    HIGH: tl.constexpr,  # and LOW make log(2); the last bits of HIGH are zeros, so that n · HIGH is exact
+    LOW: tl.constexpr,
+    TERMS: tl.constexpr,
+    INTEGER: tl.constexpr,
+    MANTISSA: tl.constexpr,
+    BIAS: tl.constexpr,  # of the exponent
+):
+    """x is n log(2) + r with an n that is whole: ``exp(x)`` is 2ⁿ exp(r), and of ``exp(r) − 1`` the first
+    terms of its series are enough. A NaN is in r, so that it stays one."""
+    x = tl.where(x < LOWEST, LOWEST, x)
+    shift = constant(SHIFT, x)
+    shifted = tl.fma(x, constant(1.4426950408889634, x), shift)
+    whole = shifted - shift
+    r = tl.fma(whole, constant(-LOW, x), tl.fma(whole, constant(-HIGH, x), x))
+    series = constant(inverse_factorial(TERMS), x)
+    for i in tl.static_range(TERMS - 2):
+        series = tl.fma(series, r, constant(inverse_factorial(TERMS - 1 - i), x))
     of_r = tl.fma(r * r, series, r)  # exp(r) − 1
-    n = shifted.to(integer, bitcast=True) - round_whole_like.to(integer, bitcast=True)
+    n = shifted.to(INTEGER, bitcast=True) - shift.to(INTEGER, bitcast=True)
     # As a product: below the least exponent there are smaller numbers yet.
     half = n >> 1
-    scale = ((half + bias) << mantissa).to(x.dtype, bitcast=True)
-    scale *= ((n - half + bias) << mantissa).to(x.dtype, bitcast=True)
+    scale = ((half + BIAS) << MANTISSA).to(x.dtype, bitcast=True)
+    scale *= ((n - half + BIAS) << MANTISSA).to(x.dtype, bitcast=True)
     return tl.fma(scale, of_r, scale), tl.fma(scale, of_r, scale - 1)

@@ -120,7 +120,7 @@ def _forward(
                 ),
                 "TILE": planes.tile,
             },
-            **_forward_registers(planes.tile, dtype),
+            **_forward_registers(planes.tile, dtype, linked),
         )
         matrix = {
             "rows": planes.planes,
@@ -151,7 +151,7 @@ def _forward(
                 "offset_dtype": offset_dtype(grid.span if not linked else 2 * grid.span),
                 "TILE": grid.tile,
             },
-            **_forward_registers(grid.tile, dtype),
+            **_forward_registers(grid.tile, dtype, linked),
         )
         matrix = {
             "rows": grid.rows,
@@ -220,9 +220,11 @@ def _mask_shape(layout: Layout, activation: str) -> tuple[int, int]:
     return mask_shape(layout) if activation != NONE else (0, 0)
 
 
-def _forward_registers(tile: plan.Tile, dtype: torch.dtype) -> dict:
+def _forward_registers(tile: plan.Tile, dtype: torch.dtype, linked: bool) -> dict:
     if tile.vector == 1:
         return registers(128)
+    if linked:
+        return registers(96 if dtype.itemsize == 4 else 128)
     return registers(96 if dtype.itemsize == 2 else 64)
 
 

@@ -206,7 +206,7 @@ def _backward(
         linked_activation_backward_kernel,
         grid.programs,
         settled,
-        **registers(160 if with_grad_weight else 128),
+        **registers(192 if with_grad_weight else 128),
     )
     if not with_grad_weight:
         return Backward(0, [streaming])
