@@ -97,11 +97,14 @@ def _forward(
     units, points = layout.units, point_count(size, unit_dim, position_points)
     masked = _mask_shape(layout, activation)
     linked = activation in LINKED_ACTIVATIONS
+    halved = activation in ("linked_selu", "linked_silu") and dtype.itemsize != 4  # as their values take most
     if plan.is_small(layout, position_points):
         return Forward(masked, units + points, 0, [_small(layout, activation, extrema_kind)])
 
     if layout.inner > 1 and not position_points:
         planes = plan.make_planes(layout, dtype.itemsize, aligned)
+        if halved:
+            planes = plan.halve_tiles(planes)
         unit_partials, point_partials, partials = plan.planes_partials(planes, layout)
         streaming = Launch(
             jumpstart_activation_forward_planes_kernel,
@@ -132,6 +135,8 @@ def _forward(
         }
     else:
         grid = plan.make_forward_grid(layout, position_points, dtype.itemsize, aligned)
+        if halved:
+            grid = plan.halve_tiles(grid)
         unit_partials, point_partials, partials = plan.grid_partials(grid, layout, position_points)
         streaming = Launch(
             jumpstart_activation_forward_rows_kernel,

@@ -193,6 +193,8 @@ def _backward(
         layout = _cut_freely(layout, activation)
     make_grid = plan.make_bias_grid if with_grad_weight else plan.make_grid
     grid = make_grid(layout, position_points or layout.inner > 1, dtype.itemsize, aligned)
+    if with_grad_weight:
+        grid = plan.halve_tiles(grid)
     settled = {
         **_of_grid(grid, layout, activation),
         "units": units,
@@ -206,7 +208,7 @@ def _backward(
         linked_activation_backward_kernel,
         grid.programs,
         settled,
-        **registers(192 if with_grad_weight else 128),
+        **registers(128),
     )
     if not with_grad_weight:
         return Backward(0, [streaming])
