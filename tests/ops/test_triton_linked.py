@@ -95,8 +95,9 @@ def test_offsets_within_a_tile_have_the_bits_they_need(activation, length, expec
     """Those of the output, twice as many as of the input."""
     from jumpstart_kernels.ops.triton.launch_linked import _backward, _forward
 
-    key, more = (torch.Size((16, length)), 1, False), (torch.float16, True, activation)
-    for launch in (_forward(*key, *more, None).launch, _backward(*key, 0, *more, False, None).launches[0]):
+    key, dtype = (torch.Size((16, length)), 1, False), torch.float16
+    forward = _forward(*key, dtype, True, activation, None).launch
+    for launch in (forward, *_backward(*key, 0, dtype, True, True, activation, False, None).launches):
         assert expected in [str(constant) for constant in launch.settled]
 
 
@@ -240,7 +241,7 @@ def test_no_gradient_of_slopes_unless_wanted():
 def test_launches_and_partial_sums_of_a_backward(size, launches):
     from jumpstart_kernels.ops.triton.launch_linked import _backward
 
-    key = (torch.Size(size), 1, False, 0, torch.bfloat16, True, "linked_prelu")
+    key = (torch.Size(size), 1, False, 0, torch.bfloat16, True, True, "linked_prelu")
     elements = torch.Size(size).numel()
     assert len(_backward(*key, False, True).launches) == 1
     with_weight = _backward(*key, True, True)

@@ -2,7 +2,8 @@
 
 It runs dense layouts without a copy: units contiguous in memory (rows.py: 2-D, channels_last, units last;
 small.py if one program can process everything) and units before positions (planes.py: contiguous NCHW;
-rows.py for ``points="position"``). Empty tensors go to the reference. Triton is imported on first use, and is
+rows.py for ``points="position"``); linked activations without statistics, and their backward, in linked.py.
+Empty tensors go to the reference. Triton is imported on first use, and is
 optional.
 """
 

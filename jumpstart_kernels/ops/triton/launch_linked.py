@@ -1,4 +1,4 @@
-"""Linked activations: their launches. Needs Triton."""
+"""Linked activations: their launches; a forward with statistics is in ``launch_forward.py``. Needs Triton."""
 
 import functools
 import math
@@ -111,7 +111,7 @@ def linked_activation_backward(
     grad_x = torch.empty(saved.size, dtype=dtype, device=saved.mask.device, memory_format=memory_format)
     sums, launches = _backward(
         torch.Size(saved.size), options.unit_dim, saved.channels_last, extrema.shape[1], dtype,
-        is_aligned(grad_output) and (x is None or is_aligned(x)), options.activation, saved.with_grad_weight,
+        is_aligned(grad_output), alignment(x), options.activation, saved.with_grad_weight,
         alignment(saved.weight), grad_slack_sums is not None, grad_extrema is not None,
     )  # fmt: skip
     grad_weight = partial_sums = None
@@ -164,10 +164,7 @@ def _forward(
     masked = linked_mask_shape(layout) if LINKED_ACTIVATIONS[activation].from_sign else (0, 0)
     layout = _cut_freely(layout, activation)
     grid = plan.make_grid(layout, True, dtype.itemsize, aligned)
-    settled = {
-        **_of_grid(grid, layout, activation),
-        "WHOLE_BYTES": grid.columns % 8 == 0,
-    }
+    settled = {**_of_grid(grid, layout, activation), "WHOLE_BYTES": grid.columns % 8 == 0}
     return Forward(masked, Launch(linked_activation_forward_kernel, grid.programs, settled, **registers(96)))
 
 
@@ -178,7 +175,8 @@ def _backward(
     channels_last: bool,
     count: int,  # of extrema; 0 without statistics
     dtype: torch.dtype,
-    aligned: bool,
+    grad_output_aligned: bool,
+    x_aligned: bool | None,
     activation: str,
     with_grad_weight: bool,
     weight_aligned: bool | None,  # as in a forward
@@ -192,8 +190,9 @@ def _backward(
     if not any(of_statistics):
         layout = _cut_freely(layout, activation)
     make_grid = plan.make_bias_grid if with_grad_weight else plan.make_grid
+    aligned = grad_output_aligned and x_aligned is not False
     grid = make_grid(layout, position_points or layout.inner > 1, dtype.itemsize, aligned)
-    if with_grad_weight:
+    if with_grad_weight:  # slopes and their sums take registers
         grid = plan.halve_tiles(grid)
     settled = {
         **_of_grid(grid, layout, activation),
@@ -204,12 +203,7 @@ def _backward(
         "POSITION_POINTS": position_points,
         "CHANNELS_LAST": channels_last,
     }
-    streaming = Launch(
-        linked_activation_backward_kernel,
-        grid.programs,
-        settled,
-        **registers(128),
-    )
+    streaming = Launch(linked_activation_backward_kernel, grid.programs, settled, **registers(128))
     if not with_grad_weight:
         return Backward(0, [streaming])
     partials = plan.bias_partials(grid, layout)
