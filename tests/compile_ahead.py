@@ -15,7 +15,13 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
 from jumpstart_kernels.ops import reference
-from jumpstart_kernels.ops.triton import launch, launch_backward, launch_forward, launch_penalty
+from jumpstart_kernels.ops.triton import (
+    launch,
+    launch_backward,
+    launch_forward,
+    launch_linked,
+    launch_penalty,
+)
 
 
 class Absent:
@@ -54,5 +60,7 @@ launch.INTERPRETED = True  # or tests of the CPU would be skipped
 launch.Launch.__call__ = compile_only
 replace(launch_forward, "jumpstart_activation_forward")
 replace(launch_backward, "jumpstart_activation_backward")
+replace(launch_linked, "linked_activation_forward")
+replace(launch_linked, "linked_activation_backward")
 replace(launch_penalty, "penalty")
 replace(launch_penalty, "penalty_backward")

@@ -89,7 +89,7 @@ def assert_backward_like_reference(gradients: Gradients, saved: Saved, options: 
 
 def cut_small(monkeypatch) -> None:
     """Have programs of several tiles, and several of them: what large tensors take, in the interpreter."""
-    from jumpstart_kernels.ops.triton import backward, bias, plan
+    from jumpstart_kernels.ops.triton import bias, plan, rewrite
 
     monkeypatch.setattr(plan, "_PROGRAMS", 1)
     monkeypatch.setattr(plan, "_LANES", 4)
@@ -97,13 +97,15 @@ def cut_small(monkeypatch) -> None:
     monkeypatch.setattr(plan, "_WHOLE_STEPS", 0)
     monkeypatch.setattr(plan, "_BIAS_STEPS", 2)
     monkeypatch.setattr(plan, "STATISTICS_ELEMENTS", 64)
-    monkeypatch.setattr(backward, "BLOCK", 16)
-    monkeypatch.setattr(backward, "CHUNK", 8)
+    monkeypatch.setattr(rewrite, "BLOCK", 16)
+    monkeypatch.setattr(rewrite, "CHUNK", 8)
     monkeypatch.setattr(bias, "LINES", 8)
 
 
 def forget_plans() -> None:
-    from jumpstart_kernels.ops.triton import launch_backward, launch_forward
+    from jumpstart_kernels.ops.triton import launch_backward, launch_forward, launch_linked
 
     launch_forward._forward.cache_clear()
     launch_backward._backward.cache_clear()
+    launch_linked._forward.cache_clear()
+    launch_linked._backward.cache_clear()

@@ -18,7 +18,8 @@ import torch
 from builds import build_all
 
 from jumpstart_kernels.ops import triton as triton_backend
-from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
+from jumpstart_kernels.ops.activations import LINKED_ACTIVATIONS
+from jumpstart_kernels.ops.arguments import Gradients, LinkedSaved, Options, Saved
 from jumpstart_kernels.ops.layout import is_channels_last
 
 THREADS = 128  # of a program
@@ -69,6 +70,11 @@ def _hash(*values) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
+def linked_machine_code(wanted: list[str]) -> dict[str, MachineCode]:
+    """Of launches ``<kernel>.<layout>.<dtype>.<architecture>.<activation>.<extrema kind>``."""
+    return {name: MachineCode(**code) for name, code in run("compile_linked", wanted).items()}
+
+
 def run(task: str, *arguments):
     """The output of a task of this file, run as a subprocess."""
     environment = {
@@ -101,6 +107,45 @@ def compile_all(wanted: list[str], with_bias: bool) -> dict[str, dict]:
                 if name in wanted:
                     found[name] = dataclasses.asdict(compile_launch(launch, arguments, int(architecture)))
     return found
+
+
+def compile_linked(wanted: list[str]) -> dict[str, dict]:
+    """As :func:`compile_all`, of linked activations."""
+    from jumpstart_kernels.ops.triton.launch import Launch
+
+    launches = []
+    Launch.__call__ = lambda launch, device, *arguments: launches.append((launch, arguments))
+    found = {}
+    for layout, *rest in dict.fromkeys(tuple(name.split(".")[1:]) for name in wanted):
+        dtype, architecture, activation, kind = rest
+        x, position_points = activations(getattr(torch, dtype))[layout]
+        launches.clear()
+        linked_forward_and_backward(x, Options(activation, 0.0, 1, position_points, 1.0, kind))
+        for launch, arguments in launches:
+            name = ".".join((launch.kernel.__name__, layout, *rest))
+            if name in wanted:
+                found[name] = dataclasses.asdict(compile_launch(launch, arguments, int(architecture)))
+    return found
+
+
+def linked_forward_and_backward(x: torch.Tensor, options: Options) -> None:
+    definition = LINKED_ACTIVATIONS[options.activation]
+    weight = None if definition.slope_derivative is None else x.new_empty(2, x.shape[1])
+    result = triton_backend.linked_activation_forward(x, weight, options)
+    of_statistics = (None, None) if options.extrema_kind == "none" else (result.slack_sums, result.extrema)
+    saved = LinkedSaved(
+        None if definition.from_sign else x,
+        weight,
+        result.mask,
+        result.extrema,
+        result.indices,
+        list(x.shape),
+        is_channels_last(x, 1),
+        x.dtype,
+        weight is not None,
+    )
+    gradients = Gradients(torch.empty_like(result.output), *of_statistics)
+    triton_backend.linked_activation_backward(gradients, saved, options)
 
 
 def forward_and_backward(
@@ -259,5 +304,5 @@ def launch_on_stub(calls: list[list]) -> list[dict]:
 
 
 if __name__ == "__main__":
-    task = {"compile": compile_all, "launch": launch_on_stub}[sys.argv[1]]
+    task = {"compile": compile_all, "compile_linked": compile_linked, "launch": launch_on_stub}[sys.argv[1]]
     print(json.dumps(task(*json.loads(sys.argv[2]))))

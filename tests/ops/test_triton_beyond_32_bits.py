@@ -15,7 +15,7 @@ import triton.language as tl
 
 from jumpstart_kernels.ops import reference
 from jumpstart_kernels.ops import triton as triton_backend
-from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
+from jumpstart_kernels.ops.arguments import Gradients, LinkedSaved, Options, Saved
 from jumpstart_kernels.ops.layout import Layout, along_units, is_channels_last, make_layout
 from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE
 from jumpstart_kernels.ops.triton import (
@@ -24,6 +24,8 @@ from jumpstart_kernels.ops.triton import (
     launch,
     launch_backward,
     launch_forward,
+    launch_linked,
+    linked,
     plan,
     planes,
     rows,
@@ -56,7 +58,7 @@ class SomePrograms:
         self.first = 0
         monkeypatch.setattr(launch.Launch, "__call__", self.limit(launch.Launch.__call__))
         monkeypatch.setattr(statistics, "add_programs", lambda *_: None)  # there are not all of them
-        for module in (rows, planes, statistics, backward, bias):
+        for module in (rows, planes, statistics, backward, bias, linked):
             monkeypatch.setattr(module, "program_index", lambda: tl.program_id(0).to(tl.int64) + self.first)
 
     def limit(self, call):
@@ -221,6 +223,57 @@ def test_the_last_elements_are_right(some_programs, name, with_bias):
     if with_bias:
         done = min(units, 2 * launches[1].settled[-1].items - 1 if len(launches) > 1 else units)
         assert torch.equal(grad_bias[-done:], expected_grad_bias[-done:])
+
+
+@pytest.mark.parametrize("activation", ["linked_relu", "linked_silu"])
+@pytest.mark.parametrize("name", [name for name in CASES if not name.endswith("positions")])
+def test_the_last_elements_of_linked_activations_are_right(some_programs, name, activation):
+    size, unit_dim, channels_last, _, elements = CASES[name]
+    x = sparse_zeros(size, torch.float16, channels_last)
+    part = last_part(x, elements)
+    generator = torch.Generator().manual_seed(0)
+    part.copy_((2 * torch.randn(part.shape, generator=generator)).round() / 2)
+    options = Options(activation, 0.0, unit_dim, True, 1.0, "none")
+    expected = reference.linked_activation_forward(part, None, options)
+
+    def some_of(launch):
+        names = launch.kernel.arg_names[-len(launch.settled) :]
+        beside = launch.settled[names.index("tiles")]
+        return [range(2), last(launch.grid[0], elements, x.numel(), beside if beside < 1000 else 0)]
+
+    key = (x.shape, unit_dim, channels_last)
+    forward = launch_linked._forward(*key, x.dtype, True, activation, None)
+    some_programs.wanted = [some_of(forward.launch)]
+    result = triton_backend.linked_activation_forward(x, None, options)
+    halves = zip(result.output.chunk(2, 1), expected.output.chunk(2, 1), strict=True)
+    assert all(torch.allclose(last_part(one, elements), half, rtol=1e-3) for one, half in halves)
+    for one, half in zip(result.mask.chunk(2, 1), expected.mask.chunk(2, 1), strict=True):
+        kept = one[-len(half) :, one.shape[1] - half.shape[1] :]
+        assert torch.equal(kept, half)
+
+    grad_output = sparse_zeros(result.output.shape, x.dtype, channels_last)
+    gradients = torch.randn(expected.output.shape, generator=generator).half()
+    for whole, half in zip(grad_output.chunk(2, 1), gradients.chunk(2, 1), strict=True):
+        last_part(whole, elements).copy_(half)
+    of_x = (None, None) if activation == "linked_relu" else (x, part)
+    saved = LinkedSaved(of_x[0], None, *result[1:2], *result[3:], list(size), channels_last, x.dtype, False)
+    x_aligned = None if activation == "linked_relu" else True
+    backward = launch_linked._backward(
+        *key, 0, x.dtype, True, x_aligned, activation, False, None, False, False
+    )
+    some_programs.wanted = [some_of(backward.launches[0])]
+    of_whole, _ = triton_backend.linked_activation_backward(
+        Gradients(grad_output, None, None), saved, options
+    )
+    saved = saved._replace(x=of_x[1], mask=expected.mask, size=list(part.shape))
+    of_part, _ = reference.linked_activation_backward(
+        Gradients(
+            gradients.to(memory_format=torch.channels_last) if channels_last else gradients, None, None
+        ),
+        saved,
+        options,
+    )
+    torch.testing.assert_close(last_part(of_whole, elements), of_part, rtol=1e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize(

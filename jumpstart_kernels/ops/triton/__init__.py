@@ -2,7 +2,8 @@
 
 It runs dense layouts without a copy: units contiguous in memory (rows.py: 2-D, channels_last, units last;
 small.py if one program can process everything) and units before positions (planes.py: contiguous NCHW;
-rows.py for ``points="position"``). Empty tensors go to the reference. Triton is imported on first use, and is
+rows.py for ``points="position"``); linked activations without statistics, and their backward, in linked.py.
+Empty tensors go to the reference. Triton is imported on first use, and is
 optional.
 """
 
@@ -12,7 +13,6 @@ from types import ModuleType
 
 from torch import Tensor
 
-from jumpstart_kernels.ops import reference
 from jumpstart_kernels.ops.arguments import (
     ForwardResult,
     Gradients,
@@ -53,14 +53,14 @@ def jumpstart_activation_backward(gradients: Gradients, saved: Saved, options: O
 
 def linked_activation_forward(x: Tensor, weight: Tensor | None, options: Options) -> ForwardResult:
     """As :func:`jumpstart_kernels.ops.reference.linked_activation_forward`, for a dense ``x``."""
-    return reference.linked_activation_forward(x, weight, options)
+    return _module("launch_linked").linked_activation_forward(x, weight, options)
 
 
 def linked_activation_backward(
     gradients: Gradients, saved: LinkedSaved, options: Options
 ) -> LinkedInputGradients:
     """As :func:`jumpstart_kernels.ops.reference.linked_activation_backward`, for a dense gradient."""
-    return reference.linked_activation_backward(gradients, saved, options)
+    return _module("launch_linked").linked_activation_backward(gradients, saved, options)
 
 
 def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -> Tensor:

@@ -64,6 +64,11 @@ def is_aligned(x: Tensor) -> bool:
     return x.data_ptr() % 16 == 0
 
 
+def alignment(x: Tensor | None) -> bool | None:
+    """Whether a tensor that may be missing is aligned."""
+    return None if x is None else is_aligned(x)
+
+
 def float_bits(number: float) -> int:
     """A number as the kernels take it, see ``float_from_bits``."""
     return struct.unpack("<q", struct.pack("<d", number))[0]

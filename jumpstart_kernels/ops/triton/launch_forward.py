@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from jumpstart_kernels.ops import reference
-from jumpstart_kernels.ops.activations import NONE
+from jumpstart_kernels.ops.activations import LINKED_ACTIVATIONS, NONE
 from jumpstart_kernels.ops.arguments import ForwardResult, Options
 from jumpstart_kernels.ops.layout import (
     Layout,
     empty_output,
     is_channels_last,
+    linked_mask_shape,
     make_layout,
     mask_shape,
     point_count,
@@ -22,6 +23,7 @@ from jumpstart_kernels.ops.slack import SUMS_SHAPE, SlackSum
 from jumpstart_kernels.ops.triton import plan
 from jumpstart_kernels.ops.triton.launch import (
     Launch,
+    alignment,
     device_of,
     float_bits,
     is_aligned,
@@ -47,25 +49,33 @@ def jumpstart_activation_forward(x: Tensor, bias: Tensor | None, options: Option
     """As the reference's, for a dense ``x``. Two launches, or one where a single program can take all."""
     if x.numel() == 0:
         return reference.jumpstart_activation_forward(x, bias, options)
+    output = empty_output(x) if options.activation != NONE else x.new_empty(0)
+    return forward_into(output, x, bias, None, options)
+
+
+def forward_into(
+    output: Tensor, x: Tensor, bias: Tensor | None, weight: Tensor | None, options: Options
+) -> ForwardResult:
+    """The forward of any activation, with its statistics; the weight is that of a linked one."""
     forward = _forward(
         x.shape, options.unit_dim, is_channels_last(x, options.unit_dim), options.position_points, x.dtype,
-        is_aligned(x), options.activation, options.extrema_kind, None if bias is None else is_aligned(bias),
+        is_aligned(x), options.activation, options.extrema_kind, alignment(bias), alignment(weight),
     )  # fmt: skip
     dtype = statistics_dtype(x.dtype)
-    output = empty_output(x) if options.activation != NONE else x.new_empty(0)
     mask = x.new_empty(forward.mask_shape, dtype=torch.uint8)
     slack_sums = x.new_empty(SUMS_SHAPE, dtype=dtype)
     extrema = x.new_empty((2, forward.extrema), dtype=dtype)
     indices = x.new_empty((2, forward.extrema), dtype=torch.int64)
     statistics = (extrema, indices, slack_sums, float_bits(options.margin))
     parameter_bits = float_bits(options.parameter)
+    mask_or_none = None if options.activation in LINKED_ACTIVATIONS and not mask.numel() else mask
     with device_of(x):
         device = x.get_device()
         if forward.workspace == 0:
-            forward.launches[0](device, x, bias, output, mask, *statistics, parameter_bits)
+            forward.launches[0](device, x, bias, weight, output, mask_or_none, *statistics, parameter_bits)
         else:
             workspace = x.new_empty(forward.workspace, dtype=_key_dtype(x.dtype))
-            forward.launches[0](device, x, bias, output, mask, workspace, parameter_bits)
+            forward.launches[0](device, x, bias, weight, output, mask_or_none, workspace, parameter_bits)
             forward.launches[1](device, x, bias, workspace, *statistics)
     return ForwardResult(output, mask, slack_sums, extrema, indices)
 
@@ -81,15 +91,20 @@ def _forward(
     activation: str,
     extrema_kind: str,
     bias_aligned: bool | None,  # None without a bias; nothing here depends on it, but what Triton compiles
+    weight_aligned: bool | None = None,  # likewise
 ) -> Forward:
     layout = make_layout(size, unit_dim, channels_last)
     units, points = layout.units, point_count(size, unit_dim, position_points)
-    masked = mask_shape(layout) if activation != NONE else (0, 0)
+    masked = _mask_shape(layout, activation)
+    linked = activation in LINKED_ACTIVATIONS
+    halved = activation in ("linked_selu", "linked_silu") and dtype.itemsize != 4  # as their values take most
     if plan.is_small(layout, position_points):
         return Forward(masked, units + points, 0, [_small(layout, activation, extrema_kind)])
 
     if layout.inner > 1 and not position_points:
         planes = plan.make_planes(layout, dtype.itemsize, aligned)
+        if halved:
+            planes = plan.halve_tiles(planes)
         unit_partials, point_partials, partials = plan.planes_partials(planes, layout)
         streaming = Launch(
             jumpstart_activation_forward_planes_kernel,
@@ -103,10 +118,12 @@ def _forward(
                 "units": units,
                 "ACTIVATION": activation,
                 "WHOLE_BYTES": planes.inner % 8 == 0,
-                "offset_dtype": offset_dtype(planes.span),
+                "offset_dtype": offset_dtype(
+                    planes.span if not linked else 2 * planes.span + units * planes.inner
+                ),
                 "TILE": planes.tile,
             },
-            **_forward_registers(planes.tile, dtype),
+            **_forward_registers(planes.tile, dtype, linked),
         )
         matrix = {
             "rows": planes.planes,
@@ -118,6 +135,8 @@ def _forward(
         }
     else:
         grid = plan.make_forward_grid(layout, position_points, dtype.itemsize, aligned)
+        if halved:
+            grid = plan.halve_tiles(grid)
         unit_partials, point_partials, partials = plan.grid_partials(grid, layout, position_points)
         streaming = Launch(
             jumpstart_activation_forward_rows_kernel,
@@ -134,10 +153,10 @@ def _forward(
                 "ROW_EXTREMA": not plan.column_order(layout, position_points),
                 "UNITS_FASTEST": layout.inner == 1,
                 "WHOLE_BYTES": grid.columns % 8 == 0,
-                "offset_dtype": offset_dtype(grid.span),
+                "offset_dtype": offset_dtype(grid.span if not linked else 2 * grid.span),
                 "TILE": grid.tile,
             },
-            **_forward_registers(grid.tile, dtype),
+            **_forward_registers(grid.tile, dtype, linked),
         )
         matrix = {
             "rows": grid.rows,
@@ -200,9 +219,17 @@ def _small(layout: Layout, activation: str, extrema_kind: str) -> Launch:
     )
 
 
-def _forward_registers(tile: plan.Tile, dtype: torch.dtype) -> dict:
+def _mask_shape(layout: Layout, activation: str) -> tuple[int, int]:
+    if activation in LINKED_ACTIVATIONS:
+        return linked_mask_shape(layout) if LINKED_ACTIVATIONS[activation].from_sign else (0, 0)
+    return mask_shape(layout) if activation != NONE else (0, 0)
+
+
+def _forward_registers(tile: plan.Tile, dtype: torch.dtype, linked: bool) -> dict:
     if tile.vector == 1:
         return registers(128)
+    if linked:
+        return registers(96 if dtype.itemsize == 4 else 128)
     return registers(96 if dtype.itemsize == 2 else 64)
 
 

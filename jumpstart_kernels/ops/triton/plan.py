@@ -3,7 +3,7 @@
 Chosen by rule, not by measuring, so that a launch can be captured in a graph. Nothing here changes a result.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from jumpstart_kernels.ops.layout import Layout
 
@@ -121,6 +121,9 @@ class Planes(NamedTuple):
         return -(-self.planes // self.tile.rows) * self.chunks
 
 
+Cut = TypeVar("Cut", Grid, Planes)
+
+
 def is_small(layout: Layout, position_points: bool) -> bool:
     """Whether one program does it all: a matrix of points and units that fits."""
     segments, rows, columns = _matrix(layout, position_points)
@@ -159,6 +162,14 @@ def make_bias_grid(layout: Layout, position_points: bool, itemsize: int, aligned
     if grid.segments == 1 and whole <= _WHOLE_STEPS:
         return grid._replace(steps=whole)
     return grid
+
+
+def halve_tiles(cut: Cut) -> Cut:
+    """The same regions in tiles of half the depth, for kernels that hold more of an element at once."""
+    tile = cut.tile
+    if tile.depth < 4:
+        return cut
+    return cut._replace(tile=tile._replace(depth=tile.depth // 2), steps=2 * cut.steps)
 
 
 def bias_partials(grid: Grid, layout: Layout) -> Partials:

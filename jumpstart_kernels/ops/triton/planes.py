@@ -5,6 +5,13 @@ import triton.language as tl
 
 from jumpstart_kernels.ops.triton.floats import add_bias, statistics_values
 from jumpstart_kernels.ops.triton.keys import largest_key, order_keys
+from jumpstart_kernels.ops.triton.linked_activations import is_linked
+from jumpstart_kernels.ops.triton.linked_tiles import (
+    Place,
+    linked_mask_bytes,
+    load_row_slopes,
+    store_linked,
+)
 from jumpstart_kernels.ops.triton.tiles import program_index, row_start, slot_offsets, store_activation
 
 
@@ -19,7 +26,8 @@ def widen(max_keys, min_keys, values, DEPTH: tl.constexpr):
 def jumpstart_activation_forward_planes_kernel(
     x_ptr,  # [planes, inner]
     bias_ptr,  # [units], or None
-    output_ptr,  # like x
+    weight_ptr,  # the slopes of a linked activation, [2, units], or None
+    output_ptr,  # like x; of a linked activation see linked_tiles.py, as of its mask
     mask_ptr,  # [planes, ceil(inner / 8)]
     workspace_ptr,  # a counter and [2, planes, chunks] keys, of units and samples alike
     parameter_bits: tl.int64,
@@ -51,7 +59,23 @@ def jumpstart_activation_forward_planes_kernel(
     last = (tl.minimum(planes - first_plane, TILE.rows) - 1).to(tl.int32)
     plane = tl.minimum(slot % slots // slots_of_plane, last).to(offset_dtype)
     base = row_start(first_plane, inner, TILE.vector)
-    mask_ptr += first_plane * ((inner + 7) // 8)
+    if is_linked(ACTIVATION):
+        if mask_ptr is not None:
+            _, row_bytes = linked_mask_bytes(inner)
+            mask_ptr += first_plane * row_bytes
+        # A sample's planes are followed by those of the second half, before the next sample.
+        sample = first_plane // units
+        unit = (first_plane - sample * units).to(plane.dtype) + plane
+        later = unit // units
+        unit -= later * units
+        output_plane = plane + later * units
+        output_base = row_start(first_plane + sample * units, inner, TILE.vector)
+        output_half = row_start(units, inner, TILE.vector)
+        slopes = None
+        if weight_ptr is not None:
+            slopes = load_row_slopes(weight_ptr, unit, units)
+    else:
+        mask_ptr += first_plane * ((inner + 7) // 8)
 
     key_dtype: tl.constexpr = workspace_ptr.dtype.element_ty
     min_keys = tl.full([slots, TILE.vector], 0, key_dtype) + largest_key(key_dtype)
@@ -72,7 +96,22 @@ def jumpstart_activation_forward_planes_kernel(
         values = statistics_values(x)
         if bias_ptr is not None:  # now: later, a thread would run out of registers
             max_keys, min_keys = widen(max_keys, min_keys, values, TILE.depth)
-        if ACTIVATION != "none":
+        if is_linked(ACTIVATION):
+            output_offset = slot_offsets(output_plane, tl.minimum(vector, vectors - 1), vectors, TILE.vector)
+            store_linked(
+                output_ptr,
+                mask_ptr,
+                values,
+                Place(base=output_base, offset=output_offset, half=output_half),
+                slopes,
+                row=plane,
+                vector=vector,
+                columns=inner,
+                ACTIVATION=ACTIVATION,
+                VECTOR=TILE.vector,
+                WHOLE_BYTES=WHOLE_BYTES,
+            )
+        elif ACTIVATION != "none":
             store_activation(
                 output_ptr=output_ptr + base,
                 mask_ptr=mask_ptr,

@@ -9,6 +9,14 @@ import triton.language as tl
 
 from jumpstart_kernels.ops.triton.floats import add_bias, statistics_values
 from jumpstart_kernels.ops.triton.keys import largest_key, order_keys
+from jumpstart_kernels.ops.triton.linked_activations import is_linked
+from jumpstart_kernels.ops.triton.linked_tiles import (
+    linked_mask_bytes,
+    linked_place,
+    load_column_slopes,
+    load_row_slopes,
+    store_linked,
+)
 from jumpstart_kernels.ops.triton.tiles import (
     program_index,
     row_start,
@@ -26,7 +34,8 @@ from jumpstart_kernels.ops.triton.tiles import (
 def jumpstart_activation_forward_rows_kernel(
     x_ptr,  # [segments, rows, columns]
     bias_ptr,  # [columns], or [rows] where columns are points; or None
-    output_ptr,  # like x
+    weight_ptr,  # the slopes of a linked activation, [2, columns] or [2, rows] likewise; or None
+    output_ptr,  # like x; of a linked activation see linked_tiles.py, as of its mask
     mask_ptr,  # [segments * rows, ceil(columns / 8)]
     workspace_ptr,  # a counter and [2, partials] keys: of columns [segments * regions, columns], then of rows
     parameter_bits: tl.int64,
@@ -66,6 +75,9 @@ def jumpstart_activation_forward_rows_kernel(
     if bias_ptr is not None and UNITS_FASTEST:  # the same down the rows
         bias_vector = tl.minimum(tile * slots_of_row + tl.arange(0, slots) % slots_of_row, vectors - 1)
         bias = tl.load(bias_ptr + slot_offsets(0, bias_vector, vectors, TILE.vector))  # [slots, VECTOR]
+    slopes = None
+    if weight_ptr is not None and UNITS_FASTEST:
+        slopes = load_column_slopes(weight_ptr, tile, vectors, TILE)
     steps_left = tl.cdiv(rows - first_row, TILE.depth * TILE.rows)
     for step in range(tl.minimum(steps, steps_left).to(tl.int32)):
         start = first_row + step * (TILE.depth * TILE.rows)
@@ -73,6 +85,10 @@ def jumpstart_activation_forward_rows_kernel(
         row = tl.minimum(slot // slots_of_row, last).to(offset_dtype)
         if bias_ptr is not None and not UNITS_FASTEST:
             row_bias = tl.load(bias_ptr + start + row)  # [SLOTS]
+        if is_linked(ACTIVATION):
+            place = linked_place(start, segment, row, vector, rows, vectors, UNITS_FASTEST, TILE.vector)
+            if weight_ptr is not None and not UNITS_FASTEST:
+                slopes = load_row_slopes(weight_ptr, start + row, rows)
         start += segment * rows
         base = row_start(start, columns, TILE.vector)
         offset = slot_offsets(row, vector, vectors, TILE.vector)
@@ -84,7 +100,22 @@ def jumpstart_activation_forward_rows_kernel(
             else:
                 x = add_bias(x, row_bias[:, None])
         values = statistics_values(x)
-        if ACTIVATION != "none":
+        if is_linked(ACTIVATION):
+            _, row_bytes = linked_mask_bytes(columns)
+            store_linked(
+                output_ptr,
+                None if mask_ptr is None else mask_ptr + start * row_bytes,
+                values,
+                place,
+                slopes,
+                row=row,
+                vector=vector_unlimited,
+                columns=columns,
+                ACTIVATION=ACTIVATION,
+                VECTOR=TILE.vector,
+                WHOLE_BYTES=WHOLE_BYTES,
+            )
+        elif ACTIVATION != "none":
             store_activation(
                 output_ptr=output_ptr + base,
                 mask_ptr=mask_ptr + start * ((columns + 7) // 8),

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from jumpstart_kernels.ops.triton.activations import activation_value
 from jumpstart_kernels.ops.triton.extrema import Extrema, ExtremaPointers, store_extrema
-from jumpstart_kernels.ops.triton.floats import add_bias, statistics_values
+from jumpstart_kernels.ops.triton.floats import add_bias, round_to, statistics_values
 from jumpstart_kernels.ops.triton.keys import (
     equal,
     holds_nan,
@@ -14,6 +14,8 @@ from jumpstart_kernels.ops.triton.keys import (
     merge_zeros,
     order_keys,
 )
+from jumpstart_kernels.ops.triton.linked_activations import Halves, is_linked, linked_values
+from jumpstart_kernels.ops.triton.linked_tiles import linked_mask_bytes, pack_masks
 from jumpstart_kernels.ops.triton.slack import SUMS, limit, slacks, sum_slacks
 from jumpstart_kernels.ops.triton.tiles import is_positive, pack_bits
 
@@ -67,13 +69,55 @@ def store_axis(
         tl.store(slack_sums_ptr + i, sums[i])
 
 
+@triton.jit
+def store_linked_matrix(
+    weight_ptr,
+    output_ptr,  # [rows, 2 * columns]
+    mask_ptr,  # [rows, 2 * ceil(columns / 8)], or None
+    values,
+    rows,
+    columns,
+    ACTIVATION: tl.constexpr,
+):
+    """Store both halves of a linked activation, and their masks."""
+    height: tl.constexpr = values.shape[0]
+    width: tl.constexpr = values.shape[1]
+    row = tl.arange(0, height)
+    column = tl.arange(0, width)
+    valid_row, valid_column = row < rows, column < columns
+    slopes = None
+    if weight_ptr is not None:
+        slopes = Halves(
+            first=statistics_values(tl.load(weight_ptr + column, mask=valid_column, other=0))[None, :],
+            second=statistics_values(tl.load(weight_ptr + columns + column, mask=valid_column, other=0))[
+                None, :
+            ],
+        )
+    dtype: tl.constexpr = output_ptr.dtype.element_ty
+    halves = linked_values(values, slopes, ACTIVATION, dtype)
+    output_ptr += row[:, None] * (2 * columns) + column[None, :]
+    valid = valid_row[:, None] & valid_column[None, :]
+    tl.store(output_ptr, round_to(halves.first, dtype), mask=valid)
+    tl.store(output_ptr + columns, round_to(halves.second, dtype), mask=valid)
+    if mask_ptr is not None:
+        by_byte = tl.reshape(values, [height, width // 8, 8])
+        bits = tl.sum(pack_masks(by_byte, tl.arange(0, 8)[None, None, :]), 2)
+        mask_bytes, row_bytes = linked_mask_bytes(columns)
+        byte = tl.arange(0, width // 8)
+        valid_byte = valid_row[:, None] & (byte < mask_bytes)[None, :]
+        mask_ptr += row[:, None] * row_bytes + byte[None, :]
+        tl.store(mask_ptr, (bits & 0xFF).to(tl.uint8), mask=valid_byte)
+        tl.store(mask_ptr + mask_bytes, (bits >> 8).to(tl.uint8), mask=valid_byte)
+
+
 @triton.jit(
     do_not_specialize=["margin_bits", "parameter_bits", "rows", "columns", "row_stride", "column_stride"]
 )
 def jumpstart_activation_forward_small_kernel(
     x_ptr,  # [rows, columns], points and units
     bias_ptr,  # [columns], or None
-    output_ptr,  # [rows, columns]
+    weight_ptr,  # the slopes of a linked activation, [2, columns], or None
+    output_ptr,  # [rows, columns]; of a linked activation see store_linked_matrix, as of its mask
     mask_ptr,  # [rows, ceil(columns / 8)]
     extrema_ptr,  # [2, columns + rows]
     indices_ptr,  # [2, columns + rows]
@@ -97,7 +141,9 @@ def jumpstart_activation_forward_small_kernel(
     if bias_ptr is not None:
         x = add_bias(x, tl.load(bias_ptr + column, mask=column < columns, other=0)[None, :])
     values = statistics_values(x)
-    if ACTIVATION != "none":
+    if is_linked(ACTIVATION):
+        store_linked_matrix(weight_ptr, output_ptr, mask_ptr, values, rows, columns, ACTIVATION)
+    elif ACTIVATION != "none":
         positive = is_positive(values)
         value = activation_value(x, positive, parameter_bits, ACTIVATION)
         tl.store(output_ptr + offset, value, mask=valid)
