@@ -101,7 +101,7 @@ def variant_table(record: Record) -> str:
         title = runs[0]["title"] + (f" ({diverged} of {len(runs)} diverged)" if diverged else "")
         cells = [title, f"{runs[0]['parameters']:,}"]
         cells += [spread([run[key] for run in runs]) for key in ("accuracy", "best_accuracy")]
-        cells.append(" to ".join(f"{value:.2f}" for value in sorted(set(published.get(name, ())))))
+        cells.append(" to ".join(sorted({f"{value:.2f}" for value in published.get(name, ())})))
         for key in ("never_positive", "always_positive"):
             shares = [run[key] for run in runs if run[key] is not None]
             cells.append(f"{fmean(shares):.2f}" if shares else "")
