@@ -96,7 +96,7 @@ def find_relu(model: nn.Module, *, skip: Skip = (), activations: Iterable[str] =
 def survey(model: nn.Module, skip: Skip, activations: Activations) -> Survey:
     """Find the sites of a model without changing it."""
     check_module(model)
-    skipped = _skipped(model, skip)
+    skipped = find_skipped(model, skip)
     result = Survey([], [], [], [], skipped)
     finder = UnitFinder(model)
     by_type = {activation.module: activation for activation in activations}
@@ -146,7 +146,7 @@ def _left_by_an_earlier_call(module: nn.Module, activations: Activations) -> str
     )
 
 
-def _skipped(model: nn.Module, skip: Skip) -> set[nn.Module]:
+def find_skipped(model: nn.Module, skip: Skip) -> set[nn.Module]:
     """The modules that ``skip`` names, and those below them."""
     if isinstance(skip, (str, type, nn.Module)):
         raise TypeError(f"skip must be a list or tuple of names, module types and modules, got {skip!r}")
