@@ -164,7 +164,7 @@ def _apply(plan: Plan, maker: _Maker, smaller: dict[nn.Module, int] | None, equi
             continue
         free = (f"linked_relu_{i}" for i in itertools.count())
         child = next(each for each in free if not hasattr(module, each))
-        layer = maker.make(unit_dim, None, f"{name}.{child}".lstrip("."))
+        layer: nn.Module = maker.make(unit_dim, None, f"{name}.{child}".lstrip("."))
         module.add_module(child, layer.train(module.training))
         calls.setdefault(module, {})[call] = child
     size_of = size_after(smaller or {})

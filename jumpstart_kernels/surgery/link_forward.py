@@ -72,8 +72,8 @@ class LinkedForward(StandIn):
         recipe = self._recipes.get((training, *canonical(self._module, (args, kwargs))))
         if recipe is None:
             raise RuntimeError(
-                f"link_relu has changed the forward of this {type(self._module).__name__}, and not for a call with "
-                f"such arguments ({_described(key)}), which the model that it has traced does not make"
+                f"link_relu changed the forward of this {type(self._module).__name__}, and not for a call "
+                f"with such arguments ({_described(key)}), which the model that it has traced does not make"
             )
         graph, events = self._traced(key)
         if signature_of(self._module, events) != recipe.signature:

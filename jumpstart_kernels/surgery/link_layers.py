@@ -99,7 +99,7 @@ def obstacle_to_widening(layer: Any, shared: set[int]) -> str:
     weight = layer._parameters.get("weight")
     if weight is None and norm_dims(layer) is None:
         return "its weight is no parameter"
-    if any(isinstance(tensor, nn.parameter.UninitializedTensorMixin) for tensor in layer.parameters()):
+    if any(nn.parameter.is_lazy(tensor) for tensor in layer.parameters()):
         return "it is lazy"
     if any(type(tensor) is not nn.Parameter for tensor in layer.parameters()):
         return "its parameters are of a class of their own"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
+from jumpstart_kernels.surgery.link_calls import Outcome, Values
 from jumpstart_kernels.surgery.link_edits import Edits, Flatten, Narrow, Site
 from jumpstart_kernels.surgery.link_layers import (
     is_linear,
@@ -15,7 +16,7 @@ from jumpstart_kernels.surgery.link_layers import (
     norm_dims,
     obstacle_to_widening,
 )
-from jumpstart_kernels.surgery.link_rules import Outcome, Rules, Values, factor_of
+from jumpstart_kernels.surgery.link_rules import Rules, factor_of
 from jumpstart_kernels.surgery.link_sites import (
     Group,
     called_module,

@@ -64,8 +64,8 @@ def report(done: Report, stacklevel: int = 3) -> None:
     """Log what is linked, warn of what is not."""
     if done.untraceable:
         warnings.warn(
-            f"link_relu has changed nothing, since it cannot trace the model: {done.untraceable}. A module in it "
-            "may be linked alone, if nothing else uses the modules in that",
+            f"link_relu has changed nothing, since it cannot trace the model: {done.untraceable}. A part of "
+            "it may be linked alone, if nothing else uses the modules in that",
             stacklevel=stacklevel,
         )
         return

@@ -48,8 +48,8 @@ class _FrameTracer(Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
-        replaced = vars(self.root).get("forward")
-        if isinstance(replaced, StandIn):
+        replaced: Any = vars(self.root).get("forward")
+        if replaced is not None:  # by surgery: trace_whole refuses others
             return super().create_args_for_root(
                 lambda root, *args, **kwargs: replaced(*args, **kwargs), is_module, concrete_args
             )
@@ -79,16 +79,23 @@ class _FrameTracer(Tracer):
 class _WholeTracer(_FrameTracer):
     """Enters all modules but PyTorch's and ours."""
 
-    enters_modules = True
+    @classmethod
+    def entered(cls, module: nn.Module) -> list[nn.Module]:
+        return [module, *(each for each in module.modules() if each is not module and not _is_leaf(each))]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, torch.jit.ScriptModule):
-            return True
-        if isinstance(vars(m).get("forward"), StandIn):
-            return False
-        if is_of_torch(type(m).forward):
-            return not isinstance(m, nn.Sequential)
-        return type(m).forward.__module__.partition(".")[0] == __name__.partition(".")[0]
+        return _is_leaf(m)
+
+
+def _is_leaf(m: nn.Module) -> bool:
+    """Whether a module is PyTorch's or ours, with a forward of its own."""
+    if isinstance(m, torch.jit.ScriptModule):
+        return True
+    if isinstance(vars(m).get("forward"), StandIn):
+        return False
+    if is_of_torch(type(m).forward):
+        return not isinstance(m, nn.Sequential)
+    return type(m).forward.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def canonical(module: nn.Module, pattern: Pattern) -> Pattern:

@@ -140,8 +140,8 @@ def trace_forward(
     Raises:
         Untraceable: tracing fails, or the trace would not reproduce the forward.
     """
-    inner = module.modules() if tracer is not None and tracer.enters_modules else (module,)
-    functions = list(dict.fromkeys(function for each in inner for function in python_functions(each)))
+    entered = (tracer or Tracer).entered(module)
+    functions = list(dict.fromkeys(function for each in entered for function in python_functions(each)))
     for name in TRACE_DEPENDENT:
         if any(mentions(function, name) for function in functions):
             raise Untraceable(f"its forward calls {name}()")
@@ -179,12 +179,16 @@ class Tracer(fx.Tracer):
     """Traces one forward: submodules stay calls, buffers stay attributes, arguments follow a call pattern."""
 
     proxy_buffer_attributes = True
-    enters_modules = False  # whether the forwards of submodules are traced, too
 
     def __init__(self, pattern: Pattern) -> None:
         super().__init__()
         self._pattern = pattern
         self._context = _context()
+
+    @classmethod
+    def entered(cls, module: nn.Module) -> list[nn.Module]:
+        """Those whose forwards are traced."""
+        return [module]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
