@@ -156,7 +156,8 @@ def _combined(node: Any, values: Values) -> Outcome:
     if len(found) < len(known):
         unknown = "it meets what it does not know in an element-wise call"
         widths = frozenset(width for value in found for width in value.widths)
-        return Outcome(outcome.value, outcome.refusal or unknown, fixed=widths)
+        value = outcome.value.narrowed() if outcome.value is not None else None
+        return Outcome(value, outcome.refusal or unknown, fixed=widths)
     return outcome
 
 

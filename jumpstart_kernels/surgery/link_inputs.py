@@ -1,5 +1,7 @@
 """The calls of a model that ``link_relu`` goes by: traced, with shapes where example inputs are given."""
 
+import inspect
+import itertools
 from typing import Any
 
 import torch
@@ -7,10 +9,9 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
 
-from jumpstart_kernels.surgery.all_calls import call_patterns
 from jumpstart_kernels.surgery.code import is_of_torch
 from jumpstart_kernels.surgery.link_trace import canonical, trace_whole
-from jumpstart_kernels.surgery.tracing import Untraceable, call_pattern, default_pattern
+from jumpstart_kernels.surgery.tracing import Pattern, Untraceable, call_pattern, default_pattern
 
 _WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
 
@@ -38,12 +39,8 @@ def trace_calls(model: nn.Module, example_inputs: Any) -> list[fx.Graph]:
         example = None if example_inputs is None else (example_inputs,)
     pattern = default_pattern(model) if example is None else call_pattern(example, {})
     first = canonical(model, pattern)
-    try:
-        others = [canonical(model, each) for each in call_patterns(model)]
-    except Untraceable:
-        others = []
     graphs = []
-    for each in dict.fromkeys([first, *others]):
+    for each in dict.fromkeys([first, *_other_calls(model)]):
         for training in (True, False):
             try:
                 graph = trace_whole(model, training, each)
@@ -55,6 +52,20 @@ def trace_calls(model: nn.Module, example_inputs: Any) -> list[fx.Graph]:
                 _find_shapes(model, graph, example)
             graphs.append(graph)
     return graphs
+
+
+def _other_calls(model: nn.Module) -> list[Pattern]:
+    """All calls with and without the arguments that may be None, and with both values of flags."""
+    args, kwargs = default_pattern(model)
+    choices: list[list[tuple[tuple[str, Any], ...]]] = []
+    for name, parameter in inspect.signature(type(model).forward).parameters.items():
+        if parameter.default is None or isinstance(parameter.default, bool):
+            other = ... if parameter.default is None else not parameter.default
+            choices.append([(), ((name, other),)])
+    if len(choices) > 4:
+        raise Untraceable("its forward takes many optional arguments")
+    named = itertools.product(*choices)
+    return [canonical(model, (args, (*kwargs, *itertools.chain(*each)))) for each in named]
 
 
 def _find_shapes(model: nn.Module, graph: fx.Graph, example: tuple[Any, ...]) -> None:

@@ -170,6 +170,8 @@ class _Planner:
             found.inputs.setdefault(module, []).append(value)
             if value is not None and is_matrix_layer(module):
                 found.useful |= value.sources
+        if narrowed and outcome.value is not None:
+            assert not outcome.value.sources
         return outcome.value
 
     def _refuse(self, groups: dict[Group, str]) -> bool:

@@ -1,6 +1,7 @@
 """A trace through all of a model's modules, whose nodes know in which module's forward they come about."""
 
 import inspect
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,8 +39,26 @@ OUTPUT = -1
 """The event of a forward's return."""
 
 
+class _Written(fx.Proxy):
+    """A value that remembers ``+=`` and its like as what they are, in place, and not as ``+``."""
+
+
+def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    def written(self: fx.Proxy, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return written
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"):
+    setattr(_Written, f"__{_name}__", _in_place(getattr(operator, _name)))
+
+
 class _FrameTracer(Tracer):
     """Notes the place of every node."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Written(node, self)
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         self._frames = [Frame(root, (root.training, *self._pattern))]

@@ -10,6 +10,7 @@ from jumpstart_kernels.surgery.link_layers import (
     is_transposed,
     kind_of,
     norm_dims,
+    units_of_norm,
 )
 from jumpstart_kernels.surgery.link_plan import Widening
 from jumpstart_kernels.surgery.link_units import Part, parts_of
@@ -94,9 +95,9 @@ def resize(layer: Any, parts: tuple[Part, ...] | None, outputs: int | None) -> N
         parts = ((layer.in_features if is_linear(layer) else layer.in_channels, True),)
     total, plain = _total(parts), sum(size for size, is_plain in parts if is_plain)
     if outputs is None:
-        if total == layer.num_features:
+        if total == units_of_norm(layer):
             return
-        layer.num_features = total
+        _set_units(layer, total)
         sizes: dict[str, tuple[int, ...]] = dict.fromkeys(
             ("weight", "bias", "running_mean", "running_var"), (total,)
         )
@@ -127,18 +128,22 @@ def resize(layer: Any, parts: tuple[Part, ...] | None, outputs: int | None) -> N
 
 def _widen_norm(norm: Any, parts: tuple[Part, ...]) -> None:
     """New units start as in a new layer."""
-    total, plain = _total(parts), sum(size for size, is_plain in parts if is_plain)
     for name, start in (("weight", 1.0), ("bias", 0.0)):
         if norm._parameters.get(name) is not None:
             setattr(norm, name, _spread(getattr(norm, name), 0, parts, start))
     for name, start in (("running_mean", 0.0), ("running_var", 1.0)):
         if norm._buffers.get(name) is not None:
             norm._buffers[name] = _spread_values(norm._buffers[name], 0, parts, start)
+    _set_units(norm, _total(parts))
+
+
+def _set_units(norm: Any, units: int) -> None:
+    """Groups of a norm keep their size."""
     if isinstance(norm, nn.GroupNorm):
-        norm.num_groups = norm.num_groups * total // plain
-        norm.num_channels = total
+        norm.num_groups = norm.num_groups * units // norm.num_channels
+        norm.num_channels = units
     else:
-        norm.num_features = total
+        norm.num_features = units
 
 
 def _spread(old: nn.Parameter, dim: int, parts: tuple[Part, ...], start: float = 0.0) -> nn.Parameter:

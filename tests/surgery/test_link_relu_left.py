@@ -31,10 +31,9 @@ def state(model):
         (name, type(module), [(key, id(value)) for key, value in vars(module).items()])
         for name, module in model.named_modules(remove_duplicate=False)
     ]
-    tensors = [
-        (name, id(tensor), tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()
-    ]
-    return modules, [(name, key) for name, key, _ in tensors], [tensor for *_, tensor in tensors]
+    tensors = model.state_dict(keep_vars=True)
+    values = [tensor.detach().clone() for tensor in tensors.values() if not nn.parameter.is_lazy(tensor)]
+    return modules, [(name, id(tensor)) for name, tensor in tensors.items()], values
 
 
 def assert_unchanged(model, before):
@@ -145,7 +144,10 @@ LEFT = {
     "overwrites": (Overwrites, "what it overwrites is read behind it"),
     "first": (First, "does not see which layer before it determines its units"),
     "hooked": (lambda: hooked(Then(nn.Identity())), "it has hooks"),
-    "weight_norm": (lambda: weight_normed(Then(nn.Identity())), "it is parametrized"),
+    "weight_norm": (
+        lambda: weight_normed(Then(nn.Identity())),
+        "Parametrized.* is no layer that it can widen",
+    ),
     "nothing": (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU()), "the model returns it"),
 }
 
@@ -174,9 +176,10 @@ def test_untraceable_model_is_as_before(model_class):
 
 
 def test_transformer_is_reported_and_works():
-    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, 0.0), 2, enable_nested_tensor=False)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, 0.0)
+    model = nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
     before = state(model)
-    assert "layers.0.activation (attribute): what follows it is inside PyTorch's" in left_by(model)
+    assert "0.layers.0.activation (attribute): what follows it is inside PyTorch's" in left_by(model)
     assert_unchanged(model, before)
 
 

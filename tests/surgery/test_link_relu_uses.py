@@ -35,7 +35,7 @@ def test_trains_with_the_penalty(make):
     shape = (6, 4) if make is mlp else (6, 2, 6, 6)
     model, x = build(make, shape)
     link_relu(model, jumpstart=True)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    optimizer = torch.optim.SGD(model.parameters(), 0.001)
     target = torch.randn(6, 3, dtype=torch.float64)
     losses = []
     for _ in range(20):
