@@ -146,7 +146,7 @@ LEFT = {
     "hooked": (lambda: hooked(Then(nn.Identity())), "it has hooks"),
     "weight_norm": (
         lambda: weight_normed(Then(nn.Identity())),
-        "Parametrized.* is no layer that it can widen",
+        "Parametrized.* is no layer",
     ),
     "nothing": (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU()), "the model returns it"),
 }
