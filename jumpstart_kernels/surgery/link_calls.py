@@ -152,6 +152,8 @@ def _combined(node: Any, values: Values) -> Outcome:
     found = [value for value in known if value is not None]
     if not found:
         return Outcome()
+    if len(known) == 1:
+        return Outcome(found[0])
     outcome = _merged(found)
     if len(found) < len(known):
         unknown = "it meets what it does not know in an element-wise call"

@@ -29,7 +29,7 @@ class LinkedForward(StandIn):
         self._recipes = recipes
         self._layers = layers
         self._before = vars(module).get("forward")  # of an earlier surgery
-        self.activations = []
+        self.activations = ["relu"]
         self.names = []
         self.graphs = {}
         self._labels: dict[Key, str] = {}
@@ -57,6 +57,12 @@ class LinkedForward(StandIn):
         for key in self._recipes:
             self._choose(*key)
         self._module.forward = self
+
+    def remove(self) -> None:
+        """Leave the module the forward of before; the layers stay linked."""
+        vars(self._module).pop("forward", None)
+        if self._before is not None:
+            self._module.forward = self._before
 
     def _choose(self, *key: Any) -> str:
         """The label of the function to run, a constant for torch.compile."""
@@ -98,15 +104,14 @@ class LinkedForward(StandIn):
 
     def _traced(self, key: Key) -> tuple[fx.Graph, list[fx.Node]]:
         """The trace of the forward that this one replaces."""
-        current = vars(self._module).pop("forward", None)
-        if self._before is not None:
-            vars(self._module)["forward"] = self._before
+        current = vars(self._module).get("forward")
+        self.remove()
         try:
             return trace_own(self._module, key)
         finally:
             vars(self._module).pop("forward", None)
             if current is not None:
-                vars(self._module)["forward"] = current
+                self._module.forward = current
 
 
 def _narrow(graph: fx.Graph, node: fx.Node, position: int, arguments: tuple[Any, ...]) -> None:

@@ -63,9 +63,9 @@ class Rules:
         if is_matrix_layer(module):
             return self._of_layer(module, value, described)
         if norm_dims(module) is not None:
-            return self._of_norm(module, value, described)
+            return self._of_norm(module, value, described, shape_of(node.args[0] if node.args else None))
         if isinstance(module, LinkedActivation) and value is not None:
-            run = Run(value.total * 2, True, _NOBODY, None)
+            run = Run(value.plain_total * 2, True, _NOBODY, None)
             return Outcome(value._replace(runs=(run,)), f"{described} is linked already")
         if isinstance(module, nn.Flatten):
             return flattened(value, module.start_dim, module.end_dim, shape_of(node.args[0]))
@@ -102,14 +102,17 @@ class Rules:
         fixed = frozenset(value.widths | {layer}) if groups == inputs else _NOBODY
         return Outcome(result, fixed=fixed)
 
-    def _of_norm(self, norm: Any, value: Value | None, described: str) -> Outcome:
+    def _of_norm(
+        self, norm: Any, value: Value | None, described: str, shape: tuple[int, ...] | None
+    ) -> Outcome:
         """A norm of every unit, or of groups of them, alone."""
         dims = norm_dims(norm) or ()
         units = units_of_norm(norm)
         if value is None:
             run = Run(units, True, _NOBODY, None)
             return Outcome(Value(dims[0], (run,)) if len(dims) == 1 else None)
-        if value.dim not in dims or value.scaled or value.plain_total != units:
+        elsewhere = shape is not None and value.dim != 1 - len(shape)
+        if value.dim not in dims or elsewhere or value.scaled or value.plain_total != units:
             return Outcome(None, f"{described} has {units} units, and it does not see which")
         plain = value.narrowed()
         if reason := self._blocked.get(norm, ""):

@@ -155,6 +155,8 @@ def _spread_values(old: Tensor, dim: int, parts: tuple[Part, ...], start: float)
     shape = list(old.shape)
     shape[dim] = _total(parts)
     new = old.new_full(shape, start)
+    if old.dim() == 4 and not old.is_contiguous():
+        new = new.contiguous(memory_format=torch.channels_last)
     position = taken = 0
     for size, plain in parts:
         if plain:
