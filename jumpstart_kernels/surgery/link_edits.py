@@ -114,6 +114,8 @@ class Edits:
         described = f"the forward of {self._names[frame.module] or 'the model'}"
         if frame.module in self._skipped:
             return f"{described} would have to change, which is skipped"
+        if isinstance(frame.module, fx.GraphModule):
+            return f"{described} would have to change, which is that of a GraphModule: link before tracing"
         own = self._own_events(frame)
         if isinstance(own, str):
             return f"{described} would have to change: {own}"

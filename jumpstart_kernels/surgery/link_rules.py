@@ -83,20 +83,22 @@ class Rules:
         matrix = is_linear(layer) and value is not None and value.matrix
         run = Run(outputs, True, _NOBODY, layer)
         result = Value(dim, (run,), matrix=matrix)
+        groups = 1 if is_linear(layer) else layer.groups
+        own = frozenset({layer}) if groups > 1 else _NOBODY  # must stay as it is unless its inputs are known
         if value is None:
-            return Outcome(result)
+            return Outcome(result, fixed=own)
         whole = value.plain_total * max(factor_of(value, inputs), 1)
         if value.dim != dim or whole != inputs:
             reason = f"{described} has {inputs} inputs, and it does not see how they come of its units"
-            return Outcome(result, reason)
+            return Outcome(result, reason, fixed=own)
         if reason := self._blocked.get(layer, ""):
             return Outcome(result, f"{described}: {reason}")
-        groups = 1 if is_linear(layer) else layer.groups
         if groups == 1:
             return Outcome(result)
         extra = value.total - value.plain_total
         if is_transposed(layer) or extra % value.plain_total or value.scaled:
-            return Outcome(result, f"{described} has groups, and not every unit of a group has its twin")
+            reason = f"{described} has groups, and not every unit of a group has its twin"
+            return Outcome(result, reason, fixed=own)
         if groups == inputs and outputs == inputs:
             return Outcome(result, same=(value.widths | {layer},))
         fixed = frozenset(value.widths | {layer}) if groups == inputs else _NOBODY

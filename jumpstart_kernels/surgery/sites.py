@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from jumpstart_kernels.nn.activation import JumpstartActivation
 from jumpstart_kernels.nn.deferred_bias import DeferredBias
+from jumpstart_kernels.nn.linked import LinkedActivation
 from jumpstart_kernels.nn.recording import check_module
 from jumpstart_kernels.surgery.activations import Activations, Replaceable, requested_activations
 from jumpstart_kernels.surgery.code import is_of_torch, may_call
@@ -193,7 +194,7 @@ def _has_own_forward(module: nn.Module) -> bool:
     """Whether the forward is the user's. PyTorch's have their activations as modules or attributes."""
     replaced = isinstance(vars(module).get("forward"), StandIn)
     script = isinstance(module, torch.jit.ScriptModule)
-    ours = isinstance(module, (JumpstartActivation, DeferredBias))
+    ours = isinstance(module, (JumpstartActivation, LinkedActivation, DeferredBias))
     return not (script or replaced or ours or is_of_torch(type(module).forward))
 
 

@@ -320,3 +320,31 @@ def test_one_layer_is_linked_and_another_left():
     )
     assert "3 (module): no layer behind it can be widened" in left_by(model)
     assert type(model[1]) is LinkedReLU and type(model[3]) is nn.ReLU
+
+
+def test_norm_over_positions_is_told_by_example_inputs():
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.BatchNorm1d(5), nn.Linear(5, 2))
+    left_by(model, example_inputs=torch.ones(3, 5, 4))
+    link_relu(model, example_inputs=torch.ones(3, 4))
+    assert model[2].num_features == 10
+
+
+def test_adding_in_place_is_traced_as_such():
+    """What is added in place to a tensor is also seen by those who hold it under another name."""
+
+    class Aliased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            x = self.first(x)
+            kept = x
+            x += self.second(F.relu(x))
+            return self.last(F.relu(kept)) + x
+
+    model, x = build(Aliased, (3, 4))
+    plain = copy.deepcopy(model)
+    link_relu(model)
+    assert count_linked(model) == 2
+    torch.testing.assert_close(outputs(model, x), outputs(plain, x), rtol=1e-10, atol=1e-10)

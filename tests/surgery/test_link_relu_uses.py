@@ -128,3 +128,43 @@ def test_widths_of_groups_and_shortcuts():
     link_relu(model, weights="fresh", keep_parameters=True)
     widths = [model.stem[0].out_channels, *(block.conv2.out_channels for block in model.blocks)]
     assert widths == [3, 3, 4, 4] and model.fc.weight.shape == (3, 8)
+
+
+def test_other_surgery_behind_it():
+    """replace_relu takes what is left; restore_relu leaves what is linked."""
+    model = nn.Sequential(Functional(), nn.Linear(3, 4), nn.ReLU(), nn.LayerNorm(4)).double()
+    x = torch.randn(3, 2, 6, 6, dtype=torch.float64)
+    plain = copy.deepcopy(model)
+    quietly_link(model)
+    assert count_linked(model) == 2
+    jk.replace_relu(model)
+    assert type(model[2]) is jk.JumpstartReLU
+    found, expected = outputs(jk.restore_relu(model), x), outputs(plain, x)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert type(model[2]) is nn.ReLU and count_linked(model) == 2
+
+
+def test_graph_module():
+    """Its forward is not changed, since its copies would not have that."""
+    for make in (conv_net, Residual):
+        model, x = build(make, (3, 2, 8, 8))
+        plain, traced = copy.deepcopy(model.eval()), torch.fx.symbolic_trace(model)
+        quietly_link(traced)
+        assert count_linked(traced) == (3 if make is conv_net else 2)
+        torch.testing.assert_close(outputs(traced, x)[1:], outputs(plain, x)[1:], rtol=1e-10, atol=1e-10)
+
+
+def test_channels_last_is_kept():
+    model = conv_net().to(memory_format=torch.channels_last)
+    link_relu(model)
+    assert model[4].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "squeezenet1_1", "mnasnet0_5", "densenet121"])
+def test_torchvision(name):
+    models = pytest.importorskip("torchvision.models")
+    model, x = build(getattr(models, name), (2, 3, 64, 64))
+    plain = copy.deepcopy(model.eval())
+    quietly_link(model)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), plain(x), rtol=1e-9, atol=1e-9)
