@@ -18,7 +18,7 @@ from jumpstart_kernels.penalties import (
     penalty,
     penalty_by_layer,
 )
-from jumpstart_kernels.surgery import find_relu, replace_relu, restore_relu
+from jumpstart_kernels.surgery import find_relu, link_relu, replace_relu, restore_relu
 from jumpstart_kernels.usage.watching import layer_extrema
 from jumpstart_kernels.version import __version__
 
@@ -34,6 +34,7 @@ __all__ = [
     "inject_penalty",
     "layer_extrema",
     "integrations",
+    "link_relu",
     "penalty",
     "penalty_by_layer",
     "replace_relu",

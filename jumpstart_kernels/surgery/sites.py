@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from jumpstart_kernels.nn.activation import JumpstartActivation
 from jumpstart_kernels.nn.deferred_bias import DeferredBias
+from jumpstart_kernels.nn.linked import LinkedActivation
 from jumpstart_kernels.nn.recording import check_module
 from jumpstart_kernels.surgery.activations import Activations, Replaceable, requested_activations
 from jumpstart_kernels.surgery.code import is_of_torch, may_call
@@ -96,7 +97,7 @@ def find_relu(model: nn.Module, *, skip: Skip = (), activations: Iterable[str] =
 def survey(model: nn.Module, skip: Skip, activations: Activations) -> Survey:
     """Find the sites of a model without changing it."""
     check_module(model)
-    skipped = _skipped(model, skip)
+    skipped = find_skipped(model, skip)
     result = Survey([], [], [], [], skipped)
     finder = UnitFinder(model)
     by_type = {activation.module: activation for activation in activations}
@@ -146,7 +147,7 @@ def _left_by_an_earlier_call(module: nn.Module, activations: Activations) -> str
     )
 
 
-def _skipped(model: nn.Module, skip: Skip) -> set[nn.Module]:
+def find_skipped(model: nn.Module, skip: Skip) -> set[nn.Module]:
     """The modules that ``skip`` names, and those below them."""
     if isinstance(skip, (str, type, nn.Module)):
         raise TypeError(f"skip must be a list or tuple of names, module types and modules, got {skip!r}")
@@ -193,7 +194,7 @@ def _has_own_forward(module: nn.Module) -> bool:
     """Whether the forward is the user's. PyTorch's have their activations as modules or attributes."""
     replaced = isinstance(vars(module).get("forward"), StandIn)
     script = isinstance(module, torch.jit.ScriptModule)
-    ours = isinstance(module, (JumpstartActivation, DeferredBias))
+    ours = isinstance(module, (JumpstartActivation, LinkedActivation, DeferredBias))
     return not (script or replaced or ours or is_of_torch(type(module).forward))
 
 

@@ -129,17 +129,19 @@ def trace_forward(
     pattern: Pattern,
     activations: Activations,
     tracer: "type[Tracer] | None" = None,
+    replaced: bool = False,
 ) -> fx.Graph:
     """The trace of ``module``'s forward, with submodules as leaves, for one mode and one call pattern.
 
-    Attributes that are a function of these activations count as submodules. ``tracer`` may be a stricter one.
-    The module and the random number
-    generators are as before afterwards, also if it raises.
+    Attributes that are a function of these activations count as submodules. ``tracer`` may be a stricter one,
+    or one for which fewer submodules are leaves; ``replaced`` keeps the forwards that surgery has replaced.
+    The module and the random number generators are as before afterwards, also if it raises.
 
     Raises:
         Untraceable: tracing fails, or the trace would not reproduce the forward.
     """
-    functions = python_functions(module)
+    entered = (tracer or Tracer).entered(module)
+    functions = list(dict.fromkeys(function for each in entered for function in python_functions(each)))
     for name in TRACE_DEPENDENT:
         if any(mentions(function, name) for function in functions):
             raise Untraceable(f"its forward calls {name}()")
@@ -147,7 +149,7 @@ def trace_forward(
         for submodule in list(module.modules()):
             vars(submodule)["training"] = training
             forward = vars(submodule).get("forward")
-            if isinstance(forward, StandIn):
+            if isinstance(forward, StandIn) and not replaced:
                 forward.remove()  # a forward may call another's, or loop over the module's children
             for name, (activation, _) in activation_attributes(submodule, activations).items():
                 setattr(submodule, name, activation.module())
@@ -182,6 +184,11 @@ class Tracer(fx.Tracer):
         super().__init__()
         self._pattern = pattern
         self._context = _context()
+
+    @classmethod
+    def entered(cls, module: nn.Module) -> list[nn.Module]:
+        """Those whose forwards are traced."""
+        return [module]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
