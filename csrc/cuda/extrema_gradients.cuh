@@ -41,6 +41,18 @@ struct Backward {
   Layout layout;
 };
 
+// The gradient of a single element, before those of extrema are added.
+template <typename scalar_t, typename Activation>
+JUMPSTART_DEVICE stat_of<scalar_t> gradient_of_element(const ElementwiseBackward<scalar_t>& elementwise,
+                                                       const Layout& layout, const Activation& activation,
+                                                       int64_t row, int64_t column) {
+  using P = Pack<scalar_t>;
+  const uint32_t bit = elementwise.mask[row * layout.mask_columns() + column / 8] >> (column & 7);
+  const scalar_t grad = elementwise.grad_output[row * layout.matrix_columns() + column];
+  const auto by_output = activation.template gradient<P>(P::from_element(grad), P::from_bits(bit, 0));
+  return to_stat(P::to_element(by_output));  // rounded to scalar_t, as in every other element
+}
+
 // The gradients of extrema.
 template <typename scalar_t, typename Activation>
 class ExtremaGradients {
@@ -158,13 +170,7 @@ class ExtremaGradients {
     }
     const int64_t offset = row * columns_ + column;
     stat_t grad = 0;
-    if (e_.grad_output) {
-      using P = Pack<scalar_t>;
-      const uint32_t bit = e_.mask[row * l_.mask_columns() + column / 8] >> (column & 7);
-      const auto by_output =
-          activation_.template gradient<P>(P::from_element(e_.grad_output[offset]), P::from_bits(bit, 0));
-      grad = to_stat(P::to_element(by_output));  // rounded to scalar_t, as in every other element
-    }
+    if (e_.grad_output) grad = gradient_of_element(e_, l_, activation_, row, column);
     const int64_t unit = l_.inner == 1 ? column : row % l_.units;
     const int64_t point = l_.points_across(s_.position_points) ? row / l_.units * l_.inner + column
                                                                : row / l_.rows_per_point(s_.position_points);

@@ -1,0 +1,135 @@
+// The launches of linked activations; a file of its own, which compiles beside kernels.cu.
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/bias_sums.cuh"
+#include "cuda/device.cuh"
+#include "cuda/kernels.h"
+#include "cuda/launch.cuh"
+#include "cuda/linked.cuh"
+#include "cuda/linked_backward.cuh"
+#include "cuda/linked_forward.cuh"
+#include "cuda/packs.cuh"
+#include "cuda/plan.h"
+#include "linked_activations.h"
+
+namespace jumpstart {
+namespace cuda {
+namespace {
+
+template <typename scalar_t>
+Linked<stat_of<scalar_t>> make_linked(LinkedKind kind, const void* slopes, const Layout& layout) {
+  return {kind, static_cast<const stat_of<scalar_t>*>(slopes), HalfRows(layout)};
+}
+
+// Calls `run` with the linked activation and a value of the scalar type.
+template <typename Run>
+void for_linked_and_scalar(LinkedKind kind, Scalar scalar, const Run& run) {
+  with_linked_activation(kind, [&](const auto& activation) {
+    for_scalar(scalar, [&](auto of_type) { run(activation, of_type); });
+  });
+}
+
+template <typename scalar_t, typename Activation>
+void launch_alone(const LinkedForwardCall& call, const Activation&, Stream stream) {
+  const ForwardCall& c = call.of_x;
+  const int vector = vector_of<scalar_t>(c.layout, c.x, c.output);
+  const BackwardPlan plan = plan_backward(c.layout, vector, c.multiprocessors, false);  // as elementwise
+  const LinkedForward<scalar_t> f{
+      {static_cast<const scalar_t*>(c.x), static_cast<scalar_t*>(c.output), c.mask},
+      make_linked<scalar_t>(call.kind, call.slopes, c.layout),
+      plan.tiling};
+  auto kernel = linked_activation_forward_kernel<scalar_t, 1, Activation>;
+  if (plan.wide) kernel = linked_activation_forward_kernel<scalar_t, 16 / sizeof(scalar_t), Activation>;
+  launch(kernel, plan.blocks, kThreads, stream, f);
+}
+
+template <typename scalar_t>
+Backward<scalar_t> make_linked_backward(const LinkedBackwardCall& call) {
+  const BackwardCall& c = call.of_x;
+  const int vector = is_aligned(call.x) ? vector_of<scalar_t>(c.layout, c.grad_output, c.grad_x) : 1;
+  return make_backward<scalar_t>(c, vector);
+}
+
+// Of the slopes: their gradients are added up like those of a bias of twice the units.
+template <typename scalar_t>
+BiasSums<stat_of<scalar_t>, UnitsAre::columns> make_slope_sums(const BackwardCall& call, const Tiling& tiling,
+                                                               void* workspace) {
+  using stat_t = stat_of<scalar_t>;
+  const int64_t pieces = call.layout.inner == 1 ? 1 : tiling.tiles;
+  Axis axis = plan_bias_sums(call.layout, tiling, pieces);
+  axis.items *= 2;
+  const bool alone = call.layout.inner == 1 && axis.partials == 1;
+  return {static_cast<stat_t*>(call.bias_sums), alone ? nullptr : static_cast<stat_t*>(workspace), axis,
+          pieces};
+}
+
+template <int elements, typename scalar_t, typename Activation>
+void launch_backward(const Backward<scalar_t>& b, const LinkedBackward<scalar_t, Activation>& more,
+                     const BackwardCall& call, void* workspace, Stream stream) {
+  using stat_t = stat_of<scalar_t>;
+  const auto run = [&](const auto& sums) {
+    using Sums = std::decay_t<decltype(sums)>;
+    launch(linked_activation_backward_kernel<scalar_t, elements, Activation, Sums>, b.plan.blocks, kThreads,
+           stream, b, more, sums);
+  };
+  if constexpr (Activation::has_weight) {
+    if (call.bias_sums) {
+      const auto sums = make_slope_sums<scalar_t>(call, b.plan.tiling, workspace);
+      if (call.layout.inner == 1) {
+        run(sums);
+      } else {
+        run(BiasSums<stat_t, UnitsAre::rows>{sums.sums, sums.partials, sums.units, sums.pieces});
+      }
+      if (sums.partials) launch_sums(sums, stream);
+      return;
+    }
+  }
+  run(BiasSums<stat_t, UnitsAre::without_bias>{});
+}
+
+}  // namespace
+
+int64_t linked_forward_workspace(const LinkedForwardCall& call) {
+  return call.of_x.slack_sums ? forward_workspace(call.of_x) : 0;
+}
+
+void linked_forward(const LinkedForwardCall& call, void*, Stream stream) {
+  for_linked_and_scalar(call.kind, call.of_x.scalar, [&](const auto& activation, auto of_type) {
+    launch_alone<decltype(of_type)>(call, activation, stream);
+  });
+}
+
+int64_t linked_backward_workspace(const LinkedBackwardCall& call) {
+  int64_t bytes = 0;
+  if (!call.of_x.bias_sums) return bytes;
+  for_scalar(call.of_x.scalar, [&](auto of_type) {
+    using scalar_t = decltype(of_type);
+    void* const some = call.of_x.bias_sums;
+    const auto sums =
+        make_slope_sums<scalar_t>(call.of_x, make_linked_backward<scalar_t>(call).plan.tiling, some);
+    const int64_t count = sums.partials ? sums.units.items * sums.units.partials : 0;
+    bytes = count * static_cast<int64_t>(sizeof(stat_of<scalar_t>));
+  });
+  return bytes;
+}
+
+void linked_backward(const LinkedBackwardCall& call, void* workspace, Stream stream) {
+  for_linked_and_scalar(call.kind, call.of_x.scalar, [&](const auto& activation, auto of_type) {
+    using scalar_t = decltype(of_type);
+    using Activation = std::decay_t<decltype(activation)>;
+    const auto b = make_linked_backward<scalar_t>(call);
+    const LinkedBackward<scalar_t, Activation> more{
+        static_cast<const scalar_t*>(call.x),
+        make_linked<scalar_t>(call.kind, call.slopes, call.of_x.layout)};
+    if (b.plan.wide) {
+      launch_backward<16 / sizeof(scalar_t)>(b, more, call.of_x, workspace, stream);
+    } else {
+      launch_backward<1>(b, more, call.of_x, workspace, stream);
+    }
+  });
+}
+
+}  // namespace cuda
+}  // namespace jumpstart
