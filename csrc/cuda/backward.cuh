@@ -155,11 +155,12 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
   // From the columns of each thread to those of the region.
   JUMPSTART_DEVICE void store_columns(int64_t region, int64_t tile, bool any,
                                       const ExtremaGradients<scalar_t, Activation>& gradients) {
+    share_sums(this->sums, lane_, t_.lanes, this->shared);
+    __syncthreads();
     const auto thread = static_cast<int>(threadIdx.x);
     const int64_t column = tile * t_.tile_columns + thread;
-    const bool mine = thread < t_.tile_columns && column < t_.columns;
-    const stat_t sum = sum_columns(this->sums, t_.lanes, mine, this->shared);
-    if (mine) {
+    if (thread < t_.tile_columns && column < t_.columns) {
+      const stat_t sum = sum_warps<elements, stat_t>(this->shared, thread);
       if (this->to.partials) {
         this->to.partials[region * t_.columns + column] = sum;
       } else {

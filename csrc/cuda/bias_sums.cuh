@@ -51,14 +51,12 @@ JUMPSTART_DEVICE void sum_lanes(stat_t (&sums)[count], int lanes) {
   }
 }
 
-// Of the sums that threads have of their columns, that of column `thread` of the tile, if it is `mine`. Call
-// __syncthreads() before the next.
+// From the sums that each thread has of its columns to those of its warp, in shared memory.
 template <int elements, typename stat_t>
-JUMPSTART_DEVICE stat_t sum_columns(stat_t (&sums)[elements], int lanes, bool mine, unsigned char* shared) {
+JUMPSTART_DEVICE void share_sums(stat_t (&sums)[elements], int lane, int lanes, unsigned char* shared) {
   constexpr int kWidth = kWarpSize * elements;         // columns of the widest tile
   auto* of_warps = reinterpret_cast<stat_t*>(shared);  // [kWarps, kWidth]
   const auto thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % lanes;
 #pragma unroll
   for (int e = 0; e < elements; ++e) {
     for (int offset = lanes; offset < kWarpSize; offset *= 2) {
@@ -66,12 +64,14 @@ JUMPSTART_DEVICE stat_t sum_columns(stat_t (&sums)[elements], int lanes, bool mi
     }
     if (thread % kWarpSize < lanes) of_warps[thread / kWarpSize * kWidth + lane * elements + e] = sums[e];
   }
-  __syncthreads();
+}
+// From there to those of the block.
+template <int elements, typename stat_t>
+JUMPSTART_DEVICE stat_t sum_warps(const unsigned char* shared, int column) {
+  const auto* of_warps = reinterpret_cast<const stat_t*>(shared);
   stat_t sum = 0;
-  if (mine) {
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) sum += of_warps[w * kWidth + thread];
-  }
+  for (int w = 0; w < kWarps; ++w) sum += of_warps[w * kWarpSize * elements + column];
   return sum;
 }
 

@@ -100,6 +100,15 @@ class ExtremaGradients {
     return found;
   }
 
+  // Adds all of them, after all elements have been written.
+  JUMPSTART_DEVICE void add_all() const {
+    const Tile whole{0, l_.matrix_rows(), 0, columns_};
+    const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+    for (int64_t i = first; i < 2 * count_; i += static_cast<int64_t>(gridDim.x) * kThreads) {
+      if (s_.indices[i] >= 0) add_to_element(whole, s_.indices[i]);
+    }
+  }
+
   // What those of a unit add to its sum.
   JUMPSTART_DEVICE stat_t of_unit(int64_t unit) const {
     stat_t sum = 0;

@@ -53,6 +53,10 @@ constexpr bool is_linked = false;
 template <typename stat_t>
 constexpr bool is_linked<Linked<stat_t>> = true;
 
+// Resident blocks of a streaming kernel, as kBlocksAtOnce.
+template <typename Activation>
+constexpr int kBlocksOf = is_linked<Activation> ? 2 : kBlocksAtOnce;
+
 // Calls `run` with the linked activation of a kind.
 template <typename Run>
 JUMPSTART_DEVICE void with_kind(LinkedKind kind, const Run& run) {
@@ -70,6 +74,8 @@ template <typename stat_t, int elements, bool has_weight>
 class Slopes {
  public:
   JUMPSTART_DEVICE void load(const Linked<stat_t>&, int64_t, int64_t) {}
+  JUMPSTART_DEVICE void load_plane(const Linked<stat_t>&, int64_t) {}
+  JUMPSTART_DEVICE void load_columns(const Linked<stat_t>&, int64_t) {}
   JUMPSTART_DEVICE Halves<LinkedValue<stat_t>> at(int) const { return {0, 0}; }
 };
 template <typename stat_t, int elements>
@@ -77,19 +83,24 @@ class Slopes<stat_t, elements, true> {
  public:
   // Of the vector at a row and column of x, which must be inside.
   JUMPSTART_DEVICE void load(const Linked<stat_t>& linked, int64_t row, int64_t column) {
-    const int64_t units = linked.rows.units;
     if (linked.rows.planes) {
-      const int64_t unit = row % units;
-      const stat_t first = linked.slopes[unit], second = linked.slopes[units + unit];
-#pragma unroll
-      for (int e = 0; e < elements; ++e) {
-        first_[e] = first;
-        second_[e] = second;
-      }
+      load_plane(linked, row);
     } else {
-      load_neighbors(linked.slopes + column, first_);
-      load_neighbors(linked.slopes + units + column, second_);
+      load_columns(linked, column);
     }
+  }
+  JUMPSTART_DEVICE void load_plane(const Linked<stat_t>& linked, int64_t row) {
+    const int64_t units = linked.rows.units, unit = row % units;
+    const stat_t first = linked.slopes[unit], second = linked.slopes[units + unit];
+#pragma unroll
+    for (int e = 0; e < elements; ++e) {
+      first_[e] = first;
+      second_[e] = second;
+    }
+  }
+  JUMPSTART_DEVICE void load_columns(const Linked<stat_t>& linked, int64_t column) {
+    load_neighbors(linked.slopes + column, first_);
+    load_neighbors(linked.slopes + linked.rows.units + column, second_);
   }
   JUMPSTART_DEVICE Halves<LinkedValue<stat_t>> at(int e) const { return {first_[e], second_[e]}; }
 
@@ -191,6 +202,20 @@ JUMPSTART_DEVICE void store_linked(const Linked<typename V::stat_t>& linked,
     }
   }
   if (elementwise.mask) store_masks<V>(bits, elementwise.mask, mask_columns, at, inside, lane, lanes);
+}
+
+// The same of an element, of a matrix whose columns are units.
+template <typename scalar_t>
+JUMPSTART_DEVICE void store_linked_element(const Linked<stat_of<scalar_t>>& linked, stat_of<scalar_t> x,
+                                           int64_t row, int64_t column, scalar_t* output) {
+  with_kind(linked.kind, [&](auto activation) {
+    using Activation = decltype(activation);
+    Slopes<stat_of<scalar_t>, 1, Activation::has_weight> slopes;
+    slopes.load(linked, row, column);
+    const auto halves = Activation::template values<LinkedValue<stat_of<scalar_t>>>(x, slopes.at(0));
+    output[linked.rows.first(row) + column] = from_stat<scalar_t>(halves.first);
+    output[linked.rows.second(row) + column] = from_stat<scalar_t>(halves.second);
+  });
 }
 
 }  // namespace cuda

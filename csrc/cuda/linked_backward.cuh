@@ -1,5 +1,5 @@
-// The backward of a linked activation: the gradient of x from both halves and that of the extrema, in one
-// pass, with the slopes' gradients if they are asked for.
+// The backward of a linked activation: the gradient of x from both halves, with the slopes' gradients if they
+// are asked for; then that of the extrema, in a launch of its own, which is compiled once for all kinds.
 
 #pragma once
 
@@ -19,34 +19,11 @@ namespace cuda {
 constexpr int kLinkedDepth = 2;  // rows that a thread loads at once: of each two or three vectors
 
 // What there is besides Backward, whose mask is [matrix rows, 2 * mask_columns].
-template <typename scalar_t, typename Activation>
+template <typename scalar_t>
 struct LinkedBackward {
   const scalar_t* x;  // null if the masks are enough
   Linked<stat_of<scalar_t>> linked;
 };
-
-// The gradient of a single element, before it is rounded.
-template <typename scalar_t, typename Activation>
-JUMPSTART_DEVICE stat_of<scalar_t> gradient_of_element(const ElementwiseBackward<scalar_t>& elementwise,
-                                                       const Layout& layout,
-                                                       const LinkedBackward<scalar_t, Activation>& more,
-                                                       int64_t row, int64_t column) {
-  using L = LinkedValue<stat_of<scalar_t>>;
-  const HalfRows& rows = more.linked.rows;
-  const scalar_t* from = elementwise.grad_output + rows.first(row) + column;
-  const Halves<L> grad{to_stat(from[0]), to_stat(from[rows.half])};
-  if constexpr (Activation::from_sign) {
-    const int64_t mask_columns = layout.mask_columns();
-    const uint8_t* mask = elementwise.mask + row * 2 * mask_columns + column / 8;
-    const auto bit = column & 7;
-    return Activation::template gradient<L>(
-        {mask[0] >> bit & 1 ? grad.first : 0, mask[mask_columns] >> bit & 1 ? grad.second : 0});
-  } else {
-    Slopes<stat_of<scalar_t>, 1, Activation::has_weight> slopes;
-    slopes.load(more.linked, row, column);
-    return Activation::template gradient<L>(grad, to_stat(more.x[row * rows.columns + column]), slopes.at(0));
-  }
-}
 
 template <typename scalar_t, int elements, typename Activation, typename Sums>
 class LinkedGradient {
@@ -56,9 +33,8 @@ class LinkedGradient {
   using L = LinkedValue<stat_t>;
 
  public:
-  JUMPSTART_DEVICE LinkedGradient(const Backward<scalar_t>& b,
-                                  const LinkedBackward<scalar_t, Activation>& more, const Sums& sums,
-                                  unsigned char* shared)
+  JUMPSTART_DEVICE LinkedGradient(const Backward<scalar_t>& b, const LinkedBackward<scalar_t>& more,
+                                  const Sums& sums, unsigned char* shared)
       : b_(b),
         more_(more),
         rows_of_(more.linked.rows),
@@ -74,20 +50,13 @@ class LinkedGradient {
     tile_ = work - region * t_.tiles;
     begin_ = region * t_.region_rows;
     column_ = tile_ * t_.tile_columns + lane_ * elements;
-    const ExtremaGradients<scalar_t, LinkedBackward<scalar_t, Activation>> gradients(b_, more_);
-    const bool any = gradients.given() && gradients.any();  // early, to hide the latency of its loads
     const int64_t left = t_.rows - begin_;
     rows_ = static_cast<int32_t>(left < t_.region_rows ? left : t_.region_rows);
-    if (!rows_of_.planes && column_ < t_.columns) slopes_.load(more_.linked, 0, column_);
+    if (!planes() && column_ < t_.columns) slopes_.load_columns(more_.linked, column_);
     found_ = {};
     int32_t row = 0;  // all threads take part, for the shuffles of their warp
     for (; row + kLinkedDepth * height_ <= rows_; row += kLinkedDepth * height_) step<true>(row + row_lane_);
     if (row < rows_) step<false>(row + row_lane_);
-    if (any) {
-      __syncthreads();  // an element is streamed before extrema are added to it
-      const int64_t first = tile_ * t_.tile_columns, last = first + t_.tile_columns;
-      gradients.add(begin_, begin_ + rows_, first, last < t_.columns ? last : t_.columns);
-    }
     if constexpr (Sums::kUnitsAre == UnitsAre::columns) {
       store_columns(region, 0, found_.first);
       store_columns(region, 1, found_.second);
@@ -100,6 +69,12 @@ class LinkedGradient {
     stat_t first[elements], second[elements];
   };
   struct Nothing {};
+
+  // Whether units are rows of the matrix.
+  JUMPSTART_DEVICE bool planes() const {
+    if constexpr (Sums::kUnitsAre == UnitsAre::without_bias) return rows_of_.planes;
+    return Sums::kUnitsAre == UnitsAre::rows;
+  }
 
   template <bool full>
   JUMPSTART_DEVICE void step(int32_t row) {
@@ -129,7 +104,7 @@ class LinkedGradient {
 #pragma unroll
     for (int d = 0; d < kLinkedDepth; ++d) {
       if (!inside(d)) continue;
-      if (rows_of_.planes) slopes_.load(more_.linked, at.row_of(d), column_);
+      if (planes()) slopes_.load_plane(more_.linked, at.row_of(d));
       stat_t grad_x[elements] = {};
       if (b_.elementwise.grad_output) {
 #pragma unroll
@@ -176,19 +151,19 @@ class LinkedGradient {
 
   // From the columns of each thread to those of the region.
   JUMPSTART_DEVICE void store_columns(int64_t region, int half, stat_t (&sums)[elements]) const {
+    share_sums(sums, lane_, t_.lanes, shared_);
+    __syncthreads();
     const auto thread = static_cast<int>(threadIdx.x);
     const int64_t column = tile_ * t_.tile_columns + thread;
-    const bool mine = thread < t_.tile_columns && column < t_.columns;
-    const stat_t sum = sum_columns(sums, t_.lanes, mine, shared_);
-    if (mine) {
+    if (thread < t_.tile_columns && column < t_.columns) {
       stat_t* to = sums_.partials ? sums_.partials + region * 2 * t_.columns : sums_.sums;
-      to[half * t_.columns + column] = sum;
+      to[half * t_.columns + column] = sum_warps<elements, stat_t>(shared_, thread);
     }
     __syncthreads();
   }
 
   const Backward<scalar_t>& b_;
-  const LinkedBackward<scalar_t, Activation>& more_;
+  const LinkedBackward<scalar_t>& more_;
   const HalfRows& rows_of_;
   const Sums& sums_;
   unsigned char* shared_;
@@ -201,9 +176,9 @@ class LinkedGradient {
 };
 
 template <typename scalar_t, int elements, typename Activation, typename Sums>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, Activation::has_weight ? 2 : 3)
     linked_activation_backward_kernel(const __grid_constant__ Backward<scalar_t> b,
-                                      const __grid_constant__ LinkedBackward<scalar_t, Activation> more,
+                                      const __grid_constant__ LinkedBackward<scalar_t> more,
                                       const __grid_constant__ Sums sums) {
   unsigned char* shared = nullptr;
   if constexpr (Sums::kUnitsAre == UnitsAre::columns) {
@@ -212,6 +187,44 @@ __global__ void __launch_bounds__(kThreads, 3)
   }
   LinkedGradient<scalar_t, elements, Activation, Sums> gradient(b, more, sums, shared);
   for (int64_t work = blockIdx.x; work < b.plan.tiling.work(); work += gridDim.x) gradient.run(work);
+}
+
+// The gradient of a single element, before it is rounded.
+template <typename scalar_t>
+JUMPSTART_DEVICE stat_of<scalar_t> gradient_of_element(const ElementwiseBackward<scalar_t>& elementwise,
+                                                       const Layout& layout,
+                                                       const LinkedBackward<scalar_t>& more, int64_t row,
+                                                       int64_t column) {
+  using stat_t = stat_of<scalar_t>;
+  using L = LinkedValue<stat_t>;
+  const HalfRows& rows = more.linked.rows;
+  const scalar_t* from = elementwise.grad_output + rows.first(row) + column;
+  const Halves<L> grad{to_stat(from[0]), to_stat(from[rows.half])};
+  stat_t found = 0;
+  with_kind(more.linked.kind, [&](auto activation) {
+    using Activation = decltype(activation);
+    if constexpr (Activation::from_sign) {
+      const int64_t mask_columns = layout.mask_columns();
+      const uint8_t* mask = elementwise.mask + row * 2 * mask_columns + column / 8;
+      const auto bit = column & 7;
+      found = Activation::template gradient<L>(
+          {mask[0] >> bit & 1 ? grad.first : 0, mask[mask_columns] >> bit & 1 ? grad.second : 0});
+    } else {
+      Slopes<stat_t, 1, Activation::has_weight> slopes;
+      slopes.load(more.linked, row, column);
+      const stat_t x = to_stat(more.x[row * rows.columns + column]);
+      found = Activation::template gradient<L>(grad, x, slopes.at(0));
+    }
+  });
+  return found;
+}
+
+template <typename scalar_t>
+__global__ void __launch_bounds__(kThreads)
+    linked_activation_extrema_backward_kernel(const __grid_constant__ Backward<scalar_t> b,
+                                              const __grid_constant__ LinkedBackward<scalar_t> more) {
+  const ExtremaGradients<scalar_t, LinkedBackward<scalar_t>> gradients(b, more);
+  if (gradients.any()) gradients.add_all();
 }
 
 }  // namespace cuda

@@ -38,7 +38,7 @@ class LinkedOutput {
     column_ = work % t_.tiles * t_.tile_columns + lane_ * elements;
     const int64_t left = t_.rows - begin_;
     rows_ = static_cast<int32_t>(left < t_.region_rows ? left : t_.region_rows);
-    if (!linked_.rows.planes && column_ < t_.columns) slopes_.load(linked_, 0, column_);
+    if (!linked_.rows.planes && column_ < t_.columns) slopes_.load_columns(linked_, column_);
     int32_t row = 0;  // all threads take part, for the shuffles of their warp
     for (; row + kDepth * height_ <= rows_; row += kDepth * height_) step<true>(row + row_lane_);
     if (row < rows_) step<false>(row + row_lane_);
@@ -58,7 +58,7 @@ class LinkedOutput {
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
       if (!inside(d)) continue;
-      if (linked_.rows.planes) slopes_.load(linked_, at.row_of(d), column_);
+      if (linked_.rows.planes) slopes_.load_plane(linked_, at.row_of(d));
       scalar_t* first = e_.output + linked_.rows.first(at.row_of(d)) + column_;
       store_halves<V, Activation>(x[d], slopes_, first, first + linked_.rows.half, bits, 8 * d);
     }

@@ -1,8 +1,10 @@
 // The launches of linked activations; a file of its own, which compiles beside kernels.cu.
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/bias.cuh"
 #include "cuda/bias_sums.cuh"
 #include "cuda/device.cuh"
 #include "cuda/kernels.h"
@@ -12,11 +14,16 @@
 #include "cuda/linked_forward.cuh"
 #include "cuda/packs.cuh"
 #include "cuda/plan.h"
+#include "cuda/planes.cuh"
+#include "cuda/rows.cuh"
+#include "cuda/small.cuh"
 #include "linked_activations.h"
 
 namespace jumpstart {
 namespace cuda {
 namespace {
+
+constexpr int64_t kMostExtremaBlocks = 4096;  // each thread then takes several extrema
 
 template <typename scalar_t>
 Linked<stat_of<scalar_t>> make_linked(LinkedKind kind, const void* slopes, const Layout& layout) {
@@ -45,6 +52,24 @@ void launch_alone(const LinkedForwardCall& call, const Activation&, Stream strea
   launch(kernel, plan.blocks, kThreads, stream, f);
 }
 
+template <int elements, typename scalar_t>
+void launch_with_statistics(const Forward<scalar_t>& f, const Linked<stat_of<scalar_t>>& linked,
+                            Stream stream) {
+  using Activation = Linked<stat_of<scalar_t>>;
+  using NoBias = Bias<scalar_t, UnitsAre::without_bias>;
+  if (f.plan.kernel == ForwardKernel::small) {
+    launch(jumpstart_activation_forward_small_kernel<scalar_t, Activation, NoBias>, 1, kSmallThreads, stream,
+           f, linked, NoBias{});
+    return;
+  }
+  const auto kernel =
+      f.plan.kernel == ForwardKernel::rows
+          ? jumpstart_activation_forward_rows_kernel<scalar_t, elements, Activation, NoBias>
+          : jumpstart_activation_forward_planes_kernel<scalar_t, elements, Activation, NoBias>;
+  launch(kernel, f.plan.blocks, kThreads, stream, f, linked, NoBias{});
+  launch_merge(f, stream);
+}
+
 template <typename scalar_t>
 Backward<scalar_t> make_linked_backward(const LinkedBackwardCall& call) {
   const BackwardCall& c = call.of_x;
@@ -65,8 +90,8 @@ BiasSums<stat_of<scalar_t>, UnitsAre::columns> make_slope_sums(const BackwardCal
           pieces};
 }
 
-template <int elements, typename scalar_t, typename Activation>
-void launch_backward(const Backward<scalar_t>& b, const LinkedBackward<scalar_t, Activation>& more,
+template <int elements, typename Activation, typename scalar_t>
+void launch_gradient(const Backward<scalar_t>& b, const LinkedBackward<scalar_t>& more,
                      const BackwardCall& call, void* workspace, Stream stream) {
   using stat_t = stat_of<scalar_t>;
   const auto run = [&](const auto& sums) {
@@ -95,9 +120,22 @@ int64_t linked_forward_workspace(const LinkedForwardCall& call) {
   return call.of_x.slack_sums ? forward_workspace(call.of_x) : 0;
 }
 
-void linked_forward(const LinkedForwardCall& call, void*, Stream stream) {
-  for_linked_and_scalar(call.kind, call.of_x.scalar, [&](const auto& activation, auto of_type) {
-    launch_alone<decltype(of_type)>(call, activation, stream);
+void linked_forward(const LinkedForwardCall& call, void* workspace, Stream stream) {
+  if (!call.of_x.slack_sums) {
+    for_linked_and_scalar(call.kind, call.of_x.scalar, [&](const auto& activation, auto of_type) {
+      launch_alone<decltype(of_type)>(call, activation, stream);
+    });
+    return;
+  }
+  for_scalar(call.of_x.scalar, [&](auto of_type) {
+    using scalar_t = decltype(of_type);
+    const auto f = make_forward<scalar_t>(call.of_x, workspace);
+    const auto linked = make_linked<scalar_t>(call.kind, call.slopes, call.of_x.layout);
+    if (f.plan.wide) {
+      launch_with_statistics<16 / sizeof(scalar_t)>(f, linked, stream);
+    } else {
+      launch_with_statistics<1>(f, linked, stream);
+    }
   });
 }
 
@@ -120,14 +158,17 @@ void linked_backward(const LinkedBackwardCall& call, void* workspace, Stream str
     using scalar_t = decltype(of_type);
     using Activation = std::decay_t<decltype(activation)>;
     const auto b = make_linked_backward<scalar_t>(call);
-    const LinkedBackward<scalar_t, Activation> more{
-        static_cast<const scalar_t*>(call.x),
-        make_linked<scalar_t>(call.kind, call.slopes, call.of_x.layout)};
+    const LinkedBackward<scalar_t> more{static_cast<const scalar_t*>(call.x),
+                                        make_linked<scalar_t>(call.kind, call.slopes, call.of_x.layout)};
     if (b.plan.wide) {
-      launch_backward<16 / sizeof(scalar_t)>(b, more, call.of_x, workspace, stream);
+      launch_gradient<16 / sizeof(scalar_t), Activation>(b, more, call.of_x, workspace, stream);
     } else {
-      launch_backward<1>(b, more, call.of_x, workspace, stream);
+      launch_gradient<1, Activation>(b, more, call.of_x, workspace, stream);
     }
+    if (!call.of_x.grad_slack_sums && !call.of_x.grad_extrema) return;
+    const int64_t extrema = 2 * (call.of_x.layout.units + b.statistics.points);
+    launch(linked_activation_extrema_backward_kernel<scalar_t>,
+           std::min((extrema + kThreads - 1) / kThreads, kMostExtremaBlocks), kThreads, stream, b, more);
   });
 }
 
