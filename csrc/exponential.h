@@ -7,6 +7,12 @@
 
 #include "layout.h"
 
+#ifdef __CUDACC__
+#define JUMPSTART_UNROLL _Pragma("unroll")
+#else
+#define JUMPSTART_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace jumpstart {
 
 // e^x = power + rest, where rest = power * (e^r - 1): so e^x - 1 = (power - 1) + rest loses nothing near 0.
@@ -49,7 +55,7 @@ JUMPSTART_INLINE Exponential<V> exponential(typename V::Values x) {
   double factorial[C::terms + 2] = {1, 1};
   for (int k = 2; k < C::terms + 2; ++k) factorial[k] = factorial[k - 1] * k;
   auto series = V::broadcast(stat_t(1 / factorial[C::terms + 1]));
-#pragma GCC unroll 16
+  JUMPSTART_UNROLL
   for (int k = C::terms; k > 1; --k) {
     series = V::add(V::multiply(series, r), V::broadcast(stat_t(1 / factorial[k])));
   }

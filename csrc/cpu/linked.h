@@ -10,25 +10,10 @@
 #include "cpu/kernels.h"
 #include "cpu/mask_bits.h"
 #include "cpu/vector.h"
+#include "half_rows.h"
 
 namespace jumpstart {
 namespace JUMPSTART_ISA {
-
-// Where the halves of a matrix row are in an output or its gradient.
-struct HalfRows {
-  explicit HalfRows(const Layout& layout)
-      : units(layout.units),
-        columns(layout.matrix_columns()),
-        planes(layout.inner > 1),
-        half(planes ? units * columns : columns) {}
-  int64_t first(int64_t row) const {
-    return planes ? (row + row / units * units) * columns : 2 * row * columns;
-  }
-  int64_t second(int64_t row) const { return first(row) + half; }
-  int64_t units, columns;
-  bool planes;
-  int64_t half;
-};
 
 // The slopes of both halves, [2, units]: of a plane, or of the columns of a row.
 template <typename V, bool has_weight>

@@ -77,7 +77,6 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
 
  private:
   static constexpr UnitsAre kUnitsAre = Sums::kUnitsAre;
-  static constexpr int kWidth = kWarpSize * elements;  // columns of the widest tile
 
   template <bool full>
   JUMPSTART_DEVICE void step(int32_t row) {
@@ -114,7 +113,7 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
 #pragma unroll
         for (int e = 0; e < elements; ++e) sums[d] += V::element(grad[d], e);
       }
-      sum_lanes(sums);
+      sum_lanes(sums, t_.lanes);
       if (lane_ > 0) return;
       stat_t* to = row_sum(row);
 #pragma unroll
@@ -143,19 +142,12 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
       } else {
         stat_t sum[1] = {};
         if (inside) sum[0] = gradients.template of_points<elements>(begin_ + row, column_);
-        sum_lanes(sum);
+        sum_lanes(sum, t_.lanes);
         if (lane_ == 0 && inside) *row_sum(row) += sum[0];
       }
     }
   }
 
-  template <int count>
-  JUMPSTART_DEVICE void sum_lanes(stat_t (&sums)[count]) const {
-    for (int offset = 1; offset < t_.lanes; offset *= 2) {
-#pragma unroll
-      for (int i = 0; i < count; ++i) sums[i] += __shfl_xor_sync(kWholeWarp, sums[i], offset);
-    }
-  }
   JUMPSTART_DEVICE stat_t* row_sum(int32_t row) const {
     return this->to.partials + (begin_ + row) * t_.tiles + this->tile;
   }
@@ -163,23 +155,12 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
   // From the columns of each thread to those of the region.
   JUMPSTART_DEVICE void store_columns(int64_t region, int64_t tile, bool any,
                                       const ExtremaGradients<scalar_t, Activation>& gradients) {
-    auto* of_warps = reinterpret_cast<stat_t*>(this->shared);  // [kWarps, kWidth]
-    const auto thread = static_cast<int>(threadIdx.x);
-#pragma unroll
-    for (int e = 0; e < elements; ++e) {
-      for (int offset = t_.lanes; offset < kWarpSize; offset *= 2) {
-        this->sums[e] += __shfl_xor_sync(kWholeWarp, this->sums[e], offset);
-      }
-      if (thread % kWarpSize < t_.lanes) {
-        of_warps[thread / kWarpSize * kWidth + lane_ * elements + e] = this->sums[e];
-      }
-    }
+    share_sums(this->sums, lane_, t_.lanes, this->shared);
     __syncthreads();
+    const auto thread = static_cast<int>(threadIdx.x);
     const int64_t column = tile * t_.tile_columns + thread;
     if (thread < t_.tile_columns && column < t_.columns) {
-      stat_t sum = 0;
-#pragma unroll
-      for (int w = 0; w < kWarps; ++w) sum += of_warps[w * kWidth + thread];
+      const stat_t sum = sum_warps<elements, stat_t>(this->shared, thread);
       if (this->to.partials) {
         this->to.partials[region * t_.columns + column] = sum;
       } else {

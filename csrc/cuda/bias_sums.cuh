@@ -6,6 +6,7 @@
 
 #include "cuda/bias.cuh"
 #include "cuda/device.cuh"
+#include "cuda/extrema.cuh"
 #include "cuda/extrema_gradients.cuh"
 #include "cuda/plan.h"
 
@@ -40,6 +41,39 @@ template <typename stat_t, int elements>
 struct ThreadSums<stat_t, elements, BiasSums<stat_t, UnitsAre::without_bias>> {
   JUMPSTART_DEVICE ThreadSums(const BiasSums<stat_t, UnitsAre::without_bias>&, unsigned char*) {}
 };
+
+// Sums over the lanes of a row.
+template <int count, typename stat_t>
+JUMPSTART_DEVICE void sum_lanes(stat_t (&sums)[count], int lanes) {
+  for (int offset = 1; offset < lanes; offset *= 2) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) sums[i] += __shfl_xor_sync(kWholeWarp, sums[i], offset);
+  }
+}
+
+// From the sums that each thread has of its columns to those of its warp, in shared memory.
+template <int elements, typename stat_t>
+JUMPSTART_DEVICE void share_sums(stat_t (&sums)[elements], int lane, int lanes, unsigned char* shared) {
+  constexpr int kWidth = kWarpSize * elements;         // columns of the widest tile
+  auto* of_warps = reinterpret_cast<stat_t*>(shared);  // [kWarps, kWidth]
+  const auto thread = static_cast<int>(threadIdx.x);
+#pragma unroll
+  for (int e = 0; e < elements; ++e) {
+    for (int offset = lanes; offset < kWarpSize; offset *= 2) {
+      sums[e] += __shfl_xor_sync(kWholeWarp, sums[e], offset);
+    }
+    if (thread % kWarpSize < lanes) of_warps[thread / kWarpSize * kWidth + lane * elements + e] = sums[e];
+  }
+}
+// From there to those of the block.
+template <int elements, typename stat_t>
+JUMPSTART_DEVICE stat_t sum_warps(const unsigned char* shared, int column) {
+  const auto* of_warps = reinterpret_cast<const stat_t*>(shared);
+  stat_t sum = 0;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) sum += of_warps[w * kWarpSize * elements + column];
+  return sum;
+}
 
 // Adds up the partial sums of each unit, and the gradients of its own extrema, in a fixed order. A launch of
 // its own, as in the forward: the last block of a single launch would need a counter that somebody clears.

@@ -41,6 +41,18 @@ struct Backward {
   Layout layout;
 };
 
+// The gradient of a single element, before those of extrema are added.
+template <typename scalar_t, typename Activation>
+JUMPSTART_DEVICE stat_of<scalar_t> gradient_of_element(const ElementwiseBackward<scalar_t>& elementwise,
+                                                       const Layout& layout, const Activation& activation,
+                                                       int64_t row, int64_t column) {
+  using P = Pack<scalar_t>;
+  const uint32_t bit = elementwise.mask[row * layout.mask_columns() + column / 8] >> (column & 7);
+  const scalar_t grad = elementwise.grad_output[row * layout.matrix_columns() + column];
+  const auto by_output = activation.template gradient<P>(P::from_element(grad), P::from_bits(bit, 0));
+  return to_stat(P::to_element(by_output));  // rounded to scalar_t, as in every other element
+}
+
 // The gradients of extrema.
 template <typename scalar_t, typename Activation>
 class ExtremaGradients {
@@ -86,6 +98,15 @@ class ExtremaGradients {
       found |= add_range(tile, l_.units, begin / rows, (end - 1) / rows + 1, s_.points);
     }
     return found;
+  }
+
+  // Adds all of them, after all elements have been written.
+  JUMPSTART_DEVICE void add_all() const {
+    const Tile whole{0, l_.matrix_rows(), 0, columns_};
+    const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+    for (int64_t i = first; i < 2 * count_; i += static_cast<int64_t>(gridDim.x) * kThreads) {
+      if (s_.indices[i] >= 0) add_to_element(whole, s_.indices[i]);
+    }
   }
 
   // What those of a unit add to its sum.
@@ -158,13 +179,7 @@ class ExtremaGradients {
     }
     const int64_t offset = row * columns_ + column;
     stat_t grad = 0;
-    if (e_.grad_output) {
-      using P = Pack<scalar_t>;
-      const uint32_t bit = e_.mask[row * l_.mask_columns() + column / 8] >> (column & 7);
-      const auto by_output =
-          activation_.template gradient<P>(P::from_element(e_.grad_output[offset]), P::from_bits(bit, 0));
-      grad = to_stat(P::to_element(by_output));  // rounded to scalar_t, as in every other element
-    }
+    if (e_.grad_output) grad = gradient_of_element(e_, l_, activation_, row, column);
     const int64_t unit = l_.inner == 1 ? column : row % l_.units;
     const int64_t point = l_.points_across(s_.position_points) ? row / l_.units * l_.inner + column
                                                                : row / l_.rows_per_point(s_.position_points);

@@ -10,25 +10,10 @@
 #include <cstdint>
 
 #include "cuda/kernels.h"
+#include "cuda/tensors.h"
 
 namespace jumpstart {
 namespace {
-
-int multiprocessors_of(const at::Tensor& tensor) {
-  int count = 0;
-  C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, tensor.device().index()));
-  return count;
-}
-
-void* address(const at::Tensor& tensor) { return tensor.defined() ? tensor.mutable_data_ptr() : nullptr; }
-const void* const_address(const at::Tensor& tensor) {
-  return tensor.defined() ? tensor.const_data_ptr() : nullptr;
-}
-
-// Undefined if it has no bytes.
-at::Tensor empty_workspace(int64_t bytes, const at::Tensor& like) {
-  return bytes ? at::empty({bytes}, like.options().dtype(at::kByte)) : at::Tensor();
-}
 
 // The current device must be that of x.
 ForwardResult run_forward(PreparedForward prepared, const Options& options) {

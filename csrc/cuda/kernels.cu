@@ -10,6 +10,7 @@
 #include "cuda/bias.cuh"
 #include "cuda/bias_sums.cuh"
 #include "cuda/device.cuh"
+#include "cuda/launch.cuh"
 #include "cuda/merge.cuh"
 #include "cuda/packs.cuh"
 #include "cuda/penalty.cuh"
@@ -24,26 +25,6 @@ namespace jumpstart {
 namespace cuda {
 namespace {
 
-// Calls `run` with a value of the scalar type.
-template <typename Run>
-void for_scalar(Scalar scalar, const Run& run) {
-  switch (scalar) {
-    case Scalar::float32: return run(float{});
-    case Scalar::float64: return run(double{});
-    case Scalar::float16: return run(Half{});
-    case Scalar::bfloat16: return run(BFloat16{});
-  }
-}
-
-bool is_aligned(const void* memory) { return reinterpret_cast<uintptr_t>(memory) % 16 == 0; }
-
-// Elements in 16 bytes, or 1 if rows are not aligned to 16 bytes.
-template <typename scalar_t>
-int vector_of(const Layout& layout, const void* a, const void* b) {
-  constexpr int wide = 16 / sizeof(scalar_t);
-  return is_aligned(a) && is_aligned(b) && layout.matrix_columns() % wide == 0 ? wide : 1;
-}
-
 // Calls `run` with the activation and a value of the scalar type. Statistics alone run any activation's
 // kernels, without an output.
 template <typename Run>
@@ -52,47 +33,6 @@ void for_activation_and_scalar(const Options& options, Scalar scalar, const Run&
   with_activation(kind, options.parameter, [&](const auto& activation) {
     for_scalar(scalar, [&](auto of_type) { run(activation, of_type); });
   });
-}
-
-int64_t points_of(const Layout& layout, const Options& options) {
-  return layout.samples * (options.position_points ? layout.rows * layout.inner : 1);
-}
-
-// Lays out what the plan needs, one after the other. The small kernel needs nothing.
-template <typename scalar_t>
-Workspace<scalar_t> place_workspace(const ForwardPlan& plan, void* memory) {
-  Workspace<scalar_t> w{};
-  if (plan.kernel == ForwardKernel::small) return w;
-  w.column_partials = static_cast<Partial<scalar_t>*>(memory);
-  w.row_partials = w.column_partials + plan.partials.columns;
-  w.segment_partials = w.row_partials + plan.partials.rows;
-  w.block_sums = reinterpret_cast<stat_of<scalar_t>*>(w.segment_partials + plan.partials.segments);
-  w.counter = reinterpret_cast<int32_t*>(w.block_sums + kSlackSums * plan.merge.blocks());
-  return w;
-}
-
-template <typename scalar_t>
-ForwardPlan plan_of(const ForwardCall& call) {
-  return plan_forward(call.layout, call.options.position_points,
-                      vector_of<scalar_t>(call.layout, call.x, call.output), sizeof(stat_of<scalar_t>),
-                      call.multiprocessors);
-}
-
-template <typename scalar_t>
-Forward<scalar_t> make_forward(const ForwardCall& call, void* workspace) {
-  using stat_t = stat_of<scalar_t>;
-  Forward<scalar_t> f{};
-  f.elementwise = {static_cast<const scalar_t*>(call.x), static_cast<scalar_t*>(call.output), call.mask};
-  f.plan = plan_of<scalar_t>(call);
-  f.statistics = {static_cast<stat_t*>(call.slack_sums),
-                  static_cast<stat_t*>(call.extrema),
-                  call.indices,
-                  call.layout.units + points_of(call.layout, call.options),
-                  static_cast<stat_t>(call.options.margin),
-                  call.options.extrema_kind};
-  f.workspace = place_workspace<scalar_t>(f.plan, workspace);
-  f.layout = call.layout;
-  return f;
 }
 
 // Calls `run` with the bias of a call.
@@ -121,20 +61,7 @@ void launch_forward(const Forward<scalar_t>& f, const Activation& activation, co
     }
   }
   launch(kernel, f.plan.blocks, kThreads, stream, f, activation, bias);
-  launch(jumpstart_activation_statistics_forward_kernel<scalar_t>, f.plan.merge.blocks(), kThreads, stream,
-         f);
-}
-
-template <typename scalar_t>
-Backward<scalar_t> make_backward(const BackwardCall& call) {
-  using stat_t = stat_of<scalar_t>;
-  const int vector = vector_of<scalar_t>(call.layout, call.grad_output, call.grad_x);
-  return {{static_cast<const scalar_t*>(call.grad_output), call.mask, static_cast<scalar_t*>(call.grad_x)},
-          {static_cast<const stat_t*>(call.grad_slack_sums), static_cast<const stat_t*>(call.grad_extrema),
-           static_cast<const stat_t*>(call.extrema), call.indices, points_of(call.layout, call.options),
-           call.options.position_points, static_cast<stat_t>(call.options.margin)},
-          plan_backward(call.layout, vector, call.multiprocessors, call.bias_sums),
-          call.layout};
+  launch_merge(f, stream);
 }
 
 // Calls `run` with the sums of a call.
@@ -197,6 +124,25 @@ void launch_penalty_backward(const void* grad, const void* value, const double* 
 
 }  // namespace
 
+template <typename scalar_t>
+void launch_merge(const Forward<scalar_t>& f, Stream stream) {
+  launch(jumpstart_activation_statistics_forward_kernel<scalar_t>, f.plan.merge.blocks(), kThreads, stream,
+         f);
+}
+template void launch_merge(const Forward<float>&, Stream);
+template void launch_merge(const Forward<double>&, Stream);
+template void launch_merge(const Forward<Half>&, Stream);
+template void launch_merge(const Forward<BFloat16>&, Stream);
+
+template <typename stat_t>
+void launch_sums(const BiasSums<stat_t, UnitsAre::columns>& sums, Stream stream) {
+  using Sums = BiasSums<stat_t, UnitsAre::columns>;
+  launch(jumpstart_activation_bias_backward_kernel<stat_t, ReLU, Sums>, sums.units.blocks(), kThreads, stream,
+         Backward<stat_t>{}, ReLU(0), sums);
+}
+template void launch_sums(const BiasSums<float, UnitsAre::columns>&, Stream);
+template void launch_sums(const BiasSums<double, UnitsAre::columns>&, Stream);
+
 int64_t forward_workspace(const ForwardCall& call) {
   int64_t bytes = 0;
   for_scalar(call.scalar, [&](auto of_type) {
@@ -226,12 +172,15 @@ int64_t backward_workspace(const BackwardCall& call) {
   for_scalar(call.scalar, [&](auto of_type) {
     using scalar_t = decltype(of_type);
     using stat_t = stat_of<scalar_t>;
-    with_bias_sums<scalar_t>(call, make_backward<scalar_t>(call).plan, nullptr, [&](const auto& sums) {
-      if constexpr (std::decay_t<decltype(sums)>::kUnitsAre != UnitsAre::without_bias) {
-        const bool alone = call.layout.inner == 1 && sums.units.partials == 1;
-        if (!alone) bytes = sums.units.items * sums.units.partials * static_cast<int64_t>(sizeof(stat_t));
-      }
-    });
+    with_bias_sums<scalar_t>(
+        call,
+        make_backward<scalar_t>(call, vector_of<scalar_t>(call.layout, call.grad_output, call.grad_x)).plan,
+        nullptr, [&](const auto& sums) {
+          if constexpr (std::decay_t<decltype(sums)>::kUnitsAre != UnitsAre::without_bias) {
+            const bool alone = call.layout.inner == 1 && sums.units.partials == 1;
+            if (!alone) bytes = sums.units.items * sums.units.partials * static_cast<int64_t>(sizeof(stat_t));
+          }
+        });
   });
   return bytes;
 }
@@ -239,7 +188,8 @@ int64_t backward_workspace(const BackwardCall& call) {
 void backward(const BackwardCall& call, void* workspace, Stream stream) {
   for_activation_and_scalar(call.options, call.scalar, [&](const auto& activation, auto of_type) {
     using scalar_t = decltype(of_type);
-    const auto b = make_backward<scalar_t>(call);
+    const auto b =
+        make_backward<scalar_t>(call, vector_of<scalar_t>(call.layout, call.grad_output, call.grad_x));
     with_bias_sums<scalar_t>(call, b.plan, workspace, [&](const auto& sums) {
       if (b.plan.wide) {
         launch_backward<16 / sizeof(scalar_t)>(b, activation, sums, stream);

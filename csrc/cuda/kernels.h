@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "layout.h"
+#include "linked_activations.h"
 #include "options.h"
 
 struct CUstream_st;
@@ -52,6 +53,30 @@ struct BackwardCall {
 int64_t backward_workspace(const BackwardCall& call);
 // One launch, or two if there is a workspace.
 void backward(const BackwardCall& call, void* workspace, Stream stream);
+
+// A linked activation, cat(g(x), g(-x)).
+struct LinkedForwardCall {
+  // Of x, without a bias, its options those of statistics; slack_sums is null if these are not asked for. The
+  // output has twice the units, the mask is [matrix_rows, 2 * mask_columns], or null if x is kept instead.
+  ForwardCall of_x;
+  LinkedKind kind;
+  const void* slopes;  // [2, units], float32, or float64 for float64, aligned to 16 bytes; null: none
+};
+
+// As forward_workspace; 0 without statistics.
+int64_t linked_forward_workspace(const LinkedForwardCall& call);
+void linked_forward(const LinkedForwardCall& call, void* workspace, Stream stream);
+
+struct LinkedBackwardCall {
+  // As of LinkedForwardCall; bias_sums are the gradients of the slopes, [2, units], before rounding.
+  BackwardCall of_x;
+  LinkedKind kind;
+  const void* x;       // null if the mask is enough
+  const void* slopes;  // as of LinkedForwardCall
+};
+
+int64_t linked_backward_workspace(const LinkedBackwardCall& call);
+void linked_backward(const LinkedBackwardCall& call, void* workspace, Stream stream);
 
 constexpr int kPenaltyLayers = 448;  // per launch: their addresses are its arguments
 

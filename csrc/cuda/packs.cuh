@@ -218,6 +218,10 @@ struct Vector {
       return P::get(packs[e / P::kValues], e % P::kValues);
     }
   }
+  // An element, which if single need not be rounded to scalar_t.
+  JUMPSTART_DEVICE static stat_t get(const Value (&packs)[kPacks], int e) {
+    return P::get(packs[e / P::kValues], e % P::kValues);
+  }
   // The sum of two packs, rounded to scalar_t.
   JUMPSTART_DEVICE static Value sum(Value a, Value b) {
     if constexpr (elements == 1) {
@@ -232,6 +236,18 @@ struct Vector {
     } else {
       uint4 raw;
       memcpy(&raw, packs, sizeof raw);
+      *reinterpret_cast<uint4*>(to) = raw;
+    }
+  }
+  JUMPSTART_DEVICE static void store_rounded(scalar_t* to, const stat_t (&values)[kElements]) {
+    if constexpr (elements == 1) {
+      *to = from_stat<scalar_t>(values[0]);
+    } else {
+      scalar_t rounded[elements];
+#pragma unroll
+      for (int e = 0; e < elements; ++e) rounded[e] = from_stat<scalar_t>(values[e]);
+      uint4 raw;
+      memcpy(&raw, rounded, sizeof raw);
       *reinterpret_cast<uint4*>(to) = raw;
     }
   }

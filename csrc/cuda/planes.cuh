@@ -8,6 +8,7 @@
 #include "cuda/activate.cuh"
 #include "cuda/bias.cuh"
 #include "cuda/device.cuh"
+#include "cuda/linked.cuh"
 #include "cuda/merge.cuh"
 #include "cuda/statistics.cuh"
 
@@ -78,20 +79,27 @@ class Planes : PlaneBias<Vector<scalar_t, elements>, Bias> {
       extrema_.add(x, place);
     }
     if (!f_.elementwise.output) return;
-    uint32_t bits = 0;
-#pragma unroll
-    for (int d = 0; d < kDepth; ++d) {
-      const uint32_t own = activate<V>(activation_, x[d]);
-      if (!active || !(full || column + d * width < columns_)) continue;
-      bits |= own << 8 * d;
-      V::store(f_.elementwise.output + offset + d * width, x[d]);
-    }
-    bits = join_bits<V>(bits, lane_, c_.lanes);
-    if (active && column % 8 == 0) {
-      uint8_t* mask = f_.elementwise.mask + plane_ * c_.mask_columns + (begin_ + column) / 8;
+    if constexpr (is_linked<Activation>) {
+      const auto inside = [&](int d) { return active && (full || column + d * width < columns_); };
+      store_linked<V>(activation_, x, f_.elementwise, c_.mask_columns, {plane_, begin_ + column, 0, width},
+                      inside, lane_, c_.lanes);
+    } else {
+      uint32_t bits = 0;
 #pragma unroll
       for (int d = 0; d < kDepth; ++d) {
-        if (full || column + d * width < columns_) mask[d * width / 8] = static_cast<uint8_t>(bits >> 8 * d);
+        const uint32_t own = activate<V>(activation_, x[d]);
+        if (!active || !(full || column + d * width < columns_)) continue;
+        bits |= own << 8 * d;
+        V::store(f_.elementwise.output + offset + d * width, x[d]);
+      }
+      bits = join_bits<V>(bits, lane_, c_.lanes);
+      if (active && column % 8 == 0) {
+        uint8_t* mask = f_.elementwise.mask + plane_ * c_.mask_columns + (begin_ + column) / 8;
+#pragma unroll
+        for (int d = 0; d < kDepth; ++d) {
+          if (full || column + d * width < columns_)
+            mask[d * width / 8] = static_cast<uint8_t>(bits >> 8 * d);
+        }
       }
     }
   }
@@ -120,7 +128,7 @@ class Planes : PlaneBias<Vector<scalar_t, elements>, Bias> {
 };
 
 template <typename scalar_t, int elements, typename Activation, typename Bias>
-__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+__global__ void __launch_bounds__(kThreads, kBlocksOf<Activation>)
     jumpstart_activation_forward_planes_kernel(const __grid_constant__ Forward<scalar_t> f,
                                                const __grid_constant__ Activation activation,
                                                const __grid_constant__ Bias bias) {

@@ -8,6 +8,7 @@
 #include "cuda/activate.cuh"
 #include "cuda/bias.cuh"
 #include "cuda/device.cuh"
+#include "cuda/linked.cuh"
 #include "cuda/merge.cuh"
 #include "cuda/statistics.cuh"
 
@@ -96,7 +97,12 @@ class Rows : RowsBias<Vector<scalar_t, elements>, Bias> {
         reduce_row(x[d], at, active && (full || at < rows_));
       }
     }
-    if (f_.elementwise.output) {
+    if (!f_.elementwise.output) return;
+    if constexpr (is_linked<Activation>) {
+      const auto inside = [&](int d) { return active && (full || row + d * height_ < rows_); };
+      store_linked<V>(activation_, x, f_.elementwise, t_.mask_columns, {begin_ + row, column(), height_, 0},
+                      inside, lane_, t_.lanes);
+    } else {
       uint32_t bits = 0;
 #pragma unroll
       for (int d = 0; d < kDepth; ++d) {
@@ -208,7 +214,7 @@ class Rows : RowsBias<Vector<scalar_t, elements>, Bias> {
 };
 
 template <typename scalar_t, int elements, typename Activation, typename Bias>
-__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+__global__ void __launch_bounds__(kThreads, kBlocksOf<Activation>)
     jumpstart_activation_forward_rows_kernel(const __grid_constant__ Forward<scalar_t> f,
                                              const __grid_constant__ Activation activation,
                                              const __grid_constant__ Bias bias) {

@@ -6,6 +6,7 @@
 
 #include "cuda/bias.cuh"
 #include "cuda/device.cuh"
+#include "cuda/linked.cuh"
 #include "cuda/statistics.cuh"
 
 namespace jumpstart {
@@ -51,8 +52,12 @@ class Small {
         if (i >= elements) break;
         keys_[i / columns_ * pitch_ + i % columns_] = order_key(to_stat(x[d]));
         if (!f_.elementwise.output) continue;
-        const auto pack = P::from_element(x[d]);
-        f_.elementwise.output[i] = P::to_element(activation.template value<P>(pack, P::positive(pack)));
+        if constexpr (is_linked<Activation>) {
+          store_linked_element(activation, to_stat(x[d]), i / columns_, i % columns_, f_.elementwise.output);
+        } else {
+          const auto pack = P::from_element(x[d]);
+          f_.elementwise.output[i] = P::to_element(activation.template value<P>(pack, P::positive(pack)));
+        }
       }
     }
   }
@@ -67,6 +72,25 @@ class Small {
         if (first + b < columns_) bits |= static_cast<uint32_t>(keys_[row * pitch_ + first + b] > 0) << b;
       }
       f_.elementwise.mask[i] = static_cast<uint8_t>(bits);
+    }
+  }
+
+  // Those of the positive elements, and of the negative ones, a NaN being both.
+  JUMPSTART_DEVICE void store_linked_masks() const {
+    const auto bytes = static_cast<int>(f_.layout.mask_columns());
+    for (int i = static_cast<int>(threadIdx.x); i < rows_ * bytes; i += kSmallThreads) {
+      const int row = i / bytes, first = i % bytes * 8;
+      HalfBits bits{};
+#pragma unroll
+      for (int b = 0; b < 8; ++b) {
+        if (first + b >= columns_) continue;
+        const key_t key = keys_[row * pitch_ + first + b];
+        bits.first |= static_cast<uint32_t>(key > 0) << b;
+        bits.second |= static_cast<uint32_t>(key < 0 || key == largest_key<stat_t>()) << b;
+      }
+      uint8_t* to = f_.elementwise.mask + row * 2 * bytes + i % bytes;
+      to[0] = static_cast<uint8_t>(bits.first);
+      to[bytes] = static_cast<uint8_t>(bits.second);
     }
   }
 
@@ -133,7 +157,11 @@ __global__ void __launch_bounds__(kSmallThreads)
   const Small<scalar_t> small(f, shared);
   small.load(activation, bias);
   __syncthreads();
-  if (f.elementwise.output) small.store_mask();
+  if constexpr (is_linked<Activation>) {
+    if (f.elementwise.mask) small.store_linked_masks();
+  } else {
+    if (f.elementwise.output) small.store_mask();
+  }
   stat_t sums[kLayerSums] = {};
   small.template reduce<true>(sums);
   small.template reduce<false>(sums + kSlackSums);

@@ -11,6 +11,7 @@
 #include "cuda/kernels.h"
 #include "cuda/plan.h"
 #include "cuda_emulator.h"
+#include "linked_activations.h"
 
 namespace {
 
@@ -72,6 +73,13 @@ int emulator_activation(const char* name) {
   return static_cast<int>(found - std::begin(jumpstart::kActivationNames));
 }
 
+// The same of a linked activation.
+int emulator_linked_activation(const char* name) {
+  const auto* found = std::find(std::begin(jumpstart::kLinkedNames), std::end(jumpstart::kLinkedNames), name);
+  if (found == std::end(jumpstart::kLinkedNames)) return -1;
+  return static_cast<int>(found - std::begin(jumpstart::kLinkedNames));
+}
+
 // Memory with no access before its first page and behind its last.
 void* emulator_allocate(size_t pages) {
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
@@ -98,6 +106,18 @@ int64_t emulator_backward_workspace(const jumpstart::cuda::BackwardCall* call) {
 }
 const char* emulator_backward(const jumpstart::cuda::BackwardCall* call, void* workspace) {
   return cuda_emulator::guarded([&] { jumpstart::cuda::backward(*call, workspace, nullptr); });
+}
+int64_t emulator_linked_forward_workspace(const jumpstart::cuda::LinkedForwardCall* call) {
+  return jumpstart::cuda::linked_forward_workspace(*call);
+}
+const char* emulator_linked_forward(const jumpstart::cuda::LinkedForwardCall* call, void* workspace) {
+  return cuda_emulator::guarded([&] { jumpstart::cuda::linked_forward(*call, workspace, nullptr); });
+}
+int64_t emulator_linked_backward_workspace(const jumpstart::cuda::LinkedBackwardCall* call) {
+  return jumpstart::cuda::linked_backward_workspace(*call);
+}
+const char* emulator_linked_backward(const jumpstart::cuda::LinkedBackwardCall* call, void* workspace) {
+  return cuda_emulator::guarded([&] { jumpstart::cuda::linked_backward(*call, workspace, nullptr); });
 }
 const char* emulator_penalty(const jumpstart::cuda::PenaltyCall* call) {
   return cuda_emulator::guarded([&] { jumpstart::cuda::penalty(*call, nullptr); });
