@@ -9,11 +9,8 @@ import functools
 import math
 import shutil
 import subprocess
-<<<<<<< HEAD
-=======
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
->>>>>>> cuda
 from pathlib import Path
 
 import torch
@@ -116,28 +113,9 @@ def unavailable() -> str | None:
 @functools.cache
 def library() -> ctypes.CDLL:
     """The kernels, compiled for the CPU."""
-<<<<<<< HEAD
     (path,) = build_all(["emulator.so"], _compile)
     loaded = ctypes.CDLL(str(path))
-    for name in ("forward", "backward", "penalty", "penalty_backward"):
-=======
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as threads:
-        command = ["g++", "-std=c++17", "-O1", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
-        # No number loses bits unless the source says so.
-        command += ["-Wconversion", "-Wno-sign-conversion"]
-        command += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-        command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'cuda_emulator'}"]
-
-        def compile_one(source: str) -> str:
-            made = str(Path(folder) / Path(source).with_suffix(".o").name)
-            _run([*command, "-c", "-x", "c++", str(ROOT / source), "-o", made])
-            return made
-
-        path = Path(folder) / "emulator.so"
-        _run(["g++", "-shared", *threads.map(compile_one, SOURCES), "-o", str(path)])
-        loaded = ctypes.CDLL(str(path))
     for name in ("forward", "backward", "linked_forward", "linked_backward", "penalty", "penalty_backward"):
->>>>>>> cuda
         getattr(loaded, f"emulator_{name}").restype = ctypes.c_char_p
     loaded.emulator_limit.argtypes = [ctypes.c_int64, ctypes.c_int64]
     loaded.emulator_forward_workspace.restype = ctypes.c_int64
@@ -151,21 +129,25 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-<<<<<<< HEAD
 def _compile(name: str, path: Path) -> None:
-    command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
+    command = ["g++", "-std=c++17", "-O1", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
     # No number loses bits unless the source says so.
     command += ["-Wconversion", "-Wno-sign-conversion"]
     command += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-    command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'cuda_emulator'}", "-x", "c++"]
-    command += [*(str(ROOT / source) for source in SOURCES), "-o", str(path)]
-    compiled = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert compiled.returncode == 0, compiled.stderr
-=======
+    command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'cuda_emulator'}"]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as threads:
+
+        def compile_one(source: str) -> str:
+            made = str(Path(folder) / Path(source).with_suffix(".o").name)
+            _run([*command, "-c", "-x", "c++", str(ROOT / source), "-o", made])
+            return made
+
+        _run(["g++", "-shared", *threads.map(compile_one, SOURCES), "-o", str(path)])
+
+
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
->>>>>>> cuda
 
 
 class Memory:
