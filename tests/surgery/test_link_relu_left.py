@@ -22,7 +22,7 @@ from surgery.models import build as build_plain
 from torch import nn
 
 from jumpstart_kernels import LinkedReLU, link_relu
-from jumpstart_kernels.surgery import link
+from jumpstart_kernels.surgery.linking import link
 
 
 def state(model):

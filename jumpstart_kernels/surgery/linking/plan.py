@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from jumpstart_kernels.surgery.link_calls import Outcome, Values
-from jumpstart_kernels.surgery.link_edits import Edits, Flatten, Narrow, Site
-from jumpstart_kernels.surgery.link_layers import (
+from jumpstart_kernels.surgery.linking.calls import Outcome, Values
+from jumpstart_kernels.surgery.linking.edits import Edits, Flatten, Narrow, Site
+from jumpstart_kernels.surgery.linking.layers import (
     is_linear,
     is_matrix_layer,
     norm_dims,
     obstacle_to_widening,
 )
-from jumpstart_kernels.surgery.link_rules import Rules, factor_of
-from jumpstart_kernels.surgery.link_sites import (
+from jumpstart_kernels.surgery.linking.rules import Rules, factor_of
+from jumpstart_kernels.surgery.linking.sites import (
     Group,
     called_module,
     group_of,
@@ -25,8 +25,8 @@ from jumpstart_kernels.surgery.link_sites import (
     obstacle_to_linking,
     overwritten_and_read,
 )
-from jumpstart_kernels.surgery.link_trace import operands_of
-from jumpstart_kernels.surgery.link_units import Value
+from jumpstart_kernels.surgery.linking.trace import operands_of
+from jumpstart_kernels.surgery.linking.units import Value
 
 
 class Widening(NamedTuple):

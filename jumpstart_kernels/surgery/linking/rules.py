@@ -1,4 +1,4 @@
-"""How units pass through a node of a trace: one rule for each kind of layer, ``link_calls.py`` for calls."""
+"""How units pass through a node of a trace: one rule for each kind of layer, ``calls.py`` for calls."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from torch import fx, nn
 
 from jumpstart_kernels.nn.activation import JumpstartActivation
 from jumpstart_kernels.nn.linked import LinkedActivation
-from jumpstart_kernels.surgery.link_calls import Outcome, Values, after_call, flattened, shape_of
-from jumpstart_kernels.surgery.link_layers import (
+from jumpstart_kernels.surgery.linking.calls import Outcome, Values, after_call, flattened, shape_of
+from jumpstart_kernels.surgery.linking.layers import (
     is_linear,
     is_matrix_layer,
     is_transposed,
@@ -16,7 +16,7 @@ from jumpstart_kernels.surgery.link_layers import (
     spatial_dims,
     units_of_norm,
 )
-from jumpstart_kernels.surgery.link_units import Run, Value
+from jumpstart_kernels.surgery.linking.units import Run, Value
 
 _NOBODY = frozenset[Any]()
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from jumpstart_kernels.surgery.link_layers import is_linear, is_matrix_layer
-from jumpstart_kernels.surgery.link_plan import Plan, factor_of_layer
-from jumpstart_kernels.surgery.link_units import Run, Value, parts_of
-from jumpstart_kernels.surgery.link_weights import resize
+from jumpstart_kernels.surgery.linking.layers import is_linear, is_matrix_layer
+from jumpstart_kernels.surgery.linking.plan import Plan, factor_of_layer
+from jumpstart_kernels.surgery.linking.units import Run, Value, parts_of
+from jumpstart_kernels.surgery.linking.weights import resize
 
 
 def smaller_widths(plan: Plan) -> dict[nn.Module, int]:

@@ -9,9 +9,9 @@ from torch import nn
 from jumpstart_kernels.nn import JumpstartReLU
 from jumpstart_kernels.surgery.activations import REPLACEABLE
 from jumpstart_kernels.surgery.code import is_of_torch
-from jumpstart_kernels.surgery.link_layers import norm_dims
-from jumpstart_kernels.surgery.link_plan import Plan
-from jumpstart_kernels.surgery.link_sites import Group
+from jumpstart_kernels.surgery.linking.layers import norm_dims
+from jumpstart_kernels.surgery.linking.plan import Plan
+from jumpstart_kernels.surgery.linking.sites import Group
 from jumpstart_kernels.surgery.tracing import activation_attributes
 
 logger = logging.getLogger("jumpstart_kernels")

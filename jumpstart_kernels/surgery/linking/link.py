@@ -15,12 +15,12 @@ from jumpstart_kernels.nn.deferred_bias import DeferredBias
 from jumpstart_kernels.nn.linked import LINKED_LAYERS, LinkedActivation
 from jumpstart_kernels.nn.recording import check_module
 from jumpstart_kernels.surgery.bias_links import unlink_bias
-from jumpstart_kernels.surgery.link_forward import LinkedForward
-from jumpstart_kernels.surgery.link_inputs import check_wrappers, trace_calls
-from jumpstart_kernels.surgery.link_plan import Plan, make_plan, widenings
-from jumpstart_kernels.surgery.link_report import Report, report
-from jumpstart_kernels.surgery.link_weights import widen
-from jumpstart_kernels.surgery.link_widths import resize_layer, size_after, smaller_widths
+from jumpstart_kernels.surgery.linking.forward import LinkedForward
+from jumpstart_kernels.surgery.linking.inputs import check_wrappers, trace_calls
+from jumpstart_kernels.surgery.linking.plan import Plan, make_plan, widenings
+from jumpstart_kernels.surgery.linking.report import Report, report
+from jumpstart_kernels.surgery.linking.weights import widen
+from jumpstart_kernels.surgery.linking.widths import resize_layer, size_after, smaller_widths
 from jumpstart_kernels.surgery.sites import Skip, find_skipped
 from jumpstart_kernels.surgery.tracing import Untraceable
 
