@@ -194,7 +194,7 @@ def _become(module: nn.Module, layer: LinkedActivation) -> None:
     if link is not None and link.producer() is not None:
         unlink_bias(link.producer())
     attributes, own = vars(module), vars(nn.Module())
-    kept = {name: attributes[name] for name in own}
+    kept = {name: attributes[name] for name in own if name in attributes}
     if isinstance(module, JumpstartActivation) and isinstance(layer, JumpstartActivation):
         kept.update({name: attributes[name] for name in ("_pauses", "_inject", "_watchers")})
     attributes.clear()
