@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import pickle
 import warnings
 
 import pytest
@@ -203,3 +204,31 @@ def test_says_what_it_did(caplog):
     assert linked.endswith("after") and "; parameters: " in linked
     assert "blocks.0.conv1 [4, 4, 3, 3] to [4, 8, 3, 3]" in layers and "fc [3, 6] to [3, 12]" in layers
     assert "element-wise" in narrowed
+
+
+def test_shared_relu_whose_last_call_is_the_output():
+    """Each call has consumers of its own: the output gets g(z) alone, in whichever way it is returned."""
+
+    class Features(Residual):
+        def forward(self, x):
+            x = self.blocks(self.stem(x))
+            return x, F.adaptive_avg_pool2d(x, 1)
+
+    model, x = build(Features, (3, 2, 8, 8))
+    plain = copy.deepcopy(model)
+    quietly_link(model)
+    assert count_linked(model) == 4
+    assert_alike(outputs(model, x), outputs(plain, x))
+
+
+def test_sequence_gets_a_forward_of_its_own():
+    relu = nn.ReLU()
+    model, x = build(
+        lambda: nn.Sequential(nn.Linear(4, 4), relu, nn.Linear(4, 4), relu, nn.Softmax(-1)), (5, 4)
+    )
+    plain, names = copy.deepcopy(model), list(model.state_dict())
+    link_relu(model)
+    assert type(model[1]) is LinkedReLU and model[2].in_features == 8
+    assert list(model.state_dict()) == names and len(model) == 5
+    assert_alike(outputs(model, x), outputs(plain, x))
+    assert_alike([pickle.loads(pickle.dumps(model))(x)], [plain(x)])

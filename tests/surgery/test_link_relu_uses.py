@@ -168,3 +168,20 @@ def test_torchvision(name):
     quietly_link(model)
     with torch.no_grad():
         torch.testing.assert_close(model(x), plain(x), rtol=1e-9, atol=1e-9)
+
+
+def test_width_of_a_depthwise_layer_behind_a_concatenation():
+    class Concatenated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 8, 1)
+            self.depthwise, self.out = nn.Conv2d(12, 12, 3, groups=12), nn.Conv2d(12, 3, 1)
+
+        def forward(self, x):
+            x = torch.cat([self.one(x).relu(), self.two(x).relu()], 1)
+            return self.out(self.depthwise(x).relu())
+
+    model, x = build(Concatenated, (3, 2, 6, 6))
+    link_relu(model, weights="fresh", keep_parameters=True)
+    assert model.depthwise.groups == model.depthwise.out_channels == 12
+    assert outputs(model, x)[0].shape == (3, 3, 4, 4)

@@ -52,7 +52,8 @@ def link_relu(
 
     Modules stay the same objects with the same names; widened layers get new parameters of a new shape, so
     make the optimizer afterwards. A forward that calls ReLUs as functions, or in which something gets
-    ``g(z)`` alone, then runs as its trace, as after :func:`replace_relu`. There is no way back.
+    ``g(z)`` alone, then runs as its trace, with what is said of traces at :func:`replace_relu`, which is to
+    be called before, if at all. There is no way back.
 
     Args:
         model: any module that is not yet wrapped (DDP, ``torch.compile``).
@@ -193,7 +194,7 @@ def _become(module: nn.Module, layer: LinkedActivation) -> None:
     if link is not None and link.producer() is not None:
         unlink_bias(link.producer())
     attributes, own = vars(module), vars(nn.Module())
-    kept = {name: attributes[name] for name in own}
+    kept = {name: attributes[name] for name in own if name in attributes}
     if isinstance(module, JumpstartActivation) and isinstance(layer, JumpstartActivation):
         kept.update({name: attributes[name] for name in ("_pauses", "_inject", "_watchers")})
     attributes.clear()

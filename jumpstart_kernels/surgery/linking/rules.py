@@ -99,7 +99,7 @@ class Rules:
         if is_transposed(layer) or extra % value.plain_total or value.scaled:
             reason = f"{described} has groups, and not every unit of a group has its twin"
             return Outcome(result, reason, fixed=own)
-        if groups == inputs and outputs == inputs:
+        if groups == inputs and outputs == inputs and len(value.narrowed().runs) == 1:
             return Outcome(result, same=(value.widths | {layer},))
         fixed = frozenset(value.widths | {layer}) if groups == inputs else _NOBODY
         return Outcome(result, fixed=fixed)
