@@ -68,7 +68,8 @@ int64_t linked_forward_workspace(const LinkedForwardCall& call);
 void linked_forward(const LinkedForwardCall& call, void* workspace, Stream stream);
 
 struct LinkedBackwardCall {
-  // As of LinkedForwardCall; bias_sums are the gradients of the slopes, [2, units], before rounding.
+  // As of LinkedForwardCall; bias_sums are the gradients of the slopes, [2, units], before rounding. Without
+  // a grad_output, grad_x and bias_sums must hold zeros.
   BackwardCall of_x;
   LinkedKind kind;
   const void* x;       // null if the mask is enough
@@ -76,6 +77,7 @@ struct LinkedBackwardCall {
 };
 
 int64_t linked_backward_workspace(const LinkedBackwardCall& call);
+// One launch, another to merge the workspace if there is one, another for the gradients of extrema.
 void linked_backward(const LinkedBackwardCall& call, void* workspace, Stream stream);
 
 constexpr int kPenaltyLayers = 448;  // per launch: their addresses are its arguments

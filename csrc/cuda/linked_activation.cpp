@@ -50,6 +50,10 @@ LinkedInputGradients linked_backward_cuda(const Gradients& gradients, const Link
   const PreparedLinkedBackward prepared = prepare_linked_backward(gradients, saved, options);
   const auto& [layout, dense, grad_x, slope_sums] = prepared.common;
   if (prepared.common.is_done()) return prepared.finish();
+  if (!dense.output.defined()) {
+    grad_x.zero_();
+    if (slope_sums.defined()) slope_sums.zero_();
+  }
   const at::Tensor slopes = aligned(prepared.slopes);
   const cuda::LinkedBackwardCall call{
       {scalar_of(saved.dtype), const_address(dense.output),

@@ -86,18 +86,16 @@ class LinkedGradient {
 #pragma unroll
     for (int d = 0; d < kLinkedDepth; ++d) {
       if (!inside(d)) continue;
-      if (b_.elementwise.grad_output) {
-        const scalar_t* from = b_.elementwise.grad_output + rows_of_.first(at.row_of(d)) + column_;
-        V::load(from, first[d]);
-        V::load(from + rows_of_.half, second[d]);
-      }
-      if constexpr (!Activation::from_sign) {
-        V::load(more_.x + at.row_of(d) * t_.columns + column_, x[d]);
-      } else if (b_.elementwise.grad_output) {
+      const scalar_t* from = b_.elementwise.grad_output + rows_of_.first(at.row_of(d)) + column_;
+      V::load(from, first[d]);
+      V::load(from + rows_of_.half, second[d]);
+      if constexpr (Activation::from_sign) {
         const uint8_t* mask = b_.elementwise.mask + at.row_of(d) * 2 * t_.mask_columns + column_ / 8;
         const int shift = elements < 8 ? static_cast<int>(column_ & 7) : 0;
         bits[d] = {static_cast<uint32_t>(mask[0]) >> shift,
                    static_cast<uint32_t>(mask[t_.mask_columns]) >> shift};
+      } else {
+        V::load(more_.x + at.row_of(d) * t_.columns + column_, x[d]);
       }
     }
     stat_t of_rows[2 * kLinkedDepth] = {};
@@ -105,19 +103,17 @@ class LinkedGradient {
     for (int d = 0; d < kLinkedDepth; ++d) {
       if (!inside(d)) continue;
       if (planes()) slopes_.load_plane(more_.linked, at.row_of(d));
-      stat_t grad_x[elements] = {};
-      if (b_.elementwise.grad_output) {
+      stat_t grad_x[elements];
 #pragma unroll
-        for (int e = 0; e < elements; ++e) {
-          const Halves<L> grad{V::get(first[d], e), V::get(second[d], e)};
-          if constexpr (Activation::from_sign) {
-            grad_x[e] = Activation::template gradient<L>(
-                {bits[d].first >> e & 1 ? grad.first : 0, bits[d].second >> e & 1 ? grad.second : 0});
-          } else {
-            grad_x[e] = Activation::template gradient<L>(grad, V::get(x[d], e), slopes_.at(e));
-          }
-          add_slopes(grad, V::get(x[d], e), e, of_rows[2 * d], of_rows[2 * d + 1]);
+      for (int e = 0; e < elements; ++e) {
+        const Halves<L> grad{V::get(first[d], e), V::get(second[d], e)};
+        if constexpr (Activation::from_sign) {
+          grad_x[e] = Activation::template gradient<L>(
+              {bits[d].first >> e & 1 ? grad.first : 0, bits[d].second >> e & 1 ? grad.second : 0});
+        } else {
+          grad_x[e] = Activation::template gradient<L>(grad, V::get(x[d], e), slopes_.at(e));
         }
+        add_slopes(grad, V::get(x[d], e), e, of_rows[2 * d], of_rows[2 * d + 1]);
       }
       V::store_rounded(b_.elementwise.grad_x + at.row_of(d) * t_.columns + column_, grad_x);
     }

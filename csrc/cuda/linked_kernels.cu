@@ -141,7 +141,7 @@ void linked_forward(const LinkedForwardCall& call, void* workspace, Stream strea
 
 int64_t linked_backward_workspace(const LinkedBackwardCall& call) {
   int64_t bytes = 0;
-  if (!call.of_x.bias_sums) return bytes;
+  if (!call.of_x.bias_sums || !call.of_x.grad_output) return bytes;
   for_scalar(call.of_x.scalar, [&](auto of_type) {
     using scalar_t = decltype(of_type);
     void* const some = call.of_x.bias_sums;
@@ -160,10 +160,12 @@ void linked_backward(const LinkedBackwardCall& call, void* workspace, Stream str
     const auto b = make_linked_backward<scalar_t>(call);
     const LinkedBackward<scalar_t> more{static_cast<const scalar_t*>(call.x),
                                         make_linked<scalar_t>(call.kind, call.slopes, call.of_x.layout)};
-    if (b.plan.wide) {
-      launch_gradient<16 / sizeof(scalar_t), Activation>(b, more, call.of_x, workspace, stream);
-    } else {
-      launch_gradient<1, Activation>(b, more, call.of_x, workspace, stream);
+    if (call.of_x.grad_output) {
+      if (b.plan.wide) {
+        launch_gradient<16 / sizeof(scalar_t), Activation>(b, more, call.of_x, workspace, stream);
+      } else {
+        launch_gradient<1, Activation>(b, more, call.of_x, workspace, stream);
+      }
     }
     if (!call.of_x.grad_slack_sums && !call.of_x.grad_extrema) return;
     const int64_t extrema = 2 * (call.of_x.layout.units + b.statistics.points);

@@ -11,11 +11,23 @@ import torch
 from sparse_memory import sparse_zeros
 from torch import Tensor
 
-from cuda_emulator import SCALARS, _address, _BackwardCall, _ForwardCall, _Layout, _options, _raise, library
-from jumpstart_kernels.ops.arguments import ForwardResult, Gradients, Options, Saved
+from cuda_emulator import (
+    SCALARS,
+    _address,
+    _BackwardCall,
+    _ForwardCall,
+    _Layout,
+    _options,
+    _raise,
+    library,
+    linked,
+)
+from jumpstart_kernels.ops.arguments import NO_STATISTICS, ForwardResult, Gradients, Options, Saved
 from jumpstart_kernels.ops.layout import (
     Layout,
     is_channels_last,
+    linked_mask_shape,
+    linked_size,
     make_layout,
     mask_shape,
     point_count,
@@ -81,6 +93,55 @@ def forward(
     _limit(streaming, merge)
     _raise(library().emulator_forward(ctypes.byref(call), ctypes.c_void_p(_address(workspace))))
     return ForwardResult(output, mask, slack_sums, extrema, indices)
+
+
+def linked_forward(x: Tensor, options: Options, multiprocessors: int, *launches: Ends) -> ForwardResult:
+    """The same of a linked activation without slopes; its statistics are left out."""
+    layout = make_layout(x.shape, options.unit_dim, is_channels_last(x, options.unit_dim))
+    dtype = statistics_dtype(x.dtype)
+    output = sparse_zeros(linked_size(x.shape, options.unit_dim), x.dtype, layout.channels_last)
+    mask = sparse_zeros(linked_mask_shape(layout), torch.uint8)
+    count = 0
+    if options.extrema_kind != NO_STATISTICS:
+        count = layout.units + point_count(x.shape, options.unit_dim, options.position_points)
+    extrema, indices = sparse_zeros((2, count), dtype), sparse_zeros((2, count), torch.int64)
+    slack_sums = sparse_zeros(SUMS_SHAPE, dtype)
+    statistics = map(_address, (slack_sums, extrema, indices) if count else (None, None, None))
+    call = linked.LinkedForwardCall(
+        _ForwardCall(
+            SCALARS.index(x.dtype), *map(_address, (x, None, output, mask)), *statistics,
+            _Layout(*layout), _options(linked.of_statistics(options)), multiprocessors,
+        ),
+        linked.kind_of(options),
+    )  # fmt: skip
+    size = library().emulator_linked_forward_workspace(ctypes.byref(call))
+    workspace = sparse_zeros((size,), torch.uint8)
+    _limit(*launches)
+    _raise(library().emulator_linked_forward(ctypes.byref(call), ctypes.c_void_p(_address(workspace))))
+    return ForwardResult(output, mask, slack_sums, extrema, indices)
+
+
+def linked_backward(
+    grad_output: Tensor,
+    mask: Tensor,
+    size: tuple[int, ...],
+    options: Options,
+    channels_last: bool,
+    multiprocessors: int,
+    ends: Ends,
+) -> Tensor:
+    grad_x = sparse_zeros(size, grad_output.dtype, channels_last)
+    call = linked.LinkedBackwardCall(
+        _BackwardCall(
+            SCALARS.index(grad_x.dtype), *map(_address, (grad_output, mask, grad_x)), *([None] * 5),
+            _Layout(*make_layout(size, options.unit_dim, channels_last)),
+            _options(linked.of_statistics(options)), multiprocessors,
+        ),
+        linked.kind_of(options),
+    )  # fmt: skip
+    _limit(ends)
+    _raise(library().emulator_linked_backward(ctypes.byref(call), None))
+    return grad_x
 
 
 def backward(

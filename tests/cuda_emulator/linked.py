@@ -138,6 +138,10 @@ def backward(
         kept = None if x is None else memory.place(x, aligned)
         slopes = None if weight is None else memory.place(weight.to(extrema.dtype))
         sums = memory.allocate(2 * layout.units, extrema.dtype) if with_grad_weight else None
+        if by_output is None:
+            for zeros in (grad_x, sums):
+                if zeros is not None:
+                    zeros.zero_()
         call = LinkedBackwardCall(
             _BackwardCall(
                 SCALARS.index(dtype),

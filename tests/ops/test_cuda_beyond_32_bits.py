@@ -8,7 +8,7 @@ from cuda_emulator.large import Ends
 from sparse_memory import sparse_zeros
 
 from jumpstart_kernels.ops import reference
-from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
+from jumpstart_kernels.ops.arguments import NO_STATISTICS, Gradients, LinkedSaved, Options, Saved
 from jumpstart_kernels.ops.layout import Layout, is_channels_last, make_layout
 from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE
 
@@ -103,6 +103,39 @@ def test_the_last_elements_are_right(name, dtype):
     grad_x = large.backward(gradients, save(result, x, unit_dim), options, multiprocessors, Ends(2, blocks))
     gradients = gradients._replace(output=last_part(grad_output, name))
     expected_grad = reference.jumpstart_activation_backward(gradients, save(expected, part, 1), of_part).x
+    assert torch.equal(last_part(grad_x, name), expected_grad)
+
+
+@pytest.mark.parametrize("name", ("rows", "odd_rows", "channels_last", "planes"))
+def test_the_last_elements_of_a_linked_activation_are_right(name):
+    size, unit_dim, channels_last, position_points, multiprocessors = CASES[name]
+    x = sparse_zeros(size, torch.bfloat16, channels_last)
+    part = last_part(x, name)
+    generator = torch.Generator().manual_seed(0)
+    part.copy_(torch.randn(part.shape, generator=generator))
+    layout = make_layout(size, unit_dim, channels_last)
+    plan = large.plan(layout, position_points, 8 if layout.matrix[1] % 8 == 0 else 1, multiprocessors)
+    last = share(plan.backward_blocks, part.numel(), x.numel()) + margin(plan.backward_tiles)
+    streaming = Ends(2, share(plan.blocks, part.numel(), x.numel()) + margin(plan.tiles))
+    options = Options("linked_relu", 0.0, unit_dim, position_points, 1.0, NO_STATISTICS)
+    expected = reference.linked_activation_forward(part, None, options)
+    for kind, launches in (("none", [Ends(2, last)]), ("exact", [streaming, Ends(1, 1)])):
+        chosen = options._replace(extrema_kind=kind)
+        result = large.linked_forward(x, chosen, multiprocessors, *launches)
+        assert torch.equal(last_part(result.output, name), expected.output)
+        assert torch.equal(result.mask.flatten()[-expected.mask.numel() :], expected.mask.flatten())
+
+    grad_output = sparse_zeros(result.output.shape, torch.bfloat16, channels_last)
+    last_part(grad_output, name).copy_(torch.randn(expected.output.shape, generator=generator))
+    grad_x = large.linked_backward(
+        grad_output, result.mask, size, options, channels_last, multiprocessors, Ends(2, last)
+    )
+    saved = LinkedSaved(
+        None, None, expected.mask, expected.extrema, expected.indices, list(part.shape),
+        channels_last, x.dtype, with_grad_weight=False,
+    )  # fmt: skip
+    gradients = Gradients(last_part(grad_output, name), None, None)
+    expected_grad = reference.linked_activation_backward(gradients, saved, options).x
     assert torch.equal(last_part(grad_x, name), expected_grad)
 
 

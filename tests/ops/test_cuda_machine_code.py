@@ -4,18 +4,17 @@ import functools
 import itertools
 import json
 import re
-import shutil
-import subprocess
-import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
+import cuda_machine_code
 import pytest
 from builds import build_all
+from cuda_machine_code import ARCHITECTURES, CSRC, MachineCode, accesses_of, compile_for, shortest_loop
 
-CSRC = Path(__file__).resolve().parents[2] / "csrc"
-ARCHITECTURES = (80, 90, 100)
+pytestmark = pytest.mark.skipif(
+    cuda_machine_code.missing() is not None, reason=str(cuda_machine_code.missing())
+)
 DEPTH = 4  # vectors of a thread in flight
 REGISTERS = 64 * 1024  # of a multiprocessor
 THREADS = 256
@@ -39,17 +38,6 @@ KERNELS = [
 ]
 # C++ types.
 ACTIVATIONS = re.findall(r"\bapply\((\w+)\)", (CSRC / "activations.h").read_text())
-NVCC = shutil.which("nvcc")
-
-
-def _find_cuobjdump() -> str | None:
-    """The CUDA toolkit's, or the one bundled with Triton."""
-    try:
-        from triton import knobs
-
-        return knobs.nvidia.cuobjdump.path
-    except (ImportError, AttributeError, RuntimeError):
-        return shutil.which("cuobjdump")
 
 
 def _compiled(architecture: int) -> list[tuple[tuple[str, str], str, str]]:
@@ -63,20 +51,6 @@ def _compiled(architecture: int) -> list[tuple[tuple[str, str], str, str]]:
         for kernel, dtype in itertools.product(KERNELS, DTYPES)
         for activation in activations[kernel[0], dtype]
     ]
-
-
-CUOBJDUMP = _find_cuobjdump()
-pytestmark = [
-    pytest.mark.skipif(NVCC is None, reason="nvcc is not installed"),
-    pytest.mark.skipif(CUOBJDUMP is None, reason="neither the CUDA toolkit's nor Triton's cuobjdump is here"),
-]
-
-
-class MachineCode(NamedTuple):
-    registers: int
-    stack: int
-    local: int
-    loop: list[str]  # instructions of the loop over tiles
 
 
 @functools.cache
@@ -104,14 +78,7 @@ def _compile(name: str, path: Path) -> None:
             f"template __global__ void {kernel}<{cpp}, {elements}, {more}{activation}, {last}>"
             f"({constant} {argument}<{cpp}>, {constant} {activation}, {constant} {last});"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        source, cubin = Path(folder) / "kernels.cu", Path(folder) / "kernels.cubin"
-        source.write_text("\n".join([*lines, "}}"]))
-        flags = ["-std=c++17", "-O3", "-fmad=false", f"-arch=sm_{architecture}", f"-I{CSRC}"]
-        _run([NVCC, *flags, "-cubin", str(source), "-o", str(cubin)])
-        usage = _run([CUOBJDUMP, "--dump-resource-usage", str(cubin)])
-        code = _run([CUOBJDUMP, "-sass", str(cubin)])
-    path.write_text(json.dumps([usage, code]))
+    path.write_text(json.dumps(compile_for(architecture, [*lines, "}}"])))
 
 
 def _find(of: tuple[tuple[str, str], str, str], usage: str, code: str) -> MachineCode:
@@ -122,40 +89,7 @@ def _find(of: tuple[tuple[str, str], str, str], usage: str, code: str) -> Machin
     name += rf"NS0_{len(bias)}{bias}I\w+8UnitsAreE{UNITS_ARE.index(units)}E"
     resources = re.search(rf"{name}\S*:\s+REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage)
     (text,) = (part for part in code.split("Function : ")[1:] if re.search(name, part.split("\n")[0]))
-    return MachineCode(*map(int, resources.groups()), _loop(text))
-
-
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def _loop(text: str) -> list[str]:
-    """The shortest loop that moves all the vectors of a step."""
-    code = [(int(place, 16), text) for place, text in re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", text)]
-    # Behind the end lies what is seldom run, and branches back.
-    code = code[: next(i for i, (_, text) in enumerate(code) if text.strip() == "EXIT")]
-    loops = []
-    for end, instruction in code:
-        target = re.search(r"\bBRA\b.* 0x([0-9a-f]+)", instruction)
-        if target and int(target.group(1), 16) < end:
-            body = [text for place, text in code if int(target.group(1), 16) <= place <= end]
-            accesses = _accesses(body)
-            if min(accesses["LDG", 128], accesses["STG", 128]) >= DEPTH:
-                loops.append(body)
-    return min(loops, key=len)
-
-
-def _accesses(instructions: list[str]) -> Counter:
-    """Number of accesses of global memory, by kind and bits."""
-    counts: Counter = Counter()
-    for instruction in instructions:
-        access = re.search(r"\b(LDG|STG)\.E([.\w]*)", instruction)
-        if access:
-            bits = re.search(r"\.(128|64|U8|U16)\b", access.group(2))
-            counts[access.group(1), int(bits.group(1).removeprefix("U")) if bits else 32] += 1
-    return counts
+    return MachineCode(*map(int, resources.groups()), shortest_loop(text, DEPTH, DEPTH))
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +122,7 @@ def test_all_stays_in_registers(machine_code, architecture, kernel, dtype, activ
 @OF_COMPILED
 def test_activations_move_once_and_16_bytes_at_once(machine_code, architecture, kernel, dtype, activation):
     """2s bytes an element of s bytes, and for every vector one access of the mask."""
-    accesses = _accesses(machine_code[architecture][kernel, dtype, activation].loop)
+    accesses = accesses_of(machine_code[architecture][kernel, dtype, activation].loop)
     kernel, units = kernel
     partials = Counter()  # of a row: what is stored but for output and mask
     if kernel == FORWARD_ROWS:
@@ -216,5 +150,5 @@ def test_a_bias_takes_few_instructions(machine_code, architecture, kernel, dtype
     counts = []
     for units in (kernel[1], "without_bias"):
         loop = machine_code[architecture][(kernel[0], units), dtype, activation].loop
-        counts.append(len(loop) / (_accesses(loop)["LDG", 128] * DTYPES[dtype][2]))
+        counts.append(len(loop) / (accesses_of(loop)["LDG", 128] * DTYPES[dtype][2]))
     assert counts[0] - counts[1] <= 8, counts
