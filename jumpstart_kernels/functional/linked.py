@@ -26,7 +26,8 @@ def linked_relu(x: Tensor, *, unit_dim: int = 1) -> Tensor:
         unit_dim: the dimension of the units, which becomes twice as long.
 
     Returns:
-        ``[N, 2C, *]`` of the dtype of ``x``, in channels_last if ``x`` is, else contiguous.
+        ``[N, 2C, *]`` of the dtype of ``x``, in channels_last if ``x`` is and ``unit_dim`` is 1, else
+        contiguous.
 
     Raises:
         TypeError: ``x`` is not a tensor of one of these dtypes; ``unit_dim`` is not an int.

@@ -18,7 +18,7 @@ def _words(text: str) -> frozenset[str]:
 
 _UNARY = _words(
     """
-    abs neg exp log sqrt square sign pow clamp clip clamp_min clamp_max sigmoid tanh hardtanh
+    abs neg sqrt square sign clamp clip clamp_min clamp_max sigmoid tanh hardtanh
     relu relu6 leaky_relu elu selu celu gelu silu mish softplus hardswish hardsigmoid logsigmoid threshold
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout
     contiguous clone detach to type float double half bfloat16 cpu cuda
@@ -29,6 +29,14 @@ _CAT = _words("cat concat concatenate")
 _VIEWS = _words("view reshape")
 _REDUCTIONS = _words("mean sum amax amin std var")
 _HARMLESS = _words("dim ndim dtype device is_cuda get_device is_floating_point requires_grad layout")
+_KEYWORDS = _words(
+    """
+    input other value alpha tensors dim start_dim end_dim keepdim inplace p training min max negative_slope
+    kernel_size stride padding dilation ceil_mode count_include_pad divisor_override return_indices
+    output_size pad mode size scale_factor align_corners recompute_scale_factor antialias dtype memory_format
+    approximate beta threshold rounding_mode mask weight end condition
+    """
+)
 _NEEDS_SHAPES = ": pass example_inputs, which may tell"
 
 
@@ -43,8 +51,11 @@ class Outcome(NamedTuple):
 
 
 def name_of_call(node: Any) -> str:
-    """The name of the function or method that a node calls."""
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    """The name of the method, or of the function of PyTorch or Python, that a node calls; "" of others."""
+    if isinstance(node.target, str):
+        return node.target
+    home = (getattr(node.target, "__module__", None) or "torch").partition(".")[0]
+    return getattr(node.target, "__name__", "") if home in ("torch", "_operator", "builtins") else ""
 
 
 def shape_of(node: Any) -> tuple[int, ...] | None:
@@ -59,6 +70,8 @@ def after_call(node: Any, values: Values) -> Outcome:
     known = values.get(first) if isinstance(first, fx.Node) else None
     if node.target is plain_units:
         return Outcome(known)
+    if not name or not node.kwargs.keys() <= _KEYWORDS:  # axis, keepdims, out, ...
+        return Outcome(refusal=f"{name or node.target} is no call that it can follow, as it is called")
     if name in _CAT:
         return _concatenated(node, values)
     if name == "getattr" and node.args[1] in (*_HARMLESS, "shape"):
@@ -242,11 +255,15 @@ def _asks_batch(node: Any) -> bool:
 def _reduced(node: Any, value: Value) -> Outcome:
     """A reduction over dimensions other than that of the units."""
     given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    dims = [given] if isinstance(given, int) else given
+    dims = [given] if isinstance(given, int) and not isinstance(given, bool) else given
     keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
-    if not _is_list(dims) or not dims or (value.dim == -1 and any(dim >= 0 for dim in dims)):
+    shape = shape_of(node.args[0] if node.args else None)
+    unknown = shape is None and value.dim == -1 and _is_list(dims) and any(dim >= 0 for dim in dims)
+    # The third argument of std and var is another one.
+    other = name_of_call(node) in ("std", "var") and len(node.args) > 2
+    if not _is_list(dims) or not dims or unknown or other or not isinstance(keep, bool):
         return Outcome(refusal=f"{name_of_call(node)} is over dimensions that it does not know")
-    length = 1 - value.dim  # with a batch
+    length = 1 - value.dim if shape is None else len(shape)  # with a batch
     after = [dim - length if dim >= 0 else dim for dim in dims]
     if any(not value.dim < dim < 0 for dim in after):
         return Outcome(refusal=f"{name_of_call(node)} is over its units")

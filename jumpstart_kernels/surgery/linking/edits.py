@@ -42,7 +42,7 @@ class Recipe(NamedTuple):
 
     signature: tuple[str, ...]  # the calls that the trace must make
     links: dict[int, int]  # event: which of the forward's activations it is
-    narrows: tuple[tuple[int, int, int, tuple[Part, ...]], ...]  # event, operand, dimension, units
+    narrows: tuple[tuple[int, int, int, tuple[Part, ...], bool], ...]  # event, operand, of plain_units
     flattens: tuple[int, ...]
 
 
@@ -96,7 +96,7 @@ class Edits:
         for frame in self._frames:
             if frame.module in edited:
                 narrows = tuple(
-                    (*place, value.dim, parts_of(value.runs, size_of))
+                    (*place, value.dim, parts_of(value.runs, size_of), value.scaled)
                     for place, value in self._narrows[frame].items()
                 )
                 signature = tuple(name_of_event(frame.module, called) for called in frame.events)

@@ -88,8 +88,8 @@ class LinkedForward(StandIn):
                 "changed it: its code or its attributes have changed since"
             )
         output = next(node for node in graph.nodes if node.op == "output")
-        for event, position, dim, parts in recipe.narrows:
-            _narrow(graph, output if event == OUTPUT else events[event], position, (dim, parts))
+        for event, position, *arguments in recipe.narrows:
+            _narrow(graph, output if event == OUTPUT else events[event], position, tuple(arguments))
         for event in recipe.flattens:
             events[event].op, events[event].target = "call_function", torch.flatten
             events[event].args, events[event].kwargs = (events[event].args[0], 1), {}

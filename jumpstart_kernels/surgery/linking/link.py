@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 from jumpstart_kernels.nn import JumpstartReLU
@@ -76,7 +75,8 @@ def link_relu(
     Raises:
         TypeError: ``model`` is no module; an option is unknown; an argument is of a wrong type.
         ValueError: an argument is out of range; ``weights="equivalent"`` with ``keep_parameters``; an entry
-            of ``skip`` matches nothing; the model is, or has in it, a wrapper; ``example_inputs`` do not run.
+            of ``skip`` matches nothing; the model is, or has in it, a wrapper; ``example_inputs`` do not run;
+            ``activation="prelu"`` in a model of several dtypes or devices.
             The model is as before.
     """
     check_module(model)
@@ -133,9 +133,14 @@ class _Maker:
         self._layer = _ACTIVATIONS[activation]
         self._jumpstart = jumpstart
         self._options = options
-        floats = (tensor for tensor in model.parameters() if tensor.is_floating_point())
-        like = next(floats, torch.empty(0))
-        self._like = {"device": like.device, "dtype": like.dtype} if activation == "prelu" else {}
+        self._like: dict[str, Any] = {}
+        if activation == "prelu":
+            kinds = {(each.device, each.dtype) for each in model.parameters() if each.is_floating_point()}
+            if len(kinds) > 1:
+                raise ValueError(
+                    "activation must not be 'prelu' for a model with parameters of several dtypes or devices"
+                )
+            self._like = dict(zip(("device", "dtype"), next(iter(kinds), ()), strict=False))
 
     def make(self, unit_dim: int, before: nn.Module | None, name: str) -> LinkedActivation:
         """A layer in the place of a module or of a call."""

@@ -35,6 +35,15 @@ class Rules:
 
     def apply(self, node: Any, module: nn.Module | None, values: Values) -> Outcome:
         """The outcome of a node; ``module`` is what it calls, if it does."""
+        outcome = self._apply(node, module, values)
+        value, shape = outcome.value, shape_of(node)
+        if value is None or shape is None or value.scaled:
+            return outcome
+        if len(shape) >= -value.dim and shape[value.dim] == value.plain_total:
+            return outcome
+        return outcome._replace(value=None, refusal=outcome.refusal or "its shape is not as it follows")
+
+    def _apply(self, node: Any, module: nn.Module | None, values: Values) -> Outcome:
         if node.op == "call_module":
             assert module is not None
             first = node.args[0] if node.args else None

@@ -76,18 +76,28 @@ def parts_of(runs: Iterable[Run], size_of: Callable[[Run], int], factor: int = 1
     return tuple(parts)
 
 
-def plain_units(x: Tensor, dim: int, parts: tuple[Part, ...]) -> Tensor:
+def plain_units(x: Tensor, dim: int, parts: tuple[Part, ...], scaled: bool) -> Tensor:
     """The units of ``x`` that the plain model has: a view where they are in one piece.
 
     Args:
         x: with units in dimension ``dim``.
         dim: counted from the end.
         parts: of the units, or, after flattening, in proportion to their columns.
+        scaled: whether each unit has several columns.
+
+    Raises:
+        RuntimeError: ``x`` has another number of units.
     """
     if isinstance(x, fx.Proxy):  # a leaf for torch.fx
-        node: Any = x.tracer.create_proxy("call_function", plain_units, (x, dim, parts), {})
+        node: Any = x.tracer.create_proxy("call_function", plain_units, (x, dim, parts, scaled), {})
         return node
-    factor = x.shape[dim] // sum(size for size, _ in parts)
+    units = sum(size for size, _ in parts)
+    factor = x.shape[dim] // units
+    if x.shape[dim] != units * (factor if scaled else 1):
+        raise RuntimeError(
+            f"link_relu has found {units} units in dimension {dim} of a tensor that has {x.shape[dim]}: it takes inputs "
+            "to be batches, unless its example_inputs show that they are not"
+        )
     pieces, start = [], 0
     for size, plain in parts:
         if plain:
