@@ -95,8 +95,8 @@ def plain_units(x: Tensor, dim: int, parts: tuple[Part, ...], scaled: bool) -> T
     factor = x.shape[dim] // units
     if x.shape[dim] != units * (factor if scaled else 1):
         raise RuntimeError(
-            f"link_relu has found {units} units in dimension {dim} of a tensor that has {x.shape[dim]}: it takes inputs "
-            "to be batches, unless its example_inputs show that they are not"
+            f"link_relu has found {units} units in dimension {dim} of a tensor that has {x.shape[dim]}: "
+            "it takes inputs to be batches, unless its example_inputs show that they are not"
         )
     pieces, start = [], 0
     for size, plain in parts:
