@@ -193,7 +193,7 @@ def _unfit_peers(activation: str, bias: bool) -> dict[str, str]:
     """The peers that there are not for an activation, with or without a bias, and why."""
     unfit: dict[str, str] = {}
     if activation != "relu":
-        unfit = dict.fromkeys(ONLY_RELU, f"is of relu, and not of {activation}")
+        unfit = dict.fromkeys(ONLY_RELU, f"is of relu, and not of --activation {activation}")
     elif bias:
         unfit = dict.fromkeys(ONLY_RELU, "has no --bias")
     if activation in LINKED:

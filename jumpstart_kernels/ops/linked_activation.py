@@ -130,6 +130,7 @@ def _any_gradient(backward: Backward) -> Backward:
         gradients: Gradients, saved: LinkedSaved, options: Options
     ) -> LinkedInputGradients:
         _check_activation(options)
+        _check_gradient(gradients.output, saved, options)
         memory_format = dense_format(len(saved.size), saved.channels_last)
         if saved.x is not None:
             saved = saved._replace(x=saved.x.contiguous(memory_format=memory_format))
@@ -156,6 +157,15 @@ def _check(x: Tensor, weight: Tensor | None, options: Options) -> None:
         raise ValueError(
             f"weight must have shape [2, {units}], and the dtype and device of x, {x.dtype} {x.device}, got "
             f"shape {list(weight.shape)} {weight.dtype} {weight.device}"
+        )
+
+
+def _check_gradient(grad: Tensor | None, saved: LinkedSaved, options: Options) -> None:
+    size = linked_size(saved.size, options.unit_dim)
+    if grad is not None and (list(grad.shape) != size or grad.dtype != saved.dtype):
+        raise ValueError(
+            f"grad_output must have the shape and dtype of the output, {size} {saved.dtype}, got "
+            f"{list(grad.shape)} {grad.dtype}"
         )
 
 
