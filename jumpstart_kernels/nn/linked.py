@@ -136,6 +136,17 @@ class _JumpstartLinked(JumpstartActivation, LinkedActivation):
 
     inplace = False
 
+    def __init__(
+        self,
+        *,
+        unit_dim: int = 1,
+        points: str = "sample",
+        margin: float = 1.0,
+        tie_breaking: str = "single",
+    ) -> None:
+        LinkedActivation.__init__(self, unit_dim=unit_dim)
+        self._set_options(unit_dim, points, margin, tie_breaking)
+
     def _run_eagerly(
         self, x: Tensor, bias: Tensor | None, unit_dim: int, options: RunOptions
     ) -> tuple[Tensor, Record] | None:
@@ -165,17 +176,6 @@ class JumpstartLinkedReLU(_JumpstartLinked, LinkedReLU):
     """
 
     plain = LinkedReLU
-
-    def __init__(
-        self,
-        *,
-        unit_dim: int = 1,
-        points: str = "sample",
-        margin: float = 1.0,
-        tie_breaking: str = "single",
-    ) -> None:
-        LinkedReLU.__init__(self, unit_dim=unit_dim)
-        self._set_options(unit_dim, points, margin, tie_breaking)
 
 
 class JumpstartLinkedPReLU(_JumpstartLinked, LinkedPReLU):
@@ -216,17 +216,6 @@ class JumpstartLinkedSELU(_JumpstartLinked, LinkedSELU):
 
     plain = LinkedSELU
 
-    def __init__(
-        self,
-        *,
-        unit_dim: int = 1,
-        points: str = "sample",
-        margin: float = 1.0,
-        tie_breaking: str = "single",
-    ) -> None:
-        LinkedSELU.__init__(self, unit_dim=unit_dim)
-        self._set_options(unit_dim, points, margin, tie_breaking)
-
 
 class JumpstartLinkedSiLU(_JumpstartLinked, LinkedSiLU):
     """:class:`LinkedSiLU` that records the slack of its shared pre-activation, from the same pass.
@@ -236,17 +225,6 @@ class JumpstartLinkedSiLU(_JumpstartLinked, LinkedSiLU):
     """
 
     plain = LinkedSiLU
-
-    def __init__(
-        self,
-        *,
-        unit_dim: int = 1,
-        points: str = "sample",
-        margin: float = 1.0,
-        tie_breaking: str = "single",
-    ) -> None:
-        LinkedSiLU.__init__(self, unit_dim=unit_dim)
-        self._set_options(unit_dim, points, margin, tie_breaking)
 
 
 LINKED_LAYERS: dict[type[LinkedActivation], type[JumpstartActivation]] = {

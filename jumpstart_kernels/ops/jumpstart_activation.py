@@ -89,7 +89,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     save_for_backward(ctx, x, bias, result, named)
 
 
-def _make_backward(overload: torch._ops.OpOverload) -> Callable[..., Any]:
+def make_backward(overload: torch._ops.OpOverload) -> Callable[..., Any]:
+    """The autograd formula of a forward, for either operator: its second input is a bias, or a weight."""
+
     def backward(ctx, *grads):
         by_name = ForwardResult(*grads)
         gradients = Gradients(by_name.output, by_name.slack_sums, by_name.extrema)
@@ -145,7 +147,7 @@ def _check_activation(options: Options) -> None:
         )
 
 
-def _flat_forward(forward: Forward) -> Callable[..., ForwardResult]:
+def flat_forward(forward: Forward) -> Callable[..., ForwardResult]:
     """Adapt a forward to the dispatcher's flat arguments."""
     return lambda x, bias, *options: forward(x, bias, Options(*options))
 
@@ -158,15 +160,15 @@ def _flat_backward(backward: Backward) -> Callable[..., InputGradients]:
 def _register(backend: Backend) -> torch._ops.OpOverload:
     forward = backward = None
     if backend.kernels is not None:
-        forward = _flat_forward(_any_layout(backend.kernels.jumpstart_activation_forward))
+        forward = flat_forward(_any_layout(backend.kernels.jumpstart_activation_forward))
         backward = _flat_backward(_any_gradient(backend.kernels.jumpstart_activation_backward))
     return register(
         LIBRARY,
         backend.name,
-        Function("jumpstart_activation", _FORWARD, _flat_forward(_fake_forward), forward),
+        Function("jumpstart_activation", _FORWARD, flat_forward(_fake_forward), forward),
         Function("jumpstart_activation_backward", _BACKWARD, _flat_backward(_fake_backward), backward),
         definition=_flat_backward(reference.jumpstart_activation_backward),
-        make_backward=_make_backward,
+        make_backward=make_backward,
         setup_context=_setup_context,
     )
 

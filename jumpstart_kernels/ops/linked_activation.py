@@ -21,12 +21,17 @@ from jumpstart_kernels.ops.arguments import (
     LinkedSaved,
     Options,
     dense_gradients,
-    saved_arguments,
     split_backward,
     weight_goes_with,
 )
 from jumpstart_kernels.ops.backends import BACKENDS, Backend
-from jumpstart_kernels.ops.jumpstart_activation import LIBRARY, OPTIONS, STATISTICS
+from jumpstart_kernels.ops.jumpstart_activation import (
+    LIBRARY,
+    OPTIONS,
+    STATISTICS,
+    flat_forward,
+    make_backward,
+)
 from jumpstart_kernels.ops.layout import (
     dense_format,
     is_dense,
@@ -99,18 +104,6 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.constants = (x.shape, runs_channels_last(x, options.unit_dim), x.dtype, with_grad_weight, *options)
 
 
-def _make_backward(overload: torch._ops.OpOverload) -> Callable[..., Any]:
-    def backward(ctx, *grads):
-        by_name = ForwardResult(*grads)
-        gradients = Gradients(by_name.output, by_name.slack_sums, by_name.extrema)
-        without_gradient = (None,) * len(Options._fields)
-        if all(gradient is None for gradient in gradients):
-            return None, None, *without_gradient
-        return *overload(*gradients, *saved_arguments(ctx)), *without_gradient
-
-    return backward
-
-
 def _any_layout(forward: Forward) -> Forward:
     """Let a kernel for dense tensors accept any strides."""
 
@@ -175,28 +168,23 @@ def _check_activation(options: Options) -> None:
         raise ValueError(f"activation must be one of {allowed}, got {options.activation!r}")
 
 
-def _flat_forward(forward: Forward) -> Callable[..., ForwardResult]:
-    """Adapt a forward to the dispatcher's flat arguments."""
-    return lambda x, weight, *options: forward(x, weight, Options(*options))
-
-
 def _flat_backward(backward: Backward) -> Callable[..., LinkedInputGradients]:
-    """Likewise for a backward."""
+    """Adapt a backward to the dispatcher's flat arguments."""
     return lambda *arguments: backward(*split_backward(arguments, LinkedSaved))
 
 
 def _register(backend: Backend) -> torch._ops.OpOverload:
     forward = backward = None
     if backend.kernels is not None:
-        forward = _flat_forward(_any_layout(backend.kernels.linked_activation_forward))
+        forward = flat_forward(_any_layout(backend.kernels.linked_activation_forward))
         backward = _flat_backward(_any_gradient(backend.kernels.linked_activation_backward))
     return register(
         LIBRARY,
         backend.name,
-        Function("linked_activation", _FORWARD, _flat_forward(_fake_forward), forward),
+        Function("linked_activation", _FORWARD, flat_forward(_fake_forward), forward),
         Function("linked_activation_backward", _BACKWARD, _flat_backward(_fake_backward), backward),
         definition=_flat_backward(reference.linked_activation_backward),
-        make_backward=_make_backward,
+        make_backward=make_backward,
         setup_context=_setup_context,
     )
 

@@ -3,7 +3,6 @@
 import itertools
 import warnings
 from collections.abc import Callable
-from types import CodeType, MethodType
 from typing import Any
 
 import torch
@@ -25,7 +24,6 @@ from jumpstart_kernels.surgery.tracing import (
     StandIn,
     Untraceable,
     activation_calls,
-    call_pattern,
     submodule,
     trace_forward,
 )
@@ -67,23 +65,6 @@ class TracedForward(StandIn):
         self.names: list[str] = []  # submodules it added
         self._made: dict[str, str] = {}  # how each was made: its options may be changed since
         self.uncalled: list[nn.Module] = []  # layers that can leave their bias to an activation added later
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        label = self._choose(self._module.training, *call_pattern(args, kwargs))
-        return self._functions[label](self._module, *args, **kwargs)
-
-    @property
-    def __wrapped__(self) -> Callable[..., Any]:
-        """The class's forward, for ``inspect.signature``."""
-        return MethodType(type(self._module).forward, self._module)
-
-    @property
-    def __code__(self) -> CodeType:
-        """The code of the class's forward, for ``torch.export``, which looks up its source."""
-        return type(self._module).forward.__code__
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_labels": {}, "_functions": {}, "graphs": {}}
 
     def install(self, graphs: dict[tuple[Any, ...], fx.Graph]) -> None:
         """Become the module's forward, with traces of ``(training, *pattern)``."""

@@ -12,7 +12,7 @@ import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -33,11 +33,38 @@ class Untraceable(Exception):
 
 
 class StandIn:
-    """Replaces a module's ``forward`` on the instance, and can be removed."""
+    """Replaces a module's ``forward`` on the instance, and can be removed.
 
+    Copies and pickles drop the traces and make their own.
+    """
+
+    _module: nn.Module
+    _labels: dict[Any, str]  # of the functions, by call
+    _functions: dict[str, Callable[..., Any]]
     activations: list[str]  # names of those whose calls it has replaced
     graphs: dict[Any, fx.Graph]  # what it runs
     names: list[str]  # of the submodules that it added
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        label = self._choose(self._module.training, *call_pattern(args, kwargs))
+        return self._functions[label](self._module, *args, **kwargs)
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The class's forward, for ``inspect.signature``."""
+        return MethodType(type(self._module).forward, self._module)
+
+    @property
+    def __code__(self) -> CodeType:
+        """The code of the class's forward, for ``torch.export``, which looks up its source."""
+        return type(self._module).forward.__code__
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_labels": {}, "_functions": {}, "graphs": {}}
+
+    def _choose(self, *key: Any) -> str:
+        """The label of the function to run, a constant for torch.compile."""
+        raise NotImplementedError
 
     def remove(self) -> None:
         raise NotImplementedError

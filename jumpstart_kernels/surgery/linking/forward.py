@@ -1,7 +1,6 @@
 """The forward of a module in which calls have become linked, or get the units of the plain model alone."""
 
 from collections.abc import Callable
-from types import CodeType, MethodType
 from typing import Any
 
 import torch
@@ -10,14 +9,11 @@ from torch import fx, nn
 from jumpstart_kernels.surgery.linking.edits import Key, Recipe, signature_of
 from jumpstart_kernels.surgery.linking.trace import OUTPUT, canonical, operands_of, trace_own
 from jumpstart_kernels.surgery.linking.units import plain_units
-from jumpstart_kernels.surgery.tracing import StandIn, call_pattern
+from jumpstart_kernels.surgery.tracing import StandIn
 
 
 class LinkedForward(StandIn):
-    """Replaces a module's ``forward``: runs its trace with the changes of the recipe for the call.
-
-    Copies and pickles drop the traces and make their own.
-    """
+    """Replaces a module's ``forward``: runs its trace with the changes of the recipe for the call."""
 
     def __new__(cls, *args: Any) -> "LinkedForward":
         torch.compiler.assume_constant_result(cls._choose)  # as in TracedForward
@@ -34,23 +30,6 @@ class LinkedForward(StandIn):
         self.graphs = {}
         self._labels: dict[Key, str] = {}
         self._functions: dict[str, Callable[..., Any]] = {}
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        label = self._choose(self._module.training, *call_pattern(args, kwargs))
-        return self._functions[label](self._module, *args, **kwargs)
-
-    @property
-    def __wrapped__(self) -> Callable[..., Any]:
-        """The class's forward, for ``inspect.signature``."""
-        return MethodType(type(self._module).forward, self._module)
-
-    @property
-    def __code__(self) -> CodeType:
-        """The code of the class's forward, for ``torch.export``, which looks up its source."""
-        return type(self._module).forward.__code__
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_labels": {}, "_functions": {}, "graphs": {}}
 
     def install(self) -> None:
         """Become the module's forward."""
