@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
+from jumpstart_kernels.surgery.flow.trace import OUTPUT, Frame, operands_of, place_of, trace_own
+from jumpstart_kernels.surgery.flow.units import Part, Run, Value, parts_of
 from jumpstart_kernels.surgery.linking.sites import Group
-from jumpstart_kernels.surgery.linking.trace import OUTPUT, Frame, operands_of, place_of, trace_own
-from jumpstart_kernels.surgery.linking.units import Part, Run, Value, parts_of
 from jumpstart_kernels.surgery.tracing import Untraceable
 
 Key = tuple[Any, ...]

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from jumpstart_kernels.surgery.flow.trace import OUTPUT, canonical, operands_of, trace_own
+from jumpstart_kernels.surgery.flow.units import plain_units
 from jumpstart_kernels.surgery.linking.edits import Key, Recipe, signature_of
-from jumpstart_kernels.surgery.linking.trace import OUTPUT, canonical, operands_of, trace_own
-from jumpstart_kernels.surgery.linking.units import plain_units
 from jumpstart_kernels.surgery.tracing import StandIn
 
 

@@ -14,8 +14,8 @@ from jumpstart_kernels.nn.deferred_bias import DeferredBias
 from jumpstart_kernels.nn.linked import LINKED_LAYERS, LinkedActivation
 from jumpstart_kernels.nn.recording import check_module
 from jumpstart_kernels.surgery.bias_links import unlink_bias
+from jumpstart_kernels.surgery.flow.inputs import check_wrappers, trace_calls
 from jumpstart_kernels.surgery.linking.forward import LinkedForward
-from jumpstart_kernels.surgery.linking.inputs import check_wrappers, trace_calls
 from jumpstart_kernels.surgery.linking.plan import Plan, make_plan, widenings
 from jumpstart_kernels.surgery.linking.report import Report, report
 from jumpstart_kernels.surgery.linking.weights import widen

@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from jumpstart_kernels.surgery.linking.calls import Outcome, Values
-from jumpstart_kernels.surgery.linking.edits import Edits, Flatten, Narrow, Site
-from jumpstart_kernels.surgery.linking.layers import (
+from jumpstart_kernels.surgery.flow.calls import Outcome, Values
+from jumpstart_kernels.surgery.flow.layers import (
     is_linear,
     is_matrix_layer,
     norm_dims,
     obstacle_to_widening,
 )
-from jumpstart_kernels.surgery.linking.rules import Rules, factor_of
+from jumpstart_kernels.surgery.flow.rules import Rules, factor_of
+from jumpstart_kernels.surgery.flow.trace import operands_of
+from jumpstart_kernels.surgery.flow.units import Value
+from jumpstart_kernels.surgery.linking.edits import Edits, Flatten, Narrow, Site
 from jumpstart_kernels.surgery.linking.sites import (
     Group,
     called_module,
@@ -25,8 +27,6 @@ from jumpstart_kernels.surgery.linking.sites import (
     obstacle_to_linking,
     overwritten_and_read,
 )
-from jumpstart_kernels.surgery.linking.trace import operands_of
-from jumpstart_kernels.surgery.linking.units import Value
 
 
 class Widening(NamedTuple):

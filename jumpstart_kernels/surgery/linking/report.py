@@ -9,7 +9,7 @@ from torch import nn
 from jumpstart_kernels.nn import JumpstartReLU
 from jumpstart_kernels.surgery.activations import REPLACEABLE
 from jumpstart_kernels.surgery.code import is_of_torch
-from jumpstart_kernels.surgery.linking.layers import norm_dims
+from jumpstart_kernels.surgery.flow.layers import norm_dims
 from jumpstart_kernels.surgery.linking.plan import Plan
 from jumpstart_kernels.surgery.linking.sites import Group
 from jumpstart_kernels.surgery.tracing import activation_attributes

@@ -6,9 +6,9 @@ from torch import fx, nn
 
 from jumpstart_kernels.nn import JumpstartReLU
 from jumpstart_kernels.surgery.activations import REPLACEABLE, functions_of, methods_of
-from jumpstart_kernels.surgery.linking.calls import name_of_call
-from jumpstart_kernels.surgery.linking.layers import is_matrix_layer, norm_dims, passed_dims
-from jumpstart_kernels.surgery.linking.trace import place_of
+from jumpstart_kernels.surgery.flow.calls import name_of_call
+from jumpstart_kernels.surgery.flow.layers import is_matrix_layer, norm_dims, passed_dims
+from jumpstart_kernels.surgery.flow.trace import place_of
 from jumpstart_kernels.surgery.tracing import submodule
 
 _RELU = (REPLACEABLE["relu"],)

@@ -5,15 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jumpstart_kernels.surgery.linking.layers import (
+from jumpstart_kernels.surgery.flow.layers import (
     is_linear,
     is_transposed,
     kind_of,
     norm_dims,
     units_of_norm,
 )
+from jumpstart_kernels.surgery.flow.units import Part, parts_of
 from jumpstart_kernels.surgery.linking.plan import Widening
-from jumpstart_kernels.surgery.linking.units import Part, parts_of
 
 
 class _Regrouped(nn.Module):

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from jumpstart_kernels.surgery.linking.layers import is_linear, is_matrix_layer
+from jumpstart_kernels.surgery.flow.layers import is_linear, is_matrix_layer
+from jumpstart_kernels.surgery.flow.units import Run, Value, parts_of
 from jumpstart_kernels.surgery.linking.plan import Plan, factor_of_layer
-from jumpstart_kernels.surgery.linking.units import Run, Value, parts_of
 from jumpstart_kernels.surgery.linking.weights import resize
 
 

@@ -1,4 +1,4 @@
-"""The layers through which ``link_relu`` follows units, and those that it can widen."""
+"""The layers through which units are followed, and those that can get more or fewer of them."""
 
 import re
 from typing import Any

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import fx
 
-from jumpstart_kernels.surgery.linking.units import Run, Value, plain_units
+from jumpstart_kernels.surgery.flow.units import Run, Value, plain_units
 
 _NOBODY = frozenset[Any]()
 Values = dict[fx.Node, Value | None]

@@ -6,8 +6,8 @@ from torch import fx, nn
 
 from jumpstart_kernels.nn.activation import JumpstartActivation
 from jumpstart_kernels.nn.linked import LinkedActivation
-from jumpstart_kernels.surgery.linking.calls import Outcome, Values, after_call, flattened, shape_of
-from jumpstart_kernels.surgery.linking.layers import (
+from jumpstart_kernels.surgery.flow.calls import Outcome, Values, after_call, flattened, shape_of
+from jumpstart_kernels.surgery.flow.layers import (
     is_linear,
     is_matrix_layer,
     is_transposed,
@@ -16,7 +16,7 @@ from jumpstart_kernels.surgery.linking.layers import (
     spatial_dims,
     units_of_norm,
 )
-from jumpstart_kernels.surgery.linking.units import Run, Value
+from jumpstart_kernels.surgery.flow.units import Run, Value
 
 _NOBODY = frozenset[Any]()
 

@@ -1,4 +1,4 @@
-"""The calls of a model that ``link_relu`` goes by: traced, with shapes where example inputs are given."""
+"""Calls of a model, traced, with the shapes of all tensors where example inputs are given."""
 
 import inspect
 import itertools
@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
 
 from jumpstart_kernels.surgery.code import is_of_torch
-from jumpstart_kernels.surgery.linking.trace import canonical, trace_whole
+from jumpstart_kernels.surgery.flow.trace import canonical, trace_whole
 from jumpstart_kernels.surgery.tracing import Pattern, Untraceable, call_pattern, default_pattern
 
 _WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")

@@ -1,0 +1,1 @@
+"""What becomes of a layer's units: followed through traces of a whole model, from layer to layer."""
