@@ -114,7 +114,7 @@ def _spatial_dims_of_call(name: str, node: Any) -> int | None:
     return len(padding) // 2 if isinstance(padding, (list, tuple)) else None
 
 
-def _is_unit_dim(dim: Any, value: Value, shape: tuple[int, ...] | None) -> bool | None:
+def is_unit_dim(dim: Any, value: Value, shape: tuple[int, ...] | None) -> bool | None:
     """Whether a dimension is that of the units; None where that depends on what it does not know."""
     if not isinstance(dim, int):
         return None
@@ -137,7 +137,7 @@ def _concatenated(node: Any, values: Values) -> Outcome:
     found = [value for value in known if value is not None]
     if not found or len(found) < len(known):
         return Outcome(refusal="it is concatenated with what it does not know" + _NEEDS_SHAPES)
-    along = {_is_unit_dim(dim, value, shape_of(t)) for value, t in zip(found, listed, strict=True)}
+    along = {is_unit_dim(dim, value, shape_of(t)) for value, t in zip(found, listed, strict=True)}
     if along == {True} and len({value.dim for value in found}) == 1 and not any(v.scaled for v in found):
         runs = tuple(run for value in found for run in value.runs)
         return Outcome(found[0]._replace(runs=runs, matrix=any(value.matrix for value in found)))
@@ -203,7 +203,7 @@ def flattened(value: Value | None, start: Any, end: Any, shape: tuple[int, ...] 
     refusal = f"flatten({start}, {end}) is none that it can follow"
     if value is None:
         return Outcome()
-    unit = _is_unit_dim(start, value, shape)
+    unit = is_unit_dim(start, value, shape)
     last = end == -1 or (shape is not None and end == len(shape) - 1)
     if unit and last and value.dim == -1:
         return Outcome(value)

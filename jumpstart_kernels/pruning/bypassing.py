@@ -1,0 +1,52 @@
+"""Layers that can go altogether, since all of their units are linear or only pass on units before them."""
+
+import torch
+from torch import Tensor
+
+from jumpstart_kernels.pruning.keys import Passed, Redundancy, passed_on
+from jumpstart_kernels.pruning.reduction import Look, Reduction
+from jumpstart_kernels.pruning.unit_sets import UnitSet
+from jumpstart_kernels.surgery.flow.calls import shape_of
+from jumpstart_kernels.usage.report import DEAD, LINEAR
+
+
+def find_passed_on(reduction: Reduction, units: UnitSet, look: Look, tolerance: float) -> Tensor:
+    """bool ``[units]``: which units order the data as a unit does that their layer reads.
+
+    None does where it cannot be told: what the layer reads are no units, or have other positions.
+    """
+    nobody = torch.zeros(len(look.values[0]), dtype=torch.bool, device=look.values[0].device)
+    if look.input is None or len(look.values) != 1 or units.sites[0].linked:
+        return nobody
+    if units.input is None or not reduction.structure.makes(units.input):
+        return nobody
+    if look.input.shape[1] != look.values[0].shape[1]:
+        return nobody
+    passed: Passed = passed_on(look.values[0], look.input)
+    return passed.correlation >= 1 - tolerance
+
+
+def obstacle_to_bypass(reduction: Reduction, units: UnitSet) -> str:
+    """Why the layer that makes these units cannot go, whatever they do; "" if it can."""
+    structure = reduction.structure
+    if len(units.producers) > 1:
+        return "several layers make its units"
+    if units.input is None or units.input.scaled or not structure.makes(units.input):
+        return "it does not read units"
+    if any(site.linked for site in units.sites):
+        return "its units are linked"
+    if any(len(value.runs) > 1 for value in units.norms.values()):
+        return "its units are normalized together with others"
+    node = next(node for node in structure.graph.nodes if node.name == units.node)
+    before, after = shape_of(node.all_input_nodes[0]), shape_of(node)
+    if before is None or after is None or len(before) != len(after):
+        return "it changes the shape"
+    dim = units.input.dim
+    if before[:dim] != after[:dim] or before[dim:][1:] != after[dim:][1:]:
+        return "it changes the shape"
+    return ""
+
+
+def is_bypassable(found: Redundancy, passed: Tensor) -> bool:
+    """Whether every unit is dead, linear, or only passed on."""
+    return bool(((found.status == DEAD) | (found.status == LINEAR) | passed).all())

@@ -1,0 +1,89 @@
+"""The units of a set that go: dead ones, and of units that order the data alike all but one."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from jumpstart_kernels.pruning.keys import Redundancy
+from jumpstart_kernels.pruning.reduction import Look, Reduction
+from jumpstart_kernels.pruning.unit_sets import UnitSet
+from jumpstart_kernels.usage.report import DEAD
+
+
+class Merge(NamedTuple):
+    """A unit that is gone, and one that orders the data alike."""
+
+    unit: int
+    into: int
+    correlation: float
+    """Of the ranks; 1 where the order is the same."""
+
+
+class Merged(NamedTuple):
+    """The units of a set that are gone, numbered as in the given model."""
+
+    dead: list[int]
+    merges: list[Merge]
+
+
+def merge_units(reduction: Reduction, units: UnitSet, look: Look, found: Redundancy) -> Merged:
+    """Remove what is redundant, as far as the certificate allows; one unit always stays.
+
+    Units go in the order in which the layers behind would miss them, the least missed ones first.
+    """
+    before = reduction.network.left[units]  # those that have been compared
+    merged = Merged([], [])
+    dead = before[found.status == DEAD]
+    for batch in _accepted(reduction, units, look, dead[: len(before) - 1], near=None):
+        merged.dead.extend(batch)
+    if not len(found.pairs):
+        return merged
+    near = torch.zeros(units.size, units.size, device=before.device)
+    first, second = before[found.pairs].T
+    near[first, second] = near[second, first] = found.correlation
+    left = reduction.network.left[units]
+    left = left[reduction.harm(units, look).argsort(stable=True)]
+    for batch in _accepted(reduction, units, look, left[(near[left] > 0).any(1)], near):
+        left = reduction.network.left[units]
+        correlation, into = near[torch.tensor(batch, device=near.device)][:, left].max(1)
+        merges = zip(batch, left[into].tolist(), correlation.tolist(), strict=True)
+        merged.merges.extend(Merge(*merge) for merge in merges)
+    return merged
+
+
+def _accepted(
+    reduction: Reduction, units: UnitSet, look: Look, candidates: Tensor, near: Tensor | None
+) -> Iterator[list[int]]:
+    """Remove candidates together; where the certificate does not hold, one half and then the other.
+
+    Args:
+        near: ``[units, units]``, positive where one unit may go because of the other; None if all may go.
+    """
+    waiting = [candidates]
+    while waiting:
+        batch = waiting.pop(0)
+        if near is not None:
+            batch = _with_partner(batch, reduction.network.left[units], near)
+        if not len(batch):
+            continue
+        if reduction.attempt(units, look, batch, repair=near is not None) is not None:
+            yield batch.tolist()
+        elif len(batch) > 1:
+            waiting[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+
+
+def _with_partner(batch: Tensor, left: Tensor, near: Tensor) -> Tensor:
+    """Those of a batch that can go one after the other, each while a unit near to it is left."""
+    stays = torch.zeros(len(near), dtype=torch.bool, device=near.device)
+    stays[left] = True
+    going = []
+    partners = (near > 0) & stays
+    for unit in batch.tolist():
+        stays[unit] = False
+        if bool((partners[unit] & stays).any()):
+            going.append(unit)
+        else:
+            stays[unit] = True
+    return batch.new_tensor(going)

@@ -1,0 +1,253 @@
+"""``permutation_prune``: units that order the data as others do are removed, layer by layer."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jumpstart_kernels.nn.recording import check_module
+from jumpstart_kernels.pruning.bypassing import find_passed_on, is_bypassable, obstacle_to_bypass
+from jumpstart_kernels.pruning.capture import inputs_of
+from jumpstart_kernels.pruning.certificate import Decisions, most_flips
+from jumpstart_kernels.pruning.keys import LEAST, Redundancy, redundant_pairs
+from jumpstart_kernels.pruning.merging import Merge, merge_units
+from jumpstart_kernels.pruning.reduction import Reduction
+from jumpstart_kernels.pruning.report import LayerReport, PruneReport, Size
+from jumpstart_kernels.pruning.saving import save_pruned
+from jumpstart_kernels.pruning.unit_sets import UnitSet
+from jumpstart_kernels.usage.report import LINEAR
+
+SHARES = (0.0, 0.01, 0.1, 0.3, 1.0)
+"""Of the tolerance: in rounds, so that what is most redundant in any layer goes first."""
+REPEATS = 11  # forwards of either model whose median is the latency
+
+
+class PruneResult:
+    """A smaller model, and what has been removed.
+
+    Attributes:
+        model: the smaller copy, of the classes of the given model, with its training flags.
+        report: what went and why, and what it costs.
+    """
+
+    def __init__(self, model: nn.Module, report: PruneReport, removed: tuple[str, ...]) -> None:
+        self.model = model
+        self.report = report
+        self._removed = removed
+
+    def save(self, path: str | Path) -> None:
+        """Write the model's state dict and widths, for :func:`~jumpstart_kernels.pruning.load_pruned`.
+
+        Args:
+            path: of a file, which ``torch.load`` reads with ``weights_only=True``.
+        """
+        save_pruned(self.model, self._removed, path)
+
+    def __repr__(self) -> str:
+        return str(self.report)
+
+
+def permutation_prune(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    tolerance: float = 0.0,
+    max_flips: int = 0,
+    unseen: Iterable[Any] | None = None,
+    positions: int = 50_000,
+    progress: bool = False,
+) -> PruneResult:
+    """Remove units that order the data as other units do, while the decisions on the data stay as they are.
+
+    Riera Molina, *Training More Efficient Neural Networks*, PhD thesis, Universitat de Barcelona 2025, hdl
+    2445/227399: a unit is judged by the order in which its output sorts the samples, behind a ReLU by the
+    order of its positive samples. Dead units go, and of units of a layer with the same order all but one. A
+    unit that orders the samples as one does that its layer reads only passes it on: a layer of such and of
+    linear units goes as a whole.
+
+    Equal order is not equal values. What is left stands in for what is gone by least squares, which changes
+    weights and biases of the layers behind; that is exact for dead units and affine relations only. So every
+    removal is tried: it is kept if no logit moves by half the smallest gap between the two largest, or else
+    if no more than ``max_flips`` decisions on the data change. Layers are gone through from front to back,
+    and what is known of the data is renewed after each; with a tolerance in several rounds, of which the
+    first removes dead units and units of the same order, and the last goes up to the tolerance.
+
+    Args:
+        model: of ``nn.Linear`` and convolutions with ReLUs (of PyTorch, functional, Jumpstart, linked),
+            which returns logits ``[N, classes, *]``, and whose forward ``torch.fx`` can trace. It is left as
+            it is.
+        loader: yields batches of input: tensors, arrays, or tuples whose first item is one. They are kept in
+            memory, moved to the device of the model's first parameter, and cast to its dtype.
+        tolerance: by how much the rank correlation of two units may be less than 1: more units are tried.
+            With 0 only those of the same order are, with 2 all.
+        max_flips: how many decisions on the data may change in all.
+        unseen: batches of other data, on which flips are counted at the end.
+        positions: units of convolutions are compared on positions, as many of each sample, and at most about
+            so many in all.
+        progress: whether to show a progress bar, if ``rich`` is installed.
+
+    Returns:
+        The smaller model, with a report. A fused bias (``replace_relu``) is added by its own layer again, and
+        a ``nn.Identity`` is where a layer has been.
+
+    Raises:
+        TypeError: an argument, a batch, or what the model returns is of a wrong type.
+        ValueError: an argument is out of range; there are fewer than 10 samples; the model is, or has in it,
+            a wrapper (DDP, ``torch.compile``), cannot be traced, returns no finite logits, or decides
+            otherwise in a second call; no layer can be cut, with the reason for each. ``model`` is as before.
+    """
+    check_module(model)
+    _check(tolerance, max_flips, positions)
+    reduction = Reduction(model, loader, max_flips, positions)
+    if reduction.samples < LEAST:
+        raise ValueError(
+            f"loader must yield at least {LEAST} samples to judge units, got {reduction.samples}"
+        )
+    other = None if unseen is None else inputs_of(unseen, "unseen", model)
+    with torch.no_grad():
+        unseen_decisions = None if other is None else Decisions(reduction.given, other, "unseen")
+    sets = reduction.structure.sets
+    if all(units.obstacle for units in sets):
+        reasons = "; ".join(f"{units.name}: {units.obstacle}" for units in sets) or "there is none"
+        raise ValueError(f"model must have a layer that can be cut: {reasons}")
+    histories = {units: _History() for units in sets}
+    rounds = [tolerance * share for share in SHARES] if tolerance else [0.0]
+    for within, units in _steps(rounds, sets, progress):
+        if not units.obstacle:
+            _prune_set(reduction, units, within, histories[units])
+    layers = [_layer_report(reduction, units, histories[units]) for units in sets]
+    smaller = reduction.network.model
+    with torch.no_grad():
+        final = reduction.decisions.check(smaller)
+        found = None if unseen_decisions is None else unseen_decisions.check(smaller)
+        before, after = _sizes(reduction.given, smaller, reduction.inputs[0])
+    assert final is not None and final.flips <= max_flips
+    count = 0 if unseen_decisions is None else unseen_decisions.count
+    report = PruneReport(
+        layers=tuple(layers),
+        samples=reduction.samples,
+        decisions=reduction.decisions.count,
+        flips=final.flips,
+        max_flips=max_flips,
+        largest_change=final.moved,
+        certified=final.certified,
+        unseen=count,
+        unseen_flips=0 if found is None else found.flips,
+        most_unseen_flips=math.nan if found is None else most_flips(found.flips, count),
+        before=before,
+        after=after,
+        batch=len(reduction.inputs[0]),
+    )
+    _restore_training(smaller, model)
+    removed = [name for units in reduction.network.bypassed for name in (*units.producers, *units.norms)]
+    return PruneResult(smaller, report, tuple(removed))
+
+
+def _check(tolerance: Any, max_flips: Any, positions: Any) -> None:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
+        raise TypeError(f"tolerance must be a number, got {type(tolerance).__name__}")
+    if not 0 <= tolerance <= 2:
+        raise ValueError(f"tolerance must be in [0, 2], got {tolerance}")
+    for name, value, least in (("max_flips", max_flips, 0), ("positions", positions, 1)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+@dataclass
+class _History:
+    """What has become of a set in all rounds, and what its units were in the first."""
+
+    dead: list[int] = field(default_factory=list)
+    merges: list[Merge] = field(default_factory=list)
+    statuses: Redundancy | None = None
+    passing: int = 0
+    note: str = ""
+
+
+def _prune_set(reduction: Reduction, units: UnitSet, tolerance: float, history: _History) -> None:
+    """Remove what is redundant of one set."""
+    if units in reduction.network.bypassed:
+        return
+    look = reduction.look(units)
+    if reason := reduction.too_few(look):
+        history.note = reason
+        return
+    positive = not any(site.linked for site in units.sites)
+    found = redundant_pairs(look.values, tolerance=tolerance, positive=positive)
+    passed = find_passed_on(reduction, units, look, tolerance)
+    if history.statuses is None:
+        history.statuses, history.passing = found, int(passed.sum())
+    if is_bypassable(found, passed):
+        obstacle = obstacle_to_bypass(reduction, units)
+        if not obstacle and reduction.attempt_bypass(units) is not None:
+            return
+        reason = obstacle or "decisions would change without the layer"
+        history.note = f"within {tolerance:g} its units are linear or passed on, but {reason}"
+    merged = merge_units(reduction, units, look, found)
+    history.dead += merged.dead
+    history.merges += merged.merges
+
+
+def _layer_report(reduction: Reduction, units: UnitSet, history: _History) -> LayerReport:
+    left, gone = len(reduction.network.left[units]), units in reduction.network.bypassed
+    statuses = history.statuses
+    return LayerReport(
+        units.name,
+        tuple(units.producers),
+        units.size,
+        kept=0 if gone else left,
+        dead=tuple(history.dead),
+        merges=tuple(history.merges),
+        passed_on=left if gone else 0,
+        linear=0 if statuses is None else int((statuses.status == LINEAR).sum()),
+        passing=history.passing,
+        unjudged=0 if statuses is None else int(statuses.unjudged.sum()),
+        note=units.obstacle or ("" if gone else history.note),
+    )
+
+
+def _sizes(before: nn.Module, after: nn.Module, x: Tensor) -> list[Size]:
+    """What both cost, measured in turns."""
+    models = (before, after)
+    seconds: list[list[float]] = [[], []]
+    for _ in range(REPEATS):
+        for model, measured in zip(models, seconds, strict=True):
+            synchronize: Callable[[], Any] = torch.cuda.synchronize if x.is_cuda else (lambda: None)
+            synchronize()
+            start = time.perf_counter()
+            model(x)
+            synchronize()
+            measured.append(time.perf_counter() - start)
+    sizes = []
+    for model, measured in zip(models, seconds, strict=True):
+        tensors = [*model.parameters(), *model.buffers()]
+        count = sum(each.numel() for each in model.parameters())
+        total = sum(each.numel() * each.element_size() for each in tensors)
+        sizes.append(Size(count, total, statistics.median(measured)))
+    return sizes
+
+
+def _restore_training(smaller: nn.Module, model: nn.Module) -> None:
+    flags = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
+    for name, module in smaller.named_modules(remove_duplicate=False):
+        module.training = flags[name]
+
+
+def _steps(rounds: list[float], sets: list[UnitSet], progress: bool) -> Iterator[tuple[float, UnitSet]]:
+    """Every set in every round."""
+    steps = [(within, units) for within in rounds for units in sets]
+    if not progress or find_spec("rich") is None:
+        yield from steps
+        return
+    from rich.progress import track
+
+    yield from track(steps, description="permutation pruning")
