@@ -39,6 +39,7 @@ __all__ = [
     "penalty_by_layer",
     "replace_relu",
     "plots",
+    "pruning",
     "restore_relu",
     "schedules",
     "unit_usage",
@@ -51,6 +52,6 @@ def __getattr__(name: str) -> Any:
         from jumpstart_kernels.usage import metric
 
         return getattr(metric, name)
-    if name in ("integrations", "plots"):
+    if name in ("integrations", "plots", "pruning"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
