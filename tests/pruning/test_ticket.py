@@ -141,9 +141,7 @@ def test_masks_of_pytorch_are_kept():
     assert int(model[0].weight_mask.sum()) == ticket.layers["0"].kept
     model = mlp(5, 30, 3)
     prune.l1_unstructured(model[0], "weight", 0.9)
-    with pytest.raises(
-        ValueError, match="'layer' keep 60 weights of '0', of which its mask has left 15"
-    ):
+    with pytest.raises(ValueError, match="'layer' keep 60 weights of '0', of which its mask has left 15"):
         Ticket(model, 0.6, ratios="layer")
     assert Ticket(model, 0.6).sparsity == pytest.approx(0.6)
 
