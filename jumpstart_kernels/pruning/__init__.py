@@ -1,8 +1,22 @@
-"""Sparse networks: tickets, which are pruned once and trained on.
+"""Pruning without training: redundant units out, and tickets that are pruned once and trained on.
 
+>>> result = jk.pruning.permutation_prune(model, loader)
 >>> ticket = jk.pruning.Ticket(model, 0.9)
 """
 
+from jumpstart_kernels.pruning.merging import Merge
+from jumpstart_kernels.pruning.prune import PruneResult, permutation_prune
+from jumpstart_kernels.pruning.report import LayerReport, PruneReport, Size
+from jumpstart_kernels.pruning.saving import load_pruned
 from jumpstart_kernels.pruning.ticket import Ticket
 
-__all__ = ["Ticket"]
+__all__ = [
+    "LayerReport",
+    "Merge",
+    "PruneReport",
+    "PruneResult",
+    "Size",
+    "Ticket",
+    "load_pruned",
+    "permutation_prune",
+]
