@@ -48,6 +48,8 @@ class Reduction:
         check_wrappers(model)
         self.inputs = inputs_of(loader, "loader", model)
         self.given = copy.deepcopy(model).eval()
+        with torch.no_grad():
+            self.decisions = Decisions(self.given, self.inputs, "loader")
         first = self.inputs[0][:1]
         try:
             graphs = trace_calls(self.given, first.repeat(2, *[1] * (first.dim() - 1)))
@@ -59,7 +61,6 @@ class Reduction:
         self.samples = sum(map(len, self.inputs))
         self._limit = max(1, positions // self.samples)
         with torch.no_grad():
-            self.decisions = Decisions(self.given, self.inputs, "loader")
             self.last = self.decisions.check(self.network.model)
         assert self.last is not None
         if self.last.flips:
