@@ -68,6 +68,18 @@ class Network:
         twins = torch.where(self.units_of(units, codes) >= 0, codes % _SET // _TWIN, -1)
         return [(twins == twin).nonzero().flatten() for twin in range(int(twins.max()) + 1)]
 
+    def readers_of(self, units: UnitSet) -> list[Reader]:
+        """The layers that read the units of a set, those behind a layer that is gone among them."""
+        readers = []
+        for reader in units.readers:
+            made = self.structure.set_of(self.given.get_submodule(reader.layer))
+            if made in self.bypassed:
+                assert made is not None
+                readers += self.readers_of(made)
+            else:
+                readers.append(reader)
+        return readers
+
     @property
     def is_changed(self) -> bool:
         """Whether anything has been removed."""
@@ -89,7 +101,7 @@ class Network:
 
     def saved(self, units: UnitSet) -> "Saved":
         """What :meth:`restore` needs to undo a removal or a bypass of these units."""
-        names = (*units.producers, *units.norms, *(reader.layer for reader in units.readers))
+        names = (*units.producers, *units.norms, *(reader.layer for reader in self.readers_of(units)))
         modules = {name: self.model.get_submodule(name) for name in names}
         attributes = {
             name: (dict(vars(module)), dict(module._parameters), dict(module._buffers))
@@ -121,7 +133,7 @@ class Network:
             self._rebuild_layer(name)
         for name, value in units.norms.items() if units not in self.bypassed else ():
             self._rebuild_norm(name, value)
-        for reader in units.readers:
+        for reader in self.readers_of(units):
             self._rebuild_layer(reader.layer)
 
     def _is_gone(self, name: str) -> bool:

@@ -99,7 +99,7 @@ class Reduction:
         saved = network.saved(units)
         left = saved.left[~torch.isin(saved.left, removed)]
         maps = {}
-        for reader in units.readers:
+        for reader in self.network.readers_of(units):
             codes = look.codes[reader.layer] if repair else network.codes(reader.value)
             channels = self._channels_left(units, codes, left)
             if repair:
@@ -117,14 +117,14 @@ class Reduction:
         saved = network.saved(units)
         network.bypassed[units] = None
         zeros = {}  # of the right shape, until it is known what to read
-        for reader in units.readers:
+        for reader in self.network.readers_of(units):
             now, before = network.codes(reader.value), network.codes(reader.value, given=True)
             matrix = torch.zeros(len(now), len(before), dtype=torch.float64, device=now.device)
             zeros[reader.layer] = Map(matrix, matrix.new_zeros(len(before)))
         network.bypass(units, zeros)
         products, codes = self._products(units, {})
         maps = {}
-        for reader in units.readers:
+        for reader in self.network.readers_of(units):
             channels = torch.arange(len(codes[reader.layer]), device=codes[reader.layer].device)
             maps[reader.layer] = self._map(reader, products, codes, channels)
         network.bypass(units, maps)
@@ -142,7 +142,7 @@ class Reduction:
     def harm(self, units: UnitSet, look: Look) -> Tensor:
         """What the layers behind would miss of each unit that is left, ``[left]``: a sum of squares."""
         total = torch.zeros(len(self.network.left[units]), dtype=torch.float64, device=self.inputs[0].device)
-        for reader in units.readers:
+        for reader in self.network.readers_of(units):
             channels = self._channels_left(units, look.codes[reader.layer], self.network.left[units])
             constant = self._takes_constant(reader.layer)
             missing = unexplained(look.products[reader.layer], constant, channels)
@@ -163,7 +163,7 @@ class Reduction:
     ) -> tuple[dict[str, Products], dict[str, Tensor]]:
         """Of the layers that read a set, and which channels these are; ``others`` see other nodes."""
         network, graph = self.network, self.structure.graph
-        products = {reader.layer: Products() for reader in units.readers}
+        products = {reader.layer: Products() for reader in self.network.readers_of(units)}
         for x, weights in zip(self.inputs, self.decisions.weights, strict=True):
             now: dict[str, Tensor] = {}
             observe(network.model, graph, x, {**others, **self._storing(now, units, given=False)})
@@ -173,7 +173,9 @@ class Reduction:
                 observe(self.given, graph, x, self._storing(before, units, given=True))
             for layer, each in products.items():
                 each.add(now[layer], before[layer], weights)
-        return products, {reader.layer: network.codes(reader.value) for reader in units.readers}
+        return products, {
+            reader.layer: network.codes(reader.value) for reader in self.network.readers_of(units)
+        }
 
     def _storing(
         self, rows: dict[str, Tensor], units: UnitSet, given: bool
@@ -188,7 +190,7 @@ class Reduction:
 
             return store
 
-        return {reader.node: storing(reader.layer, reader.value) for reader in units.readers}
+        return {reader.node: storing(reader.layer, reader.value) for reader in self.network.readers_of(units)}
 
     def _appending(self, seen: list[Tensor], value: Value, kept: Any) -> Callable[[Tensor], None]:
         channels = len(self.network.codes(value))
