@@ -58,6 +58,8 @@ class Reduction:
         self.structure = Structure(self.given, [graphs[0], *graphs[2:], graphs[1]])
         self.network = Network(self.given, self.structure)
         self.max_flips = max_flips
+        self.removals = 0
+        """How many attempts have been kept."""
         self.samples = sum(map(len, self.inputs))
         self._limit = max(1, positions // self.samples)
         with torch.no_grad():
@@ -223,4 +225,5 @@ class Reduction:
             self.network.restore(units, saved)
         else:
             self.last = check
+            self.removals += 1
         return check
