@@ -36,7 +36,7 @@ def merge_units(reduction: Reduction, units: UnitSet, look: Look, found: Redunda
     before = reduction.network.left[units]  # those that have been compared
     merged = Merged([], [])
     dead = before[found.status == DEAD]
-    for batch in _accepted(reduction, units, look, dead[: len(before) - 1], near=None):
+    for batch in remove_in_halves(reduction, units, look, dead[: len(before) - 1], near=None):
         merged.dead.extend(batch)
     if not len(found.pairs):
         return merged
@@ -45,7 +45,7 @@ def merge_units(reduction: Reduction, units: UnitSet, look: Look, found: Redunda
     near[first, second] = near[second, first] = found.correlation
     left = reduction.network.left[units]
     left = left[reduction.harm(units, look).argsort(stable=True)]
-    for batch in _accepted(reduction, units, look, left[(near[left] > 0).any(1)], near):
+    for batch in remove_in_halves(reduction, units, look, left[(near[left] > 0).any(1)], near):
         left = reduction.network.left[units]
         correlation, into = near[torch.tensor(batch, device=near.device)][:, left].max(1)
         merges = zip(batch, left[into].tolist(), correlation.tolist(), strict=True)
@@ -53,7 +53,7 @@ def merge_units(reduction: Reduction, units: UnitSet, look: Look, found: Redunda
     return merged
 
 
-def _accepted(
+def remove_in_halves(
     reduction: Reduction, units: UnitSet, look: Look, candidates: Tensor, near: Tensor | None
 ) -> Iterator[list[int]]:
     """Remove candidates together; where the certificate does not hold, one half and then the other.
