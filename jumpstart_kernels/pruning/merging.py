@@ -45,7 +45,7 @@ def merge_units(
     """
     merged = Merged([], [])
     dead = before[found.status == DEAD]
-    for batch in _accepted(reduction, units, look, dead[: len(before) - 1], None, refused):
+    for batch in remove_in_halves(reduction, units, look, dead[: len(before) - 1], None, refused):
         merged.dead.extend(batch)
     if not len(found.pairs):
         return merged
@@ -54,7 +54,7 @@ def merge_units(
     near[first, second] = near[second, first] = found.correlation
     left = reduction.network.left[units]
     left = left[reduction.harm(units, look).argsort(stable=True)]
-    for batch in _accepted(reduction, units, look, left[(near[left] > 0).any(1)], near, refused):
+    for batch in remove_in_halves(reduction, units, look, left[(near[left] > 0).any(1)], near, refused):
         left = reduction.network.left[units]
         correlation, into = near[torch.tensor(batch, device=near.device)][:, left].max(1)
         merges = zip(batch, left[into].tolist(), correlation.tolist(), strict=True)
@@ -62,20 +62,24 @@ def merge_units(
     return merged
 
 
-def _accepted(
+def remove_in_halves(
     reduction: Reduction,
     units: UnitSet,
     look: Look,
     candidates: Tensor,
     near: Tensor | None,
-    refused: set[int],
+    refused: set[int] | None = None,
 ) -> Iterator[list[int]]:
     """Remove candidates together; where the certificate does not hold, one half and then the other.
 
     Args:
         near: ``[units, units]``, positive where one unit may go because of the other; None if all may go.
-        refused: see :func:`merge_units`.
+        refused: see :func:`merge_units`; by default all are tried.
+
+    Yields:
+        Those that are gone, numbered as in the given model.
     """
+    refused = set() if refused is None else refused
     waiting = [candidates[[unit not in refused for unit in candidates.tolist()]]]
     while waiting:
         batch = waiting.pop(0)

@@ -97,9 +97,16 @@ class Reduction:
             removed: the units, numbered as in the given model.
             repair: whether what is left stands in for them; dead units need nothing in their place.
         """
+        saved = self.network.saved(units)
+        self.remove(units, look, removed, repair)
+        return self._keep_or_restore(units, saved)
+
+    @torch.no_grad()
+    def remove(self, units: UnitSet, look: Look, removed: Tensor, repair: bool = True) -> None:
+        """Remove units, whatever becomes of the decisions. The arguments are those of :meth:`attempt`."""
         network = self.network
-        saved = network.saved(units)
-        left = saved.left[~torch.isin(saved.left, removed)]
+        left = network.left[units]
+        left = left[~torch.isin(left, removed)]
         maps = {}
         for reader in self.network.readers_of(units):
             codes = look.codes[reader.layer] if repair else network.codes(reader.value)
@@ -110,7 +117,6 @@ class Reduction:
                 before = network.maps[reader.layer]
                 maps[reader.layer] = before._replace(matrix=before.matrix[channels])
         network.remove(units, left, maps)
-        return self._keep_or_restore(units, saved)
 
     @torch.no_grad()
     def attempt_bypass(self, units: UnitSet) -> Check | None:

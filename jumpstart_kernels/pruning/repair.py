@@ -36,11 +36,16 @@ def fit(products: Products, left: Tensor, same: Tensor, constant: bool) -> Map:
         start = torch.cat([start, start.new_zeros(1, start.shape[1])])
     missed = products.with_target[with_one] - own @ start
     scale = own.diagonal()[: len(left)].mean() if len(left) else own.new_tensor(float(products.rows))
-    ridge = torch.full_like(own.diagonal(), RIDGE) * scale.clamp(min=torch.finfo(own.dtype).tiny)
+    ridge = torch.full_like(own.diagonal(), RIDGE) * scale.clamp(min=_least_scale(own))
     matrix = start + torch.linalg.solve(own + ridge.diag(), missed)
     if constant:
         return Map(matrix[:-1], matrix[-1])
     return Map(matrix, matrix.new_zeros(matrix.shape[1]))
+
+
+def _least_scale(own: Tensor) -> float:
+    """Where all channels are 0, the ridge is still a normal number, which is not flushed to 0."""
+    return torch.finfo(own.dtype).tiny / RIDGE
 
 
 def unexplained(products: Products, constant: bool, left: Tensor) -> Tensor:
@@ -48,7 +53,7 @@ def unexplained(products: Products, constant: bool, left: Tensor) -> Tensor:
     assert products.own is not None
     with_one = torch.cat([left, left.new_tensor([len(products.own) - 1])]) if constant else left
     own = products.own[with_one][:, with_one]
-    scale = own.diagonal()[: len(left)].mean().clamp(min=torch.finfo(own.dtype).tiny)
+    scale = own.diagonal()[: len(left)].mean().clamp(min=_least_scale(own))
     ridge = torch.full_like(own.diagonal(), RIDGE) * scale
     inverse = torch.linalg.inv(own + ridge.diag()).diagonal()[: len(left)]
     return (1 / inverse / products.rows).clamp(min=0)

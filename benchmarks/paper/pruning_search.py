@@ -1,0 +1,121 @@
+"""Two ways to remove units by the scores of a peer, both with the repair of ``permutation_prune``.
+
+| protocol | |
+|---|---|
+| one ranking | the k lowest units of one ranking over all layers go, layer by layer from front to back, each layer repaired on what is left before it; decisions are checked once, at the end. The largest k counts by which none has flipped: all powers of 2 are tried, then the interval behind the largest good one is bisected |
+| same search | that of ``permutation_prune``: candidates of a layer are tried together, lowest score first, and by halves where a decision would flip, from front to back and in as many rounds. Where there the tolerance grows from round to round, here the share of all units does that are candidates. Scores are renewed before each layer |
+
+In both a layer keeps at least one unit.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from benchmarks.paper.networks import Rectangle
+from benchmarks.paper.pruning_peers import Passes, Peer, normalized_scores
+from jumpstart_kernels.pruning.merging import remove_in_halves
+from jumpstart_kernels.pruning.network import Network
+from jumpstart_kernels.pruning.reduction import Reduction
+from jumpstart_kernels.pruning.unit_sets import UnitSet
+
+SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
+"""Of all units: how many are candidates in a round of the same search."""
+
+Unit = tuple[int, int]  # layer, number in the given model
+
+
+class Labelled:
+    """Batches of calibration rows, and their labels."""
+
+    def __init__(self, batches: Sequence[Tensor], labels: Tensor) -> None:
+        self.batches, self.labels = batches, labels
+        self.x = torch.cat(list(batches))
+
+    def passes(self, model: Rectangle, seed: int) -> Passes:
+        return Passes(model, self.x, self.labels, seed)
+
+
+def rank(peer: Peer, passes: Passes) -> list[Unit]:
+    """The units of all layers, the lowest score first, without the highest of each layer."""
+    scores, units = [], []
+    for layer in range(len(passes.model.layers)):
+        of_layer = normalized_scores(peer, passes, layer)
+        order = of_layer.argsort(stable=True)[:-1]
+        scores.append(of_layer[order])
+        units += [(layer, unit) for unit in order.tolist()]
+    return [units[place] for place in torch.cat(scores).argsort(stable=True).tolist()]
+
+
+def by_one_ranking(reduction: Reduction, peer: Peer, data: Labelled, seed: int) -> int:
+    """Leave ``reduction`` with the largest k removed by which no decision flips; returns k."""
+    ranking = rank(peer, data.passes(reduction.given, seed))  # type: ignore[arg-type]
+
+    def holds(k: int) -> bool:
+        return _flips_without(reduction, ranking[:k]) == 0
+
+    most = largest(holds, len(ranking))
+    if not holds(most):
+        raise RuntimeError(f"{most} units could be removed before, and cannot any more")
+    return most
+
+
+def largest(holds: Callable[[int], bool], most: int) -> int:
+    """A number up to ``most`` that holds, while the next does not; 0 always holds, and is not tried."""
+    powers = [2**i for i in range(most.bit_length()) if 2**i < most] + [most] * (most > 0)
+    good = max((k for k in powers if holds(k)), default=0)
+    bad = min((k for k in powers if k > good), default=most + 1)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if holds(middle):
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+def _flips_without(reduction: Reduction, removed: Sequence[Unit]) -> int:
+    reduction.network = Network(reduction.given, reduction.structure)
+    for layer, units in enumerate(_sets(reduction)):
+        numbers = [number for place, number in removed if place == layer]
+        if numbers:
+            reduction.remove(units, reduction.look(units), torch.tensor(numbers))
+    with torch.no_grad():
+        check = reduction.decisions.check(reduction.network.model)
+    assert check is not None
+    return check.flips
+
+
+def by_same_search(reduction: Reduction, peer: Peer, data: Labelled, seed: int) -> int:
+    """Remove from ``reduction`` what the search of ``permutation_prune`` allows; returns how many units."""
+    sets = _sets(reduction)
+    for share in SHARES:
+        for layer, units in enumerate(sets):
+            candidates = _candidates(reduction, peer, data, seed, share, layer)
+            if len(candidates):
+                look = reduction.look(units)
+                every = torch.ones(units.size, units.size)
+                for _ in remove_in_halves(reduction, units, look, candidates, every):
+                    pass
+    return sum(units.size - len(reduction.network.left[units]) for units in sets)
+
+
+def _candidates(
+    reduction: Reduction, peer: Peer, data: Labelled, seed: int, share: float, layer: int
+) -> Tensor:
+    """Units left of a layer that are among the lowest of all layers, the lowest first."""
+    passes = data.passes(reduction.network.model, seed)  # type: ignore[arg-type]
+    left = [reduction.network.left[units] for units in _sets(reduction)]
+    gone = sum(units.size for units in _sets(reduction)) - sum(map(len, left))
+    scores = [normalized_scores(peer, passes, place) for place in range(len(left))]
+    every = torch.cat(scores).sort().values
+    count = round(share * (len(every) + gone)) - gone
+    if count <= 0:
+        return left[layer][:0]
+    order = scores[layer].argsort(stable=True)
+    return left[layer][order[scores[layer][order] <= every[count - 1]]]
+
+
+def _sets(reduction: Reduction) -> list[UnitSet]:
+    return [units for units in reduction.structure.sets if not units.obstacle]
