@@ -1,7 +1,9 @@
 """Layers that can go altogether, since all of their units are linear or only pass on units before them."""
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jumpstart_kernels.pruning.keys import Redundancy, passed_on
 from jumpstart_kernels.pruning.reduction import Look, Reduction
@@ -44,7 +46,23 @@ def obstacle_to_bypass(reduction: Reduction, units: UnitSet) -> str:
     dim = units.input.dim
     if before[:dim] != after[:dim] or before[dim:][1:] != after[dim:][1:]:
         return "it changes the shape"
+    layer: Any = reduction.given.get_submodule(units.name)
+    if any(step != 1 for step in getattr(layer, "stride", ())):
+        return "it changes the shape of larger inputs"
+    if any(_mentions(module, layer) for module in reduction.given.modules()):
+        return "something else than its module refers to it"
     return ""
+
+
+def _mentions(module: nn.Module, layer: nn.Module) -> bool:
+    """Whether an attribute of a module is another one, or a list or dictionary with it."""
+    for name, value in vars(module).items():
+        parts = value.values() if isinstance(value, dict) else value
+        if name != "_modules" and any(
+            part is layer for part in (value, *(parts if isinstance(value, (list, tuple, dict)) else ()))
+        ):
+            return True
+    return False
 
 
 def is_bypassable(found: Redundancy, passed: Tensor) -> bool:

@@ -43,7 +43,7 @@ def observe(
     """
     if wanted:
         with suppress(_Done):
-            _Observer(model, graph, wanted).run(x)
+            _Observer(model, graph, wanted).run(x.clone())  # which it may overwrite
 
 
 def rows_of(x: Tensor, value: Value, channels: int, limit: int | None = None) -> Tensor:

@@ -120,7 +120,7 @@ def permutation_prune(
     with torch.no_grad():
         final = reduction.decisions.check(smaller)
         found = None if unseen_decisions is None else unseen_decisions.check(smaller)
-        before, after = _sizes(reduction.given, smaller, reduction.inputs[0])
+        before, after = _sizes(reduction.given, smaller, reduction.inputs[0].clone())
     assert final is not None and final.flips <= max_flips
     count = 0 if unseen_decisions is None else unseen_decisions.count
     report = PruneReport(
