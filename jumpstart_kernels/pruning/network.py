@@ -91,9 +91,9 @@ class Network:
         """The layers that read the units of a set: where one of them is gone, those behind it."""
         found = {reader.layer: reader for reader in units.readers if not self._is_gone(reader.layer)}
         for other in self.bypassed:
-            if other is not units and other.input is not None:
-                if units in (self.structure.set_of(run.width) for run in other.input.runs):
-                    found.update((reader.layer, reader) for reader in self.readers_of(other))
+            runs = () if other is units or other.input is None else other.input.runs
+            if units in [self.structure.set_of(run.width) for run in runs]:
+                found.update((reader.layer, reader) for reader in self.readers_of(other))
         return list(found.values())
 
     @property

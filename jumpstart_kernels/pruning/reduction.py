@@ -47,7 +47,14 @@ class Reduction:
     ) -> None:
         check_wrappers(model)
         self.inputs = inputs_of(loader, "loader", model)
-        self.given = copy.deepcopy(model).eval()
+        if isinstance(model, torch.jit.ScriptModule):
+            raise ValueError("model cannot be traced: it is a ScriptModule")
+        try:
+            self.given = copy.deepcopy(model).eval()
+        except Exception as error:
+            raise ValueError(f"model cannot be copied: {error}") from error
+        with torch.no_grad():
+            self.decisions = Decisions(self.given, self.inputs, "loader")
         first = self.inputs[0][:1]
         try:
             graphs = trace_calls(self.given, first.repeat(2, *[1] * (first.dim() - 1)))
@@ -59,7 +66,6 @@ class Reduction:
         self.samples = sum(map(len, self.inputs))
         self._limit = max(1, positions // self.samples)
         with torch.no_grad():
-            self.decisions = Decisions(self.given, self.inputs, "loader")
             self.last = self.decisions.check(self.network.model)
         assert self.last is not None
         if self.last.flips:
