@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from jumpstart_kernels.nn.recording import check_module
+from jumpstart_kernels.pruning.network import stand_in
 from jumpstart_kernels.surgery.flow.layers import is_matrix_layer, norm_dims
 
 FORMAT = "jumpstart_kernels pruned model, 1"
@@ -24,6 +25,7 @@ def save_pruned(model: nn.Module, removed: tuple[str, ...], path: str | Path) ->
         "state_dict": dict(model.state_dict()),
         "widths": widths,
         "removed": list(removed),
+        "copies": [name for name in removed if not isinstance(model.get_submodule(name), nn.Identity)],
     }
     torch.save(content, path)
 
@@ -60,7 +62,7 @@ def load_pruned(model: nn.Module, path: str | Path) -> nn.Module:
         for parent in list(model.modules()):
             for key, child in parent._modules.items():
                 if child is old:
-                    parent._modules[key] = nn.Identity()
+                    parent._modules[key] = stand_in(name in content["copies"])
     for name, sizes in widths.items():
         module = modules[name]
         for attribute, size in sizes.items():
