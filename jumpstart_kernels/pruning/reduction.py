@@ -17,6 +17,8 @@ from jumpstart_kernels.surgery.flow.layers import is_linear, is_transposed
 from jumpstart_kernels.surgery.flow.units import Value
 from jumpstart_kernels.surgery.tracing import Untraceable
 
+CONSTANT = 1e-10  # of the mean square of a channel: less variance is rounding
+
 
 class Look(NamedTuple):
     """What the units of a set, and the layers that read them, do on the data."""
@@ -98,7 +100,8 @@ class Reduction:
             units: their set.
             look: at it.
             removed: the units, numbered as in the given model.
-            repair: whether what is left stands in for them; units that are 0 need nothing in their place.
+            repair: whether what is left stands in for them. Dead units need at most a constant in their
+                place; those of which something else than a ReLU shows more are none.
         """
         network = self.network
         saved = network.saved(units)
@@ -106,7 +109,10 @@ class Reduction:
         maps = {}
         for reader in network.readers_of(units):
             channels = self._channels_left(units, look.codes[reader.layer], left)
-            if repair or not _is_zero(look.products[reader.layer], channels):
+            squares, variances = _moments(look.products[reader.layer], channels)
+            if not repair and bool((variances > CONSTANT * squares).any()):
+                return None
+            if repair or bool(squares.any()):
                 maps[reader.layer] = self._map(reader, look.products, look.codes, channels)
             elif reader.layer in network.maps:
                 before = network.maps[reader.layer]
@@ -240,9 +246,10 @@ class Reduction:
         return check
 
 
-def _is_zero(products: Products, left: Tensor) -> bool:
-    """Whether all channels but those that are left are 0 on the data."""
+def _moments(products: Products, left: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean square and variance of the channels that are not left, up to a factor."""
     assert products.own is not None
-    gone = torch.ones(len(products.own), dtype=torch.bool, device=left.device)
+    gone = torch.ones(len(products.own) - 1, dtype=torch.bool, device=left.device)
     gone[left] = False
-    return not bool(products.own.diagonal()[gone][:-1].any())  # without the constant
+    squares = products.own.diagonal()[:-1][gone] * products.own[-1, -1]
+    return squares, squares - products.own[:-1, -1][gone].square()
