@@ -89,7 +89,8 @@ def permutation_prune(
 
     Returns:
         The smaller model, with a report. A fused bias (``replace_relu``) is added by its own layer again, and
-        a ``nn.Identity`` is where a layer has been.
+        a ``nn.Identity`` is where a layer has been; or, in a model that overwrites tensors,
+        ``nn.LeakyReLU(1.0)``, which copies.
 
     Raises:
         TypeError: an argument, a batch, or what the model returns is of a wrong type.
