@@ -48,22 +48,18 @@ def check(model, result, data, fresh, path):
 
 
 @pytest.mark.parametrize("tolerance", [0, 2])
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(32))
 def test_drawn(seed, tolerance, tmp_path):
     generator = torch.Generator().manual_seed(seed)
     data = [torch.randn(size, 2, 4, 4, generator=generator, dtype=torch.float64) for size in (20, 4)]
     model, fresh = make(seed), Drawn(seed).double()
     if seed % 4 == 3:
         model, fresh = replace_relu(model), replace_relu(fresh)
-    with torch.no_grad():
-        logits = copy.deepcopy(model).eval()(data[0])
-    if not logits.isfinite().all():
-        pytest.skip("its logits are not finite")
     before = snapshot(model)
     try:
         result = permutation_prune(model, data, tolerance=tolerance, max_flips=2 * tolerance)
     except ValueError as error:
-        assert "a layer that can be cut" in str(error) or "decide the same" in str(error)
+        assert "a layer that can be cut" in str(error) or "finite logits" in str(error)
         result = None
     assert same(snapshot(model), before)
     if result is not None:
@@ -98,7 +94,7 @@ class Trunk(nn.Module):
         return self.last(x)
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(16))
 def test_trunks(seed, tmp_path):
     torch.manual_seed(seed)
     model, x = Trunk(seed).double(), torch.randn(80, 4, dtype=torch.float64)
