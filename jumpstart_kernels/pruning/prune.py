@@ -121,7 +121,8 @@ def permutation_prune(
         final = reduction.decisions.check(smaller)
         found = None if unseen_decisions is None else unseen_decisions.check(smaller)
         before, after = _sizes(reduction.given, smaller, reduction.inputs[0].clone())
-    assert final is not None and final.flips <= max_flips
+    if final is None or final.flips > max_flips:
+        raise RuntimeError("more than max_flips decisions differ in the end: the model is not deterministic")
     count = 0 if unseen_decisions is None else unseen_decisions.count
     report = PruneReport(
         layers=tuple(layers),

@@ -263,3 +263,16 @@ def test_progress_changes_nothing(capsys):
     quiet, shown = permutation_prune(model, x), permutation_prune(model, x, progress=True)
     assert same(dict(quiet.model.state_dict()), dict(shown.model.state_dict()))
     assert "permutation pruning" in capsys.readouterr().out
+
+
+def test_what_a_unit_is_merged_into_is_near_and_left_behind_it():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 60), nn.ReLU(), nn.Linear(60, 3))
+    result = permutation_prune(model, [torch.randn(200, 4)], tolerance=0.3, max_flips=20)
+    merges = result.report.layers[0].merges
+    assert len(merges) > 10
+    place = {merge.unit: i for i, merge in enumerate(merges)}
+    assert len(place) == len(merges)
+    for i, merge in enumerate(merges):
+        assert merge.correlation >= 0.7
+        assert place.get(merge.into, len(merges)) > i  # what it is merged into goes later, if it goes
