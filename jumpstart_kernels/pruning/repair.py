@@ -12,6 +12,8 @@ RIDGE = 1e-6
 small."""
 LEAST_SQUARE = 1e-3  # of the mean one: a channel that is hardly ever there gets no large coefficient either
 REFINEMENTS = 10  # solutions, each of what the last one missed: what is determined is exact but for rounding
+EXACT = 1e-15
+"""Of the largest product: what is missed by less is rounding."""
 
 
 class Map(NamedTuple):
@@ -41,8 +43,11 @@ def fit(products: Products, left: Tensor, same: Tensor, constant: bool) -> Map:
     ridge = own.diagonal().clamp(min=least) * RIDGE
     factors, pivots = torch.linalg.lu_factor(own + ridge.diag())
     matrix = start
+    target = products.with_target[with_one]
     for _ in range(REFINEMENTS):
-        missed = products.with_target[with_one] - own @ matrix
+        missed = target - own @ matrix
+        if bool(missed.abs().max() <= EXACT * target.abs().max()):
+            break
         matrix = matrix + torch.linalg.lu_solve(factors, pivots, missed)
     if constant:
         return Map(matrix[:-1], matrix[-1])
