@@ -17,7 +17,7 @@ from jumpstart_kernels.surgery.flow.layers import (
     is_linear,
     is_matrix_layer,
     norm_dims,
-    obstacle_to_widening,
+    obstacles,
     spatial_dims,
 )
 from jumpstart_kernels.surgery.flow.rules import Rules, factor_of
@@ -74,7 +74,7 @@ class Structure:
     def __init__(self, model: nn.Module, graphs: list[fx.Graph]) -> None:
         self._model = model
         self._names = {module: name for name, module in model.named_modules()}
-        self._blocked = self._uncuttable(graphs)
+        self._blocked = obstacles(model, graphs)
         self._reasons: dict[Any, str] = {}  # why the units of a layer cannot be removed
         self._classes: dict[Any, set[Any]] = {}
         self.graph = graphs[-1]
@@ -105,24 +105,6 @@ class Structure:
     def makes(self, value: Value) -> bool:
         """Whether all channels of a tensor are units of known sets."""
         return all(self.set_of(run.width) is not None for run in value.runs)
-
-    def _uncuttable(self, graphs: list[fx.Graph]) -> dict[nn.Module, str]:
-        holders: dict[int, set[nn.Module]] = {}
-        for module in self._model.modules():
-            for tensor in module._parameters.values():
-                if tensor is not None:
-                    holders.setdefault(id(tensor), set()).add(module)
-        shared = {tensor for tensor, modules in holders.items() if len(modules) > 1}
-        read = {node.target for graph in graphs for node in graph.nodes if node.op == "get_attr"}
-        named = self._model.named_parameters(remove_duplicate=False)
-        shared |= {id(tensor) for name, tensor in named if name in read}
-        blocked = {}
-        for module in self._model.modules():
-            if is_matrix_layer(module) or norm_dims(module) is not None:
-                reason = obstacle_to_widening(module, shared)
-                if reason:
-                    blocked[module] = reason
-        return blocked
 
     def _module_of(self, node: fx.Node) -> nn.Module | None:
         return submodule(self._model, str(node.target)) if node.op == "call_module" else None

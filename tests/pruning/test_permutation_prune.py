@@ -276,3 +276,15 @@ def test_what_a_unit_is_merged_into_is_near_and_left_behind_it():
     for i, merge in enumerate(merges):
         assert merge.correlation >= 0.7
         assert place.get(merge.into, len(merges)) > i  # what it is merged into goes later, if it goes
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("case", [case for case in CASES if case.shape], ids=str)
+def test_the_same_units_go_on_a_gpu(case):
+    model, x = build(case), batches(case)
+    here = permutation_prune(model, x).report
+    there = permutation_prune(copy.deepcopy(model).cuda(), x)
+    units = [[layer.dead, [merge.unit for merge in layer.merges]] for layer in there.report.layers]
+    assert units == [[layer.dead, [merge.unit for merge in layer.merges]] for layer in here.layers]
+    assert all(parameter.is_cuda for parameter in there.model.parameters())

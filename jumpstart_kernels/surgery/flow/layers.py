@@ -1,9 +1,10 @@
 """The layers through which units are followed, and those that can get more or fewer of them."""
 
 import re
+from collections.abc import Container
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from jumpstart_kernels.nn.deferred_bias import DeferredBias
 from jumpstart_kernels.surgery.code import is_of_torch
@@ -83,8 +84,36 @@ def _digit(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def obstacle_to_widening(layer: Any, shared: set[int]) -> str:
-    """What about a layer keeps it from being widened; "" if nothing does.
+def obstacles(
+    model: nn.Module, graphs: list[fx.Graph], skipped: Container[nn.Module] = ()
+) -> dict[nn.Module, str]:
+    """The layers and norms of a model whose widths must not change, with the reason.
+
+    Args:
+        model: any module.
+        graphs: its traces.
+        skipped: modules that stay as they are.
+    """
+    holders: dict[int, set[nn.Module]] = {}
+    for module in model.modules():
+        for tensor in module._parameters.values():
+            if tensor is not None:
+                holders.setdefault(id(tensor), set()).add(module)
+    shared = {tensor for tensor, modules in holders.items() if len(modules) > 1}
+    read = {node.target for graph in graphs for node in graph.nodes if node.op == "get_attr"}
+    named = model.named_parameters(remove_duplicate=False)
+    shared |= {id(tensor) for name, tensor in named if name in read}
+    found = {}
+    for module in model.modules():
+        if is_matrix_layer(module) or norm_dims(module) is not None:
+            reason = "it is skipped" if module in skipped else _obstacle(module, shared)
+            if reason:
+                found[module] = reason
+    return found
+
+
+def _obstacle(layer: Any, shared: set[int]) -> str:
+    """What about a layer keeps its widths from being changed; "" if nothing does.
 
     Args:
         layer: a layer with weights, or a norm.

@@ -13,7 +13,7 @@ from jumpstart_kernels.surgery.flow.layers import (
     is_linear,
     is_matrix_layer,
     norm_dims,
-    obstacle_to_widening,
+    obstacles,
 )
 from jumpstart_kernels.surgery.flow.rules import Rules, factor_of
 from jumpstart_kernels.surgery.flow.trace import operands_of
@@ -76,7 +76,7 @@ class _Planner:
         self._graphs = graphs
         self._names = {module: name for name, module in model.named_modules()}
         self._edits = Edits(model, graphs, skipped)
-        self._blocked = self._unwidenable(skipped)
+        self._blocked = obstacles(model, graphs, skipped)
         self._left: dict[Group, str] = {}
         self._groups: dict[fx.Node, Group] = {}
         for graph in graphs:
@@ -102,25 +102,6 @@ class _Planner:
             reason = "it works in place, and what it overwrites is read behind it"
         if reason:
             self._left.setdefault(group, reason)
-
-    def _unwidenable(self, skipped: set[nn.Module]) -> dict[nn.Module, str]:
-        """The layers that must not be changed, with the reason."""
-        holders: dict[int, set[nn.Module]] = {}
-        for module in self._model.modules():
-            for tensor in module._parameters.values():
-                if tensor is not None:
-                    holders.setdefault(id(tensor), set()).add(module)
-        shared = {tensor for tensor, modules in holders.items() if len(modules) > 1}
-        read = {node.target for graph in self._graphs for node in graph.nodes if node.op == "get_attr"}
-        named = self._model.named_parameters(remove_duplicate=False)
-        shared |= {id(tensor) for name, tensor in named if name in read}
-        blocked = {}
-        for module in self._model.modules():
-            if is_matrix_layer(module) or norm_dims(module) is not None:
-                reason = "it is skipped" if module in skipped else obstacle_to_widening(module, shared)
-                if reason:
-                    blocked[module] = reason
-        return blocked
 
     def _linked_nodes(self) -> list[Site]:
         return [Site(node, group) for node, group in self._groups.items() if group not in self._left]
