@@ -280,11 +280,10 @@ def test_what_a_unit_is_merged_into_is_near_and_left_behind_it():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("case", [case for case in CASES if case.shape], ids=str)
-def test_the_same_units_go_on_a_gpu(case):
-    model, x = build(case), batches(case)
-    here = permutation_prune(model, x).report
-    there = permutation_prune(copy.deepcopy(model).cuda(), x)
-    units = [[layer.dead, [merge.unit for merge in layer.merges]] for layer in there.report.layers]
-    assert units == [[layer.dead, [merge.unit for merge in layer.merges]] for layer in here.layers]
-    assert all(parameter.is_cuda for parameter in there.model.parameters())
+@pytest.mark.parametrize("name", CASES)
+def test_the_same_units_go_on_a_gpu(name):
+    case = CASES[name]
+    model, data = plant(case, 1.7).cuda(), batches(case)
+    result = permutation_prune(model, data)
+    assert found(result.report, case) == [((2,), [{1, 3}])] * len(case.sets)
+    assert all(parameter.is_cuda for parameter in result.model.parameters())
