@@ -76,7 +76,7 @@ def compare(
     for arm in arms:
         for sparsity in sparsities if arm != "iterative" else ():
             for each in zip(dense, starts, fresh, strict=True):
-                ticket, trainings = make_ticket(arm, *each, sparsity), 1 if arm == "random" else 2
+                ticket, trainings = make_ticket(arm, *each, sparsity), trainings_of(arm, sparsity)
                 members.append(Member(each[0].run, ticket.model, ticket, arm, sparsity, trainings))
     records += _train(members, train)
     if "iterative" in arms:
@@ -112,12 +112,13 @@ def _iterate(
     """Prune, rewind and train, round by round up to the highest of the sparsities."""
     records = []
     tickets = [Ticket(copy.deepcopy(member.network), 0, skip=[HEAD]) for member in dense]
-    for count, sparsity in enumerate((round_ for round_ in ROUNDS if round_ <= max(sparsities)), 1):
+    for sparsity in (round_ for round_ in ROUNDS if round_ <= max(sparsities)):
         for ticket, start in zip(tickets, starts, strict=True):
             ticket.prune(sparsity)
             ticket.rewind(start)
+        trainings = trainings_of("iterative", sparsity)
         members = [
-            Member(one.run, ticket.model, ticket, "iterative", sparsity, 1 + count)
+            Member(one.run, ticket.model, ticket, "iterative", sparsity, trainings)
             for one, ticket in zip(dense, tickets, strict=True)
         ]
         found = _train(members, train)
@@ -136,3 +137,10 @@ def _train(members: Sequence[Member], train: Train) -> list[Record]:
         }
         for member, found in zip(members, train(members), strict=True)
     ]
+
+
+def trainings_of(arm: str, sparsity: float) -> int:
+    """How many trainings lead to an arm's result, the dense one and the last included."""
+    if arm == "iterative":
+        return 2 + ROUNDS.index(sparsity)
+    return 1 if arm == "random" else 2
