@@ -21,7 +21,7 @@ from benchmarks.paper.datasets import describe, load_split
 from benchmarks.paper.networks import Shape
 from benchmarks.paper.stack_training import Run, Schedule, make_network
 from benchmarks.paper.sweep import Record, run_command, sweep
-from benchmarks.paper.tickets_arms import ARMS, OTHER_SEED, ROUNDS, SPARSITIES, Member, compare
+from benchmarks.paper.tickets_arms import ARMS, OTHER_SEED, ROUNDS, SPARSITIES, Member, choose_lam, compare
 from benchmarks.paper.tickets_training import hold_out, train_members
 from jumpstart_kernels.cli.errors import CommandError
 from jumpstart_kernels.cli.inputs import find_device, positive
@@ -31,7 +31,7 @@ SMALL = ("breast_cancer",)  # without UCI's files
 SHAPES = ((6, 128), (20, 64))
 LAMS = (0.1, 1.0)
 LEARNING_RATE = 0.003
-STEPS, BATCH_SIZE, SEEDS = 500, 128, 3
+STEPS, BATCH_SIZE, SEEDS = 400, 128, 3
 RECIPE = RECIPES["stabilized"] | {"weight_decay": 0.0}
 TIMED = 40  # steps of a network alone
 
@@ -55,7 +55,7 @@ class Task:
 
 
 def work(task: Task) -> list[Record]:
-    """Train a task's networks, and one alone for the time of a step."""
+    """Choose λ, train the task's networks with it, and one alone for the time of a step."""
     splits = {
         seed: hold_out(load_split(task.data_set, seed, task.folder), seed)
         for seed in {run.seed for run in task.runs}
@@ -72,7 +72,9 @@ def work(task: Task) -> list[Record]:
     alone = [Member(task.runs[0], build(task.runs[0], False))]
     schedule = replace(task.schedule, steps=min(TIMED, task.schedule.steps))
     seconds = train_members(alone, splits, schedule)[0]["step_seconds"]
-    records = compare(task.runs, build, train, task.arms, task.sparsities)
+    lam, records = choose_lam(task.runs, build, train)
+    chosen = [run for run in task.runs if run.lam == lam]
+    records += compare(chosen, build, train, task.arms, task.sparsities)
     place = {"data_set": task.data_set, "depth": task.depth, "width": task.width}
     return [place | record | {"step_seconds": seconds} for record in records]
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 
 from torch import Tensor, nn
 
@@ -25,6 +26,10 @@ ARMS = {
     "random": "random",
 }
 """Titles by name. Kept: the trained weights are trained on. Random: ERK ratios, before any training."""
+CHOICE = "choice of λ"
+"""Instead of an arm, for the networks by which λ is chosen."""
+TRIED = (("rescaled",), (0.9, 0.98))
+"""Arms and sparsities of these, beside the dense networks."""
 NO_REWINDING = ("kept", "reinitialized", "rescaled")
 """One shot, without the initial weights."""
 
@@ -82,6 +87,29 @@ def compare(
     if "iterative" in arms:
         records += _iterate(dense, starts, train, sparsities)
     return records
+
+
+def choose_lam(
+    runs: Sequence[Run], build: Callable[[Run, bool], nn.Module], train: Train
+) -> tuple[float, list[Record]]:
+    """The λ with the highest mean accuracy on the validation rows, of dense networks and of :data:`TRIED`.
+
+    Args:
+        runs: for every seed and λ.
+        build: as for :func:`compare`.
+        train: likewise.
+
+    Returns:
+        The λ, and the records of the choice; nothing is trained if there is but one λ.
+    """
+    lams = list(dict.fromkeys(run.lam for run in runs))
+    if len(lams) == 1:
+        return lams[0], []
+    records = compare(runs, build, train, *TRIED)
+    means = {
+        lam: fmean(each["validation_accuracy"] for each in records if each["lam"] == lam) for lam in lams
+    }
+    return max(means, key=means.__getitem__), [record | {"arm": CHOICE} for record in records]
 
 
 def make_ticket(arm: str, dense: Member, start: Weights, fresh: Weights, sparsity: float) -> Ticket:

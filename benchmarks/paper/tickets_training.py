@@ -94,15 +94,14 @@ def _train_stack(members: Sequence[Member], splits: Mapping[int, Split], schedul
         take_step(stack, optimizer, stack.arrange(x_batch), y_batch, lam, factors)
     seconds = (time.process_time() - begin) / steps / len(members)
     write_back(stack, members)
-    train, test, validation[0] = map(stack.arrange, (x, x_test, validation[0]))
+    test, validation[0] = stack.arrange(x_test), stack.arrange(validation[0])
     dead, linear = unit_shares(stack, test)
     columns = {
         "accuracy": accuracy(stack, test, y_test),
         "validation_accuracy": accuracy(stack, *validation),
-        "train_accuracy": accuracy(stack, train, y),
         "dead": dead,
         "linear": linear,
-        "diverged": (~loss(stack, train, y).isfinite()).double(),
+        "diverged": (~loss(stack, *validation).isfinite()).double(),
     }
     values = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [

@@ -60,6 +60,7 @@ TABLES: dict[str, Mapping[str, Callable[[Record], str]]] = {
     },
     "paper_tickets": {
         "tickets-claim": tickets.claim,
+        "tickets-effect": tickets.effect,
         "tickets-conditions": tickets.conditions,
         "tickets-claims": tickets.claim_table,
         "tickets-accuracies": tickets.accuracy_table,
@@ -67,6 +68,7 @@ TABLES: dict[str, Mapping[str, Callable[[Record], str]]] = {
     },
     "paper_tickets_resnet20": {
         "tickets-resnet20-claim": tickets.claim,
+        "tickets-resnet20-effect": tickets.effect,
         "tickets-resnet20-conditions": tickets.conditions,
         "tickets-resnet20-claims": tickets.claim_table,
         "tickets-resnet20-accuracies": tickets.accuracy_table,

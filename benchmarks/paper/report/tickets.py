@@ -162,6 +162,23 @@ def points(values: list[float]) -> str:
     return text.replace("-", "−")
 
 
+def effect(record: Record) -> str:
+    """What Jumpstart changes in each way, by shape: the means over data sets with ReLU and with Jumpstart."""
+    settings = record["settings"]
+    ways = {ARMS[arm]: [arm] for arm in ("iterative", "random") if arm in settings["arms"]}
+    ways["one shot without rewinding"] = [arm for arm in NO_REWINDING if arm in settings["arms"]]
+    lines = []
+    for (depth, width), of_shape in by_shape(record).items():
+        for sparsity in (value for value in (0.0, *CLAIMED) if value in (0.0, *settings["sparsities"])):
+            parts = []
+            for title, arms in ways.items() if sparsity else (("dense", []),):
+                means = [mean_accuracy(record, of_shape, name, arms, sparsity) for name in TECHNIQUES]
+                parts.append(f"{title} {means[0]:.3f} with ReLU, {means[1]:.3f} with Jumpstart")
+            at = f" at {sparsity:g}" if sparsity else ""
+            lines.append(f"- {depth} layers of {width} units{at}: {'; '.join(parts)}.")
+    return "\n".join(lines)
+
+
 def accuracy_table(record: Record) -> str:
     """Test accuracy of every arm at every sparsity, mean over data sets and seeds."""
     settings = record["settings"]
@@ -171,7 +188,7 @@ def accuracy_table(record: Record) -> str:
     for shape, of_shape in by_shape(record).items():
         for arm in settings["arms"]:
             for technique in TECHNIQUES:
-                means = [mean_accuracy(record, of_shape, technique, arm, value) for value in sparsities]
+                means = [mean_accuracy(record, of_shape, technique, [arm], value) for value in sparsities]
                 cells = [f"{shape[0]} × {shape[1]}", ARMS[arm], NAMES[technique]]
                 lines.append(f"| {' | '.join([*cells, *(f'{mean:.3f}' for mean in means)])} |")
     return "\n".join(lines)
@@ -204,7 +221,7 @@ def _costs(record: Record, of_shape: list[Place], arm: str, sparsity: float) -> 
         runs = [run for place in of_shape for run in chosen(record, place, technique, [arm], sparsity)]
         steps = runs[0]["steps"] * trainings
         seconds.append(fmean(run["step_seconds"] for run in runs) * steps)
-        means.append(mean_accuracy(record, of_shape, technique, arm, sparsity))
+        means.append(mean_accuracy(record, of_shape, technique, [arm], sparsity))
     cells = [" / ".join(f"{value:.1f}" for value in seconds), " / ".join(f"{mean:.3f}" for mean in means)]
     return [str(trainings), f"{steps:,}", *cells]
 
@@ -216,8 +233,10 @@ def by_shape(record: Record) -> dict[tuple[int, int], list[Place]]:
     return found
 
 
-def mean_accuracy(record: Record, of_shape: list[Place], technique: str, arm: str, sparsity: float) -> float:
-    return fmean(fmean(accuracies(chosen(record, place, technique, [arm], sparsity))) for place in of_shape)
+def mean_accuracy(
+    record: Record, of_shape: list[Place], technique: str, arms: Iterable[str], sparsity: float
+) -> float:
+    return fmean(fmean(accuracies(chosen(record, place, technique, arms, sparsity))) for place in of_shape)
 
 
 def draw_accuracies(record: Record) -> "Figure":

@@ -83,11 +83,7 @@ def test_what_is_reported_is_of_the_rows_that_it_says():
     split = make_split(0, torch.float32)
     (member,) = [Member(RUN, make_network(SHAPE, RUN))]
     (record,) = train_members([member], {0: split}, Schedule(steps=5))
-    rows = {
-        "accuracy": split.data[3:],
-        "validation_accuracy": split.validation,
-        "train_accuracy": split.data[1:3],
-    }
+    rows = {"accuracy": split.data[3:], "validation_accuracy": split.validation}
     for key, (x, y) in rows.items():
         assert record[key] == pytest.approx((member.network(x).argmax(1) == y).double().mean().item())
     report = jk.unit_usage(member.network, [split.data.x_test])
