@@ -86,14 +86,13 @@ def verdicts(record: Record) -> list[Verdict]:
 
 
 def conditions(record: Record) -> str:
-    settings = record["settings"]
+    settings, machine = record["settings"], record["machine"]
     shared = (
-        f"Sparsities are of the weights of the hidden layers; {len(settings['rounds'])} rounds of "
-        f"iterative pruning, at {listed(settings['rounds'])}; λ of {listed(settings['lams'])}; "
-        f"{settings['seeds']} seeds, {count(record)}"
+        f"Sparsities are of the weights of the hidden layers; iterative pruning in {len(settings['rounds'])} "
+        f"rounds, at {listed(settings['rounds'])}; λ of {listed(settings['lams'])}; {settings['seeds']} "
+        f"seeds, {count(record)}"
     )
     if settings["network"] == "resnet20":
-        machine = record["machine"]
         return (
             f"ResNet-20 on {settings['train']:,} images of CIFAR-10, a tenth of them for validation, "
             f"{settings['test']:,} for the test; SGD with learning rate {settings['learning_rate']:g}, "
@@ -149,7 +148,7 @@ def claim_table(record: Record) -> str:
         peer, shot = verdict.peer[0], verdict.shot[0]
         cells = [name, f"{depth} × {width}", f"{verdict.sparsity:g}"]
         cells += [f"{points(accuracies(verdict.peer))} ({NAMES[peer['technique']]})", str(peer["trainings"])]
-        kind = ARMS[shot["arm"]].removeprefix("one shot, ")
+        kind = f"{ARMS[shot['arm']].removeprefix('one shot, ')}; λ = {shot['lam']:g}"
         cells += [f"{points(accuracies(verdict.shot))} ({kind})", str(shot["trainings"])]
         cells += [points(verdict.differences), "yes" if verdict.holds else "no"]
         lines.append(f"| {' | '.join(cells)} |")

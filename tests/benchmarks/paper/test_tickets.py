@@ -15,7 +15,16 @@ from benchmarks.paper.report import __main__ as report
 from benchmarks.paper.report import tickets as tickets_report
 from benchmarks.paper.stack_training import Run, make_network
 from benchmarks.paper.sweep import runs_of
-from benchmarks.paper.tickets_arms import ARMS, NO_REWINDING, ROUNDS, SPARSITIES, compare, trainings_of
+from benchmarks.paper.tickets_arms import (
+    ARMS,
+    CHOICE,
+    NO_REWINDING,
+    ROUNDS,
+    SPARSITIES,
+    choose_lam,
+    compare,
+    trainings_of,
+)
 from benchmarks.paper.tickets_networks import ResNet20
 from jumpstart_kernels.pruning import Ticket
 
@@ -131,6 +140,18 @@ def test_costs_count_every_training_up_to_a_result(seen):
     assert len(iterations) == 2 and len(trainer.of("iterative")) == 2 * 6
 
 
+def test_lam_is_chosen_by_the_mean_of_validation_accuracies():
+    runs = [replace(RUN, seed=seed, lam=lam) for seed in (0, 1) for lam in (0.1, 1.0, 10.0)]
+
+    def train(members):
+        worth = {0.1: (0.9, 0.1), 1.0: (0.6, 0.7), 10.0: (0.5, 0.5)}
+        return [{"validation_accuracy": worth[one.run.lam][one.run.seed]} for one in members]
+
+    lam, records = choose_lam(runs, build, train)
+    assert lam == 1.0 and len(records) == 6 * 3 and {record["arm"] for record in records} == {CHOICE}
+    assert choose_lam(runs[::3], build, train) == (0.1, [])
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder, threads = tmp_path_factory.mktemp("results"), torch.get_num_threads()
@@ -150,11 +171,16 @@ def test_every_way_is_trained_with_every_seed_and_weight(results):
     record = read(results / "paper_tickets.json")
     assert set(record["tasks"]) == {f"breast_cancer/2/6/{name}" for name in ("plain", "jumpstart")}
     of_one = 1 + 2 * len(ARMS)
-    runs = runs_of(record)
-    assert len(runs) == 2 * (1 + 2) * of_one
+    tries = [run for run in runs_of(record) if run["arm"] == CHOICE]
+    runs = [run for run in runs_of(record) if run["arm"] != CHOICE]
+    assert len(runs) == 2 * 2 * of_one and len(tries) == 2 * 2 * 3
     keys = ("technique", "lam", "seed", "arm", "sparsity")
     assert len({tuple(run[key] for key in keys) for run in runs}) == len(runs)
-    assert {run["lam"] for run in runs if run["technique"] == "jumpstart"} == set(tickets.LAMS)
+    means = {
+        lam: sum(run["validation_accuracy"] for run in tries if run["lam"] == lam) for lam in tickets.LAMS
+    }
+    (lam,) = {run["lam"] for run in runs if run["technique"] == "jumpstart"}
+    assert means[lam] == max(means.values())
     assert all(run["initialization"] == "he" and run["weight_decay"] == 0 for run in runs)
     assert all(run["steps"] == 4 and run["step_seconds"] > 0 for run in runs)
     assert record["settings"]["data_sets"]["breast_cancer"]["rows"] == 569
@@ -275,7 +301,7 @@ def test_validation_rows_choose_and_test_rows_do_not():
     assert not verdict.holds
     table = tickets_report.claim_table(record)
     assert (
-        "| made up | 2 × 3 | 0.9 | 90.0 (Jumpstart) | 2 | 20.0 (new weights, rescaled) | 2 | −70.0 | no |"
+        "| made up | 2 × 3 | 0.9 | 90.0 (Jumpstart) | 2 | 20.0 (new weights, rescaled; λ = 1) | 2 | −70.0 | no |"
         in table
     )
 
