@@ -299,11 +299,11 @@ def test_validation_rows_choose_and_test_rows_do_not():
     assert (verdict.shot[0]["arm"], verdict.shot[0]["lam"]) == ("rescaled", 1.0)
     assert (verdict.peer[0]["technique"], verdict.peer[0]["lam"]) == ("jumpstart", 0.1)
     assert not verdict.holds
-    table = tickets_report.claim_table(record)
-    assert (
-        "| made up | 2 × 3 | 0.9 | 90.0 (Jumpstart) | 2 | 20.0 (new weights, rescaled; λ = 1) | 2 | −70.0 | no |"
-        in table
+    *_, row = tickets_report.claim_table(record).splitlines()
+    assert row.startswith(
+        "| made up | 2 × 3 | 0.9 | 90.0 (Jumpstart) | 2 | 20.0 (new weights, rescaled; λ = 1) "
     )
+    assert row.endswith(" | 2 | −70.0 | no |")
 
 
 def test_the_report_has_tables_and_a_picture(results, tmp_path):
