@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TECHNIQUES = ("plain", "jumpstart")
 CLAIMED, WITHIN = (0.9, 0.98), 0.01
 """The sparsities of the claim, and the accuracy that one shot may lack."""
-STYLES = dict(zip(ARMS, LINES, strict=False))
+STYLES = {arm: {**line, "marker": marker} for arm, line, marker in zip(ARMS, LINES, "os^DvP", strict=False)}
 REFERENCE: dict[str, Any] = {"color": GREY, "linestyle": (0, (1, 1)), "linewidth": 1.2}
 PANEL = (3.1, 2.0)  # inches
 
@@ -122,10 +122,7 @@ def claim(record: Record) -> str:
             f"at {sparsity:g} in {holding} of {len(at)} cases (differences of {_signed(min(differences))} to "
             f"{_signed(max(differences))} points, {_signed(fmean(differences))} on average)"
         )
-    if all(verdict.holds for verdict in found):
-        holds = "holds here"
-    else:
-        holds = "holds here in part" if any(verdict.holds for verdict in found) else "does not hold here"
+    holds = "holds here" if all(verdict.holds for verdict in found) else "does not hold here"
     return (
         "The claim is that one shot without rewinding, with Jumpstart, is within 1 point of accuracy of "
         f"iterative pruning with rewinding. It **{holds}**: {', '.join(parts)}."
@@ -270,7 +267,7 @@ def _draw_panel(axis: "Axes", record: Record, place: Place, technique: str) -> N
     for arm in record["settings"]["arms"]:
         values = [accuracies(chosen(record, place, technique, [arm], sparsity)) for sparsity in sparsities]
         style = STYLES[arm]
-        axis.plot(ticks, [fmean(each) for each in values], linewidth=1.5, marker=".", markersize=4, **style)
+        axis.plot(ticks, [fmean(each) for each in values], linewidth=1.5, markersize=3.5, **style)
         lows, highs = [min(each) for each in values], [max(each) for each in values]
         axis.fill_between(ticks, lows, highs, color=style["color"], alpha=0.12, linewidth=0)
     axis.set_xticks(ticks, [f"{sparsity:g}" for sparsity in sparsities])
