@@ -1,10 +1,10 @@
 """Adam for a stack of networks, with the same updates as if each were trained alone."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.paper.stack import Stack
 
@@ -22,6 +22,7 @@ class StackedAdam:
         max_norms: the norm to which each network's gradient is clipped, as by
             ``torch.nn.utils.clip_grad_norm_``; None for a network without clipping. Default: no clipping.
         weight_decays: of each network, as in Adam: added to the clipped gradient. Default: no weight decay.
+        masks: for parameters of the stack, of their shapes: what is false there is zero and stays it.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class StackedAdam:
         rates: Sequence[float],
         max_norms: Sequence[float | None] = (),
         weight_decays: Sequence[float] = (),
+        masks: Mapping[nn.Parameter, Tensor] | None = None,
     ) -> None:
         parameters = list(stack.parameters())
         largest = max(rates)
@@ -44,6 +46,11 @@ class StackedAdam:
         self.decays = self.vector.new_tensor(weight_decays) if any(weight_decays) else None
         owners = torch.arange(stack.count)[:, None]
         self.owner = torch.cat([owners.expand_as(values).flatten() for values in by_network])
+        self.mask: Tensor | None = None
+        if masks is not None:
+            of_all = [masks.get(p, torch.ones_like(p)).to(self.vector) for p in parameters]
+            self.mask = torch.cat([mask.flatten() for mask in of_all])
+            self.vector.mul_(self.mask)
         self.optimizer = torch.optim.Adam([self.vector], lr=largest, fused=True)
         sizes = [p.numel() for p in parameters]
         views = zip(parameters, self.vector.split(sizes), self.gradient.split(sizes), strict=True)
@@ -57,6 +64,8 @@ class StackedAdam:
         Args:
             factors: ``[K]``, each at most 1, of the networks' learning rates; None for the full rates.
         """
+        if self.mask is not None:
+            self.gradient.mul_(self.mask)
         if self.limits is not None:
             self.clip_gradients(self.limits)
         if self.decays is not None:

@@ -1,5 +1,6 @@
 """Which weights a mask keeps."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -25,6 +26,10 @@ def by_chance(weights: Sequence[MaskedWeight], seed: int) -> list[Tensor]:
     return list(order.split(sizes))
 
 
+STARVED = 0.1  # a layer's density over that of all, from which on it is said
+
+logger = logging.getLogger("jumpstart_kernels")
+
 METHODS: dict[str, Callable[[Sequence[MaskedWeight], int], list[Tensor]]] = {
     "magnitude": by_magnitude,
     "random": by_chance,
@@ -46,6 +51,7 @@ def choose(weights: Sequence[MaskedWeight], kept: int, method: str, ratios: str,
     scores = METHODS[method](weights, seed)
     if ratios == "global":
         chosen = _largest_of_all(scores, masks, kept)
+        _tell_of_starved(weights, chosen)
     else:
         counts = split_kept(shapes, kept, ratios)
         for weight, mask, count in zip(weights, masks, counts, strict=True):
@@ -56,6 +62,21 @@ def choose(weights: Sequence[MaskedWeight], kept: int, method: str, ratios: str,
                 )
         chosen = [_largest(*each) for each in zip(scores, masks, counts, strict=True)]
     return [mask.view(shape) for mask, shape in zip(chosen, shapes, strict=True)]
+
+
+def _tell_of_starved(weights: Sequence[MaskedWeight], masks: Sequence[Tensor]) -> None:
+    """Log the layers of which almost nothing is left, such as those initialized at a smaller scale."""
+    density = sum(int(mask.sum()) for mask in masks) / sum(len(mask) for mask in masks)
+    starved = [
+        f"{weight.name} ({int(mask.sum()):,} of {len(mask):,} weights)"
+        for weight, mask in zip(weights, masks, strict=True)
+        if int(mask.sum()) < STARVED * density * len(mask)
+    ]
+    if starved:
+        logger.warning(
+            "global ratios leave almost nothing of %s: name it in skip, or choose ratios='layer' or 'erk'",
+            ", ".join(starved),
+        )
 
 
 def _largest_of_all(scores: Sequence[Tensor], masks: Sequence[Tensor], kept: int) -> list[Tensor]:

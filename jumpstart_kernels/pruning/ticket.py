@@ -46,16 +46,16 @@ class Ticket:
     **A mask gives neither speed nor size**: the weights stay dense tensors, multiplied as before, and while
     it is there it takes memory itself. :meth:`by_permutation` makes the model smaller.
 
-    A model with masks has ``weight_orig`` and ``weight_mask`` for each ``weight`` in its ``state_dict``. To
-    load one, make a ticket of sparsity 0 first. ``copy.deepcopy`` of the ticket copies the model with it,
-    also after a forward, when PyTorch cannot copy a model with masks.
+    A model with masks has ``weight_orig`` and ``weight_mask`` in its ``state_dict``. To load one, make a
+    ticket of sparsity 0 first. ``copy.deepcopy`` of the ticket copies the model too, even after a forward.
 
     Args:
         model: any module, or the wrapper of one. Its parameters stay the same objects.
         sparsity: the share of weights without which the layers remain, of all their weights together, in
             ``[0, 1)``. It is met exactly, rounded to a weight. Every layer keeps at least one.
         method: which weights are kept: ``"magnitude"``, the largest, of equals the first; ``"random"``.
-        ratios: how the weights are shared out: ``"global"``, by the method, over all layers together;
+        ratios: how the weights are shared out: ``"global"``, by the method, over all layers together, so that
+            a layer with smaller weights than the others may starve, which the logger tells;
             ``"layer"``, the same share of each layer; ``"erk"``, by the Erdős-Rényi-Kernel rule of Evci et
             al. (arXiv 1911.11134), which leaves small layers denser.
         skip: layers that stay dense, with everything below them: qualified names of modules, module types,

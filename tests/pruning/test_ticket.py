@@ -47,6 +47,19 @@ def test_the_largest_of_all_layers_stay_and_of_equals_the_first():
     assert ticket.masks["2"].int().tolist() == [[1, 0], [0, 0]]  # the largest of its layer, in any case
 
 
+def test_a_layer_that_starves_is_told_of(caplog):
+    """A classifier with PyTorch's initialization after layers with He's, as one shot would leave it."""
+    model = mlp(5, 30, 30, 3)
+    with torch.no_grad():
+        model[4].weight.mul_(0.01)
+    Ticket(copy.deepcopy(model), 0.8, ratios="erk")
+    Ticket(copy.deepcopy(model), 0.8, skip=["4"])
+    assert not caplog.messages
+    Ticket(model, 0.8)
+    (message,) = caplog.messages
+    assert message.startswith("global ratios leave almost nothing of 4 (1 of 90 weights): name it in skip")
+
+
 def test_chance_is_seeded_and_leaves_the_generator_alone():
     tickets = [Ticket(mlp(5, 30, 3), 0.7, method="random", seed=seed) for seed in (0, 0, 1)]
     first, same, other = (ticket.masks["0"] for ticket in tickets)

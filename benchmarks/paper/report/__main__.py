@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.paper.report import ablation, cifar, grid, linked, uci
+from benchmarks.paper.report import ablation, cifar, grid, linked, tickets, uci
 from benchmarks.paper.sweep import Record
 from benchmarks.report.documents import DPI, FIGURES, ROOT, insert
 from benchmarks.result_files import FOLDER
@@ -58,6 +58,22 @@ TABLES: dict[str, Mapping[str, Callable[[Record], str]]] = {
         "linked-steps-conditions": linked.step_conditions,
         "linked-steps": linked.step_table,
     },
+    "paper_tickets": {
+        "tickets-claim": tickets.claim,
+        "tickets-effect": tickets.effect,
+        "tickets-conditions": tickets.conditions,
+        "tickets-claims": tickets.claim_table,
+        "tickets-accuracies": tickets.accuracy_table,
+        "tickets-costs": tickets.cost_table,
+    },
+    "paper_tickets_resnet20": {
+        "tickets-resnet20-claim": tickets.claim,
+        "tickets-resnet20-effect": tickets.effect,
+        "tickets-resnet20-conditions": tickets.conditions,
+        "tickets-resnet20-claims": tickets.claim_table,
+        "tickets-resnet20-accuracies": tickets.accuracy_table,
+        "tickets-resnet20-costs": tickets.cost_table,
+    },
 }
 DRAWINGS = {
     "paper_uci": {
@@ -91,6 +107,10 @@ DRAWINGS = {
     },
     "paper_linked_resnet50": {},
     "paper_linked_steps": {},
+    "paper_tickets": {
+        "paper_tickets": (tickets.draw_accuracies, "Test accuracy of sparse networks over their sparsity"),
+    },
+    "paper_tickets_resnet20": {},
 }
 
 

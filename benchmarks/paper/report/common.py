@@ -53,7 +53,8 @@ def count(record: Record) -> str:
 def resources(record: Record) -> str:
     """The machine, the time it took, and the command."""
     machine = record["machine"]
+    processes = "process" if machine["jobs"] == 1 else "processes"
     return (
-        f"{machine['cpu']}, {machine['jobs']} single-threaded processes, "
+        f"{machine['cpu']}, {machine['jobs']} single-threaded {processes}, "
         f"{seconds_of(record) / 60:.0f} minutes of CPU time: `{machine['command']}`"
     )

@@ -1,11 +1,11 @@
 """``benchmarks/paper/linked.py``: networks beside Keras' definition, training, the command, the report."""
 
 import json
-from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
 import torch
+from inline_pool import InlinePool
 from torch import nn
 
 import jumpstart_kernels as jk
@@ -211,24 +211,6 @@ def test_pixels_are_in_the_unit_interval():
     assert prepare(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [0, 1]
     digits = linked.load(linked.Source(None, None, None), 0)
     assert digits.x_train.min() == 0 and digits.x_train.max() == 1
-
-
-class InlinePool:
-    """Runs the tasks in this process, which has imported all they need."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, function, task):
-        future = Future()
-        future.set_result(function(task))
-        return future
 
 
 @pytest.fixture(scope="module")
