@@ -1,9 +1,14 @@
 """Two ways to remove units by the scores of a peer, both with the repair of ``permutation_prune``.
 
-| protocol | |
-|---|---|
-| one ranking | the k lowest units of one ranking over all layers go, layer by layer from front to back, each layer repaired on what is left before it; decisions are checked once, at the end. The largest k counts by which none has flipped: all powers of 2 are tried, then the interval behind the largest good one is bisected |
-| same search | that of ``permutation_prune``: candidates of a layer are tried together, lowest score first, and by halves where a decision would flip, from front to back and in as many rounds. Where there the tolerance grows from round to round, here the share of all units does that are candidates. Scores are renewed before each layer |
+One ranking: the k lowest units of one ranking over all layers go, layer by layer from front to back. What the
+units do is seen anew before each layer, behind the removals and repairs in front of it, and decisions are
+checked once, at the end. The largest k counts by which none has changed: all powers of 2 are tried, then the
+interval behind the largest good one is bisected.
+
+Same search: that of ``permutation_prune``. The candidates of a layer are tried together, and by halves where
+a decision would change, the lowest score first, from front to back and in as many rounds. Where there the
+tolerance grows from round to round, here the share of all units does that are candidates. Scores are those of
+the network as it is before each layer.
 
 In both a layer keeps at least one unit.
 """
