@@ -7,8 +7,7 @@ Each network is trained once on the training rows of UCI's letter, optdigits or 
 ``--data``, of scikit-learn's breast cancer. Calibration rows are the first of the training rows, which the
 split has shuffled; unseen rows are those of the test split. Every method removes as many units as it can
 while no decision on the calibration rows changes. ``permutation_prune`` does so with each tolerance, a peer
-(:mod:`~benchmarks.paper.pruning_peers`) in two ways (:mod:`~benchmarks.paper.pruning_search`). Dead units are
-not told to the peers: each has to find them.
+(:mod:`~benchmarks.paper.pruning_peers`) in two ways (:mod:`~benchmarks.paper.pruning_search`).
 
 All methods see the calibration rows in the same two batches, those of the closest decisions first: most
 removals that do not hold fail there already, which saves time and changes no result but the last digit of

@@ -5,10 +5,10 @@ units do is seen anew before each layer, behind the removals and repairs in fron
 checked once, at the end. The largest k counts by which none has changed: all powers of 2 are tried, then the
 interval behind the largest good one is bisected.
 
-Same search: that of ``permutation_prune``. The candidates of a layer are tried together, and by halves where
-a decision would change, the lowest score first, from front to back and in as many rounds. Where there the
-tolerance grows from round to round, here the share of all units does that are candidates. Scores are those of
-the network as it is before each layer.
+Same search: that of ``permutation_prune``. Of each layer dead units go first, without a repair, which they do
+not need. Then its candidates are tried together, and by halves where a decision would change, the lowest score
+first, from front to back and in as many rounds. Where there the tolerance grows from round to round, here the
+share of all units does that are candidates. Scores are those of the network as it is before each layer.
 
 In both a layer keeps at least one unit.
 """
@@ -97,12 +97,13 @@ def by_same_search(reduction: Reduction, peer: Peer, data: Labelled, seed: int) 
     sets = _sets(reduction)
     for share in SHARES:
         for layer, units in enumerate(sets):
+            look, left = reduction.look(units), reduction.network.left[units]
+            dead = left[look.values[0].amax(1) <= 0][: len(left) - 1]
+            for _ in remove_in_halves(reduction, units, look, dead, near=None):
+                pass
             candidates = _candidates(reduction, peer, data, seed, share, layer)
-            if len(candidates):
-                look = reduction.look(units)
-                every = torch.ones(units.size, units.size)
-                for _ in remove_in_halves(reduction, units, look, candidates, every):
-                    pass
+            for _ in remove_in_halves(reduction, units, look, candidates, torch.ones([units.size] * 2)):
+                pass
     return sum(units.size - len(reduction.network.left[units]) for units in sets)
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.paper.report import ablation, cifar, grid, linked, uci
+from benchmarks.paper.report import ablation, cifar, grid, linked, pruning, pruning_figure, uci
 from benchmarks.paper.sweep import Record
 from benchmarks.report.documents import DPI, FIGURES, ROOT, insert
 from benchmarks.result_files import FOLDER
@@ -58,6 +58,7 @@ TABLES: dict[str, Mapping[str, Callable[[Record], str]]] = {
         "linked-steps-conditions": linked.step_conditions,
         "linked-steps": linked.step_table,
     },
+    "paper_pruning": pruning.TABLES,
 }
 DRAWINGS = {
     "paper_uci": {
@@ -91,6 +92,12 @@ DRAWINGS = {
     },
     "paper_linked_resnet50": {},
     "paper_linked_steps": {},
+    "paper_pruning": {
+        "paper_pruning": (
+            pruning_figure.draw_units,
+            "Share of the units that permutation pruning and its peers remove at zero flips",
+        ),
+    },
 }
 
 
