@@ -6,9 +6,10 @@ checked once, at the end. The largest k counts by which none has changed: all po
 interval behind the largest good one is bisected.
 
 Same search: that of ``permutation_prune``. Of each layer dead units go first, without a repair, which they do
-not need. Then its candidates are tried together, and by halves where a decision would change, the lowest score
-first, from front to back and in as many rounds. Where there the tolerance grows from round to round, here the
-share of all units does that are candidates. Scores are those of the network as it is before each layer.
+not need. Then its candidates are tried together, and by halves where a decision would change, the lowest
+score first, from front to back and in as many rounds. Where there the tolerance grows from round to round,
+here the share of all units does that are candidates. Scores are those of the network as it is before each
+layer.
 
 In both a layer keeps at least one unit.
 """
