@@ -1,4 +1,4 @@
-"""Draw the figures of docs/instruments.md: the demo's network on Wine, plain and with Jumpstart.
+"""Draw the figures of docs/instruments.md and docs/pruning.md: the demo's network, plain and with Jumpstart.
 
 python -m benchmarks.instruments        (--epochs N)
 """
@@ -15,9 +15,11 @@ import jumpstart_kernels as jk
 from jumpstart_kernels.demo.data import Data, accuracy, load_data
 from jumpstart_kernels.demo.training import LEARNING_RATE, WEIGHT_DECAY, build_network, one_thread, train_step
 from jumpstart_kernels.plots import style
+from jumpstart_kernels.pruning import PruneReport, permutation_prune
 
 FOLDER = Path(__file__).parent.parent / "docs" / "figures"
 LAM = 0.2
+TOLERANCE = 0.1
 PLAIN, JUMPSTART = "plain", "Jumpstart"
 
 
@@ -38,6 +40,7 @@ def main() -> None:
         models = {PLAIN: plain, JUMPSTART: jumpstart}
         usage = {name: jk.unit_usage(model, [data.x_train]) for name, model in models.items()}
         extrema = {name: jk.layer_extrema(model, data.x_train) for name, model in models.items()}
+        pruned = {name: prune(model, data) for name, model in models.items()}
     parts = {name: jk.penalty_by_layer(batch) for name, batch in extrema.items()}
     plots = jk.plots
     drawings: dict[str, tuple[dict[str, Any], Callable[..., Any]]] = {
@@ -45,6 +48,7 @@ def main() -> None:
         "point_status": (usage, plots.point_status_map),
         "extrema": (extrema, plots.extrema_strips),
         "penalty": (parts, plots.penalty_bars),
+        "pruned": (pruned, plots.pruned_units),
     }
     for name, (sources, draw) in drawings.items():
         draw_pair(sources, draw, arguments.folder / f"instruments_{name}.png")
@@ -64,6 +68,13 @@ def train(model: torch.nn.Module, data: Data, epochs: int, lam: float) -> list[d
         model.train()
         records.append({"epoch": epoch + 1, "test accuracy": hits})
     return records
+
+
+def prune(model: torch.nn.Module, data: Data) -> PruneReport:
+    """What of a network is redundant for its training data; printed as well."""
+    result = permutation_prune(model, [data.x_train], tolerance=TOLERANCE, unseen=[data.x_test])
+    print(result.report)
+    return result.report
 
 
 def draw_pair(sources: dict[str, Any], draw: Callable[..., Any], path: Path) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from jumpstart_kernels.nn.activation import LayerExtrema
 from jumpstart_kernels.plots import style
+from jumpstart_kernels.pruning import LayerReport, Merge, PruneReport, Size
 
 DEAD, LINEAR, NONLINEAR, WHITE = -1, 0, 1, 2
 
@@ -29,6 +30,20 @@ def make_model(depth: int = 3, width: int = 4) -> nn.Module:
 
 
 X = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
+
+
+def pruned_report() -> PruneReport:
+    """A layer with dead and merged units, two that make the same units, one that is gone, and the last."""
+    merges = (Merge(3, 1, 1.0), Merge(4, 1, 0.99))
+    layers = (
+        LayerReport("first", ("first",), 9, 4, dead=(0, 2, 5), merges=merges),
+        LayerReport("second", ("second", "shortcut"), 6, 6),
+        LayerReport("third", ("third",), 6, 0, passed_on=6),
+        LayerReport("last", ("last",), 3, 3, note="the model returns it"),
+    )
+    nan = float("nan")
+    sizes = Size(100, 400, 0.001), Size(50, 200, 0.0005)
+    return PruneReport(layers, 20, 20, 0, 0, 0.5, False, 0, 0, nan, *sizes, batch=20)
 
 
 def save(figure) -> bytes:

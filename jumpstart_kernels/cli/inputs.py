@@ -15,13 +15,25 @@ from torch import Tensor, nn
 from jumpstart_kernels.cli.errors import CommandError
 
 DATASETS = ("wine", "breast_cancer", "digits")
+PICTURES = (".png", ".svg", ".pdf")
 DATA_FILES = (".npy", ".npz", ".csv", ".pt")
+DATA_HELP = (
+    f"{', '.join(DATASETS)} (from scikit-learn, standardized), or a file with one sample per row: "
+    f"{', '.join(DATA_FILES)}"
+)
 
 
 def positive(text: str) -> int:
     """A positive integer, for argparse."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return int(text)
+
+
+def not_negative(text: str) -> int:
+    """An integer from 0, for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be an integer from 0, got {text!r}")
     return int(text)
 
 
@@ -44,6 +56,27 @@ def find_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise CommandError(f"--device {name}: {error}") from error
     return device
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name a model, its weights and its device."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="FILE.py:FUNCTION",
+        help="a function without arguments that returns the nn.Module; also package.module:FUNCTION",
+    )
+    parser.add_argument("--weights", type=Path, metavar="FILE.pt", help="its state dict, from torch.save")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if available")
+
+
+def load_model_and_weights(arguments: argparse.Namespace) -> nn.Module:
+    """The model that the arguments of :func:`add_model` name, on its device."""
+    device = find_device(arguments.device)
+    model = load_model(arguments.model)
+    if arguments.weights is not None:
+        load_weights(model, arguments.weights)
+    return model.to(device)
 
 
 def load_model(place: str) -> nn.Module:
@@ -76,6 +109,21 @@ def _import(source: str) -> Any:
     return module
 
 
+def check_output(path: Path, kinds: tuple[str, ...], option: str = "--output") -> None:
+    """Raise before any work is done if a file cannot be written, or needs matplotlib, which is missing."""
+    if path.suffix.lower() not in kinds:
+        raise CommandError(f"{option} must end in {', '.join(kinds)}, got {str(path)!r}")
+    if not path.absolute().parent.is_dir():
+        raise CommandError(f"{option}: there is no folder {path.parent}")
+    if path.suffix.lower() in (".html", *PICTURES):
+        from jumpstart_kernels.plots import style
+
+        try:
+            style.need_matplotlib()
+        except ImportError as error:
+            raise CommandError(f"{option}: {error}") from error
+
+
 def running(what: str, run: Callable[[], Any]) -> Any:
     """Run user code; an exception becomes a one-line error with its location."""
     try:
@@ -97,20 +145,28 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise CommandError(f"--weights: {path} does not fit the model: {error}") from error
 
 
-def load_data(name: str) -> Tensor:
-    """The samples ``[N, ...]`` of a data set or file."""
+def load_data(name: str, model: nn.Module, option: str = "--data") -> Tensor:
+    """The samples ``[N, ...]`` of a data set or file, in the dtype of a model's parameters."""
+    data = _load_samples(name, option)
+    floating = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), None)
+    return data.to(floating) if floating is not None and data.is_floating_point() else data
+
+
+def _load_samples(name: str, option: str) -> Tensor:
     path = Path(name)
     if name in DATASETS:
         data = _load_dataset(name)
     elif path.suffix not in DATA_FILES:
         raise CommandError(
-            f"--data must be {', '.join(DATASETS)}, or a file of {', '.join(DATA_FILES)}, got {name!r}"
+            f"{option} must be {', '.join(DATASETS)}, or a file of {', '.join(DATA_FILES)}, got {name!r}"
         )
     else:
         data = _read(path, lambda: _read_data(path))
     if not isinstance(data, Tensor) or data.dim() < 2 or len(data) == 0:
         got = list(data.shape) if isinstance(data, Tensor) else type(data).__name__
-        raise CommandError(f"--data: {name} must hold an array with at least one sample, [N, ...], got {got}")
+        raise CommandError(
+            f"{option}: {name} must hold an array with at least one sample, [N, ...], got {got}"
+        )
     return data
 
 

@@ -10,39 +10,27 @@ from torch import Tensor, nn
 import jumpstart_kernels
 from jumpstart_kernels.cli.errors import CommandError
 from jumpstart_kernels.cli.inputs import (
-    DATA_FILES,
-    DATASETS,
+    DATA_HELP,
+    PICTURES,
+    add_model,
+    check_output,
     dimension,
-    find_device,
     load_data,
-    load_model,
-    load_weights,
+    load_model_and_weights,
     positive,
     running,
 )
 from jumpstart_kernels.nn.recording import layers_of
 from jumpstart_kernels.usage.report import UsageReport
 
-PICTURES = (".png", ".svg", ".pdf")
 DPI = 150
 
 
 def add_usage(commands: argparse._SubParsersAction) -> None:
     text = "which units of a model are dead, linear or nonlinear over a data set"
     parser = commands.add_parser("usage", help=text, description=text)
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="FILE.py:FUNCTION",
-        help="a function without arguments that returns the nn.Module; also package.module:FUNCTION",
-    )
-    parser.add_argument("--weights", type=Path, metavar="FILE.pt", help="its state dict, from torch.save")
-    parser.add_argument(
-        "--data",
-        required=True,
-        help=f"{', '.join(DATASETS)} (from scikit-learn, standardized), or a file with one sample per row: "
-        f"{', '.join(DATA_FILES)}",
-    )
+    add_model(parser)
+    parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument(
         "--output",
         type=Path,
@@ -63,7 +51,6 @@ def add_usage(commands: argparse._SubParsersAction) -> None:
         metavar="D",
         help="dimension of the units in plain ReLUs; default: inferred from the preceding layer",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if available")
     parser.set_defaults(run=usage)
 
 
@@ -74,19 +61,13 @@ def usage(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise CommandError(error) from error
     if arguments.output is not None:
-        _check_output(arguments.output)
-    device = find_device(arguments.device)
-    model = load_model(arguments.model)
-    if arguments.weights is not None:
-        load_weights(model, arguments.weights)
-    data = load_data(arguments.data)
-    floating = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), None)
-    if floating is not None and data.is_floating_point():
-        data = data.to(floating)
+        check_output(arguments.output, (".html", *PICTURES))
+    model = load_model_and_weights(arguments)
+    data = load_data(arguments.data, model)
     report = running(
         f"{arguments.model} on data of shape {list(data.shape)}",
         lambda: unit_usage(
-            model.to(device),
+            model,
             data.split(arguments.batch_size),
             unit_dim=arguments.unit_dim,
             progress=sys.stderr.isatty(),
@@ -97,19 +78,6 @@ def usage(arguments: argparse.Namespace) -> int:
         _write(arguments, model, data, report)
         print(f"\nwritten to {arguments.output}")
     return 0
-
-
-def _check_output(path: Path) -> None:
-    from jumpstart_kernels.plots import style
-
-    if path.suffix.lower() not in (".html", *PICTURES):
-        raise CommandError(f"--output must end in .html, {', '.join(PICTURES)}, got {str(path)!r}")
-    if not path.absolute().parent.is_dir():
-        raise CommandError(f"--output: there is no folder {path.parent}")
-    try:
-        style.need_matplotlib()
-    except ImportError as error:
-        raise CommandError(f"--output: {error}") from error
 
 
 def _write(arguments: argparse.Namespace, model: nn.Module, data: Tensor, report: UsageReport) -> None:

@@ -11,6 +11,7 @@ from jumpstart_kernels.plots.curves import learning_curves
 from jumpstart_kernels.plots.maps import point_status_map, unit_status_map
 from jumpstart_kernels.plots.overview import overview
 from jumpstart_kernels.plots.page import usage_page
+from jumpstart_kernels.plots.pruned import pruned_units
 from jumpstart_kernels.plots.strips import extrema_strips
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "overview",
     "penalty_bars",
     "point_status_map",
+    "pruned_units",
     "unit_status_map",
     "usage_page",
 ]

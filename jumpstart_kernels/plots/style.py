@@ -22,6 +22,12 @@ TERMS = {  # of the penalty: dead is dark and linear light, as in STATUS
     "point_positive": ("dead points (s⁺)", GREY),
     "point_negative": ("linear points (s⁻)", ORANGE),
 }
+PRUNED = {  # the units of a layer in a PruneReport, from dark to light but for what is left
+    "kept": ("kept", GREEN),
+    "dead_count": ("dead", BLACK),
+    "merged_count": ("merged", SKY),
+    "passed_on": ("gone with their layer", ORANGE),
+}
 # Lines differ in their dashes too.
 LINES: tuple[dict[str, Any], ...] = (
     {"color": BLUE, "linestyle": "-"},

@@ -1,29 +1,31 @@
 """Layers that can go altogether, since all of their units are linear or only pass on units before them."""
 
-import torch
-from torch import Tensor
+from typing import Any
 
-from jumpstart_kernels.pruning.keys import Passed, Redundancy, passed_on
+import torch
+from torch import Tensor, nn
+
+from jumpstart_kernels.pruning.keys import Redundancy, passed_on
 from jumpstart_kernels.pruning.reduction import Look, Reduction
 from jumpstart_kernels.pruning.unit_sets import UnitSet
 from jumpstart_kernels.surgery.flow.calls import shape_of
 from jumpstart_kernels.usage.report import DEAD, LINEAR
 
 
-def find_passed_on(reduction: Reduction, units: UnitSet, look: Look, tolerance: float) -> Tensor:
-    """bool ``[units]``: which units order the data as a unit does that their layer reads.
+def correlation_passed_on(reduction: Reduction, units: UnitSet, look: Look) -> Tensor:
+    """How much each unit orders the data as the most similar unit that its layer reads, ``[units]``.
 
-    None does where it cannot be told: what the layer reads are no units, or have other positions.
+    −2 where it cannot be told: what the layer reads are no units, or have other positions.
     """
-    nobody = torch.zeros(len(look.values[0]), dtype=torch.bool, device=look.values[0].device)
+    unknown = torch.full((len(look.values[0]),), -2.0, device=look.values[0].device)
     if look.input is None or len(look.values) != 1 or units.sites[0].linked:
-        return nobody
+        return unknown
     if units.input is None or not reduction.structure.makes(units.input):
-        return nobody
+        return unknown
     if look.input.shape[1] != look.values[0].shape[1]:
-        return nobody
-    passed: Passed = passed_on(look.values[0], look.input)
-    return passed.correlation >= 1 - tolerance
+        return unknown
+    passed = passed_on(look.values[0], look.input)
+    return torch.where(passed.match < 0, -2.0, passed.correlation)
 
 
 def obstacle_to_bypass(reduction: Reduction, units: UnitSet) -> str:
@@ -44,7 +46,23 @@ def obstacle_to_bypass(reduction: Reduction, units: UnitSet) -> str:
     dim = units.input.dim
     if before[:dim] != after[:dim] or before[dim:][1:] != after[dim:][1:]:
         return "it changes the shape"
+    layer: Any = reduction.given.get_submodule(units.name)
+    if any(step != 1 for step in getattr(layer, "stride", ())):
+        return "it changes the shape of larger inputs"
+    if any(_mentions(module, layer) for module in reduction.given.modules()):
+        return "something else than its module refers to it"
     return ""
+
+
+def _mentions(module: nn.Module, layer: nn.Module) -> bool:
+    """Whether an attribute of a module is another one, or a list or dictionary with it."""
+    for name, value in vars(module).items():
+        parts = value.values() if isinstance(value, dict) else value
+        if name != "_modules" and any(
+            part is layer for part in (value, *(parts if isinstance(value, (list, tuple, dict)) else ()))
+        ):
+            return True
+    return False
 
 
 def is_bypassable(found: Redundancy, passed: Tensor) -> bool:

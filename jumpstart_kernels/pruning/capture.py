@@ -43,7 +43,7 @@ def observe(
     """
     if wanted:
         with suppress(_Done):
-            _Observer(model, graph, wanted).run(x)
+            _Observer(model, graph, wanted).run(x.clone())  # which it may overwrite
 
 
 def rows_of(x: Tensor, value: Value, channels: int, limit: int | None = None) -> Tensor:
@@ -81,9 +81,10 @@ class Products:
 
     def add(self, a: Tensor, target: Tensor, weights: Tensor) -> None:
         """Take over rows: ``[rows, C]`` and ``[rows, T]``, with weights ``[N]``, one for a sample's rows."""
-        a = torch.cat([a.double(), a.new_ones(len(a), 1, dtype=torch.float64)], 1)
-        weighted = a * weights.double().repeat_interleave(len(a) // len(weights))[:, None]
-        own, with_target = weighted.T @ a, weighted.T @ target.double()
+        one = torch.cat([a.double(), a.new_ones(len(a), 1, dtype=torch.float64)], 1)
+        weighted = one * weights.double().repeat_interleave(len(a) // len(weights))[:, None]
+        own = weighted.T @ one
+        with_target = own[:, :-1] if target is a else weighted.T @ target.double()
         self.rows += len(a)
         self.own = own if self.own is None else self.own + own
         self.with_target = with_target if self.with_target is None else self.with_target + with_target

@@ -32,8 +32,8 @@ class Decisions:
 
     def __init__(self, model: nn.Module, inputs: list[Tensor], argument: str) -> None:
         self._inputs = inputs
-        self._logits = [_logits(model(x), x, argument) for x in inputs]
-        top = [each.float().topk(2, 1).values for each in self._logits]
+        self._logits = [_logits(model(x.clone()), x, argument) for x in inputs]  # which it may overwrite
+        top = [each.topk(2, 1).values.double() for each in self._logits]
         gaps = [each.select(1, 0) - each.select(1, 1) for each in top]  # [N, *]
         every = torch.cat([each.flatten() for each in gaps])
         self.smallest_gap = float(every.min())
@@ -50,8 +50,8 @@ class Decisions:
         """Compare the decisions of a model; None as soon as more than ``most`` have flipped."""
         flips, moved = 0, 0.0
         for x, before in zip(self._inputs, self._logits, strict=True):
-            after = model(x)
-            change = float((after - before).abs().max())
+            after = model(x.clone())
+            change = float((after.double() - before.double()).abs().max())
             finite = math.isfinite(change)
             moved = max(moved, change if finite else math.inf)
             if not finite or change >= self.smallest_gap / 2:  # else no decision can have flipped

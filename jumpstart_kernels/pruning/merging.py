@@ -28,15 +28,24 @@ class Merged(NamedTuple):
     merges: list[Merge]
 
 
-def merge_units(reduction: Reduction, units: UnitSet, look: Look, found: Redundancy) -> Merged:
+def merge_units(
+    reduction: Reduction, units: UnitSet, look: Look, found: Redundancy, before: Tensor, refused: set[int]
+) -> Merged:
     """Remove what is redundant, as far as the certificate allows; one unit always stays.
 
     Units go in the order in which the layers behind would miss them, the least missed ones first.
+
+    Args:
+        reduction: of the model.
+        units: their set.
+        look: at it.
+        found: which of the units are redundant.
+        before: the units that this is said of, numbered as in the given model.
+        refused: units that are not to be tried; those that cannot go are added.
     """
-    before = reduction.network.left[units]  # those that have been compared
     merged = Merged([], [])
     dead = before[found.status == DEAD]
-    for batch in remove_in_halves(reduction, units, look, dead[: len(before) - 1], near=None):
+    for batch in remove_in_halves(reduction, units, look, dead[: len(before) - 1], None, refused):
         merged.dead.extend(batch)
     if not len(found.pairs):
         return merged
@@ -45,7 +54,7 @@ def merge_units(reduction: Reduction, units: UnitSet, look: Look, found: Redunda
     near[first, second] = near[second, first] = found.correlation
     left = reduction.network.left[units]
     left = left[reduction.harm(units, look).argsort(stable=True)]
-    for batch in remove_in_halves(reduction, units, look, left[(near[left] > 0).any(1)], near):
+    for batch in remove_in_halves(reduction, units, look, left[(near[left] > 0).any(1)], near, refused):
         left = reduction.network.left[units]
         correlation, into = near[torch.tensor(batch, device=near.device)][:, left].max(1)
         merges = zip(batch, left[into].tolist(), correlation.tolist(), strict=True)
@@ -54,14 +63,24 @@ def merge_units(reduction: Reduction, units: UnitSet, look: Look, found: Redunda
 
 
 def remove_in_halves(
-    reduction: Reduction, units: UnitSet, look: Look, candidates: Tensor, near: Tensor | None
+    reduction: Reduction,
+    units: UnitSet,
+    look: Look,
+    candidates: Tensor,
+    near: Tensor | None,
+    refused: set[int] | None = None,
 ) -> Iterator[list[int]]:
     """Remove candidates together; where the certificate does not hold, one half and then the other.
 
     Args:
         near: ``[units, units]``, positive where one unit may go because of the other; None if all may go.
+        refused: see :func:`merge_units`; by default all are tried.
+
+    Yields:
+        Those that are gone, numbered as in the given model.
     """
-    waiting = [candidates]
+    refused = set() if refused is None else refused
+    waiting = [candidates[[unit not in refused for unit in candidates.tolist()]]]
     while waiting:
         batch = waiting.pop(0)
         if near is not None:
@@ -72,6 +91,8 @@ def remove_in_halves(
             yield batch.tolist()
         elif len(batch) > 1:
             waiting[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+        else:
+            refused.update(batch.tolist())
 
 
 def _with_partner(batch: Tensor, left: Tensor, near: Tensor) -> Tensor:

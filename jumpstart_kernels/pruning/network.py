@@ -13,7 +13,7 @@ from jumpstart_kernels.surgery.bias_links import unlink_bias
 from jumpstart_kernels.surgery.flow.layers import is_linear, is_transposed
 from jumpstart_kernels.surgery.flow.units import Value
 
-_SET, _TWIN = 1 << 44, 1 << 40  # of the code of a channel: its set, which of several, its unit
+_SET, _TWIN = 1 << 46, 1 << 32  # of the code of a channel: its set, which of several, its unit
 
 
 class Network:
@@ -31,6 +31,8 @@ class Network:
         for module in self.model.modules():
             if isinstance(module, DeferredBias):
                 unlink_bias(module)
+        for parameter in self.model.parameters():
+            parameter.grad = None
         device = next((each.device for each in given.parameters()), torch.device("cpu"))
         self.left = {units: torch.arange(units.size, device=device) for units in structure.sets}
         """The units of each set that are left, as numbered in the given model."""
@@ -64,9 +66,35 @@ class Network:
 
     def channels_of(self, units: UnitSet, value: Value) -> list[Tensor]:
         """The channels of a tensor that are the units left of a set, in order: each copy of them."""
-        codes = self.codes(value)
-        twins = torch.where(self.units_of(units, codes) >= 0, codes % _SET // _TWIN, -1)
-        return [(twins == twin).nonzero().flatten() for twin in range(int(twins.max()) + 1)]
+        found, start = [], 0
+        for each, size in self._runs(value):
+            if each is units:
+                found.append(torch.arange(start, start + size, device=self._device))
+            start += size
+        return found
+
+    def _runs(self, value: Value) -> list[tuple[UnitSet | None, int]]:
+        """Which sets the channels of a tensor are of, and how many of each there are in a row."""
+        found: list[tuple[UnitSet | None, int]] = []
+        for run in value.runs:
+            units = self.structure.set_of(run.width)
+            if units is None:
+                found.append((None, run.size))
+            elif units in self.bypassed:
+                assert units.input is not None
+                found += self._runs(units.input)
+            else:
+                found.append((units, len(self.left[units])))
+        return found
+
+    def readers_of(self, units: UnitSet) -> list[Reader]:
+        """The layers that read the units of a set: where one of them is gone, those behind it."""
+        found: dict[str, Reader] = {}
+        for reader in units.readers:
+            made = self.structure.set_of(self.given.get_submodule(reader.layer))
+            behind = self.readers_of(made) if made is not None and made in self.bypassed else [reader]
+            found.update((each.layer, each) for each in behind)
+        return list(found.values())
 
     @property
     def is_changed(self) -> bool:
@@ -89,7 +117,7 @@ class Network:
 
     def saved(self, units: UnitSet) -> "Saved":
         """What :meth:`restore` needs to undo a removal or a bypass of these units."""
-        names = (*units.producers, *units.norms, *(reader.layer for reader in units.readers))
+        names = (*units.producers, *units.norms, *(reader.layer for reader in self.readers_of(units)))
         modules = {name: self.model.get_submodule(name) for name in names}
         attributes = {
             name: (dict(vars(module)), dict(module._parameters), dict(module._buffers))
@@ -121,7 +149,7 @@ class Network:
             self._rebuild_layer(name)
         for name, value in units.norms.items() if units not in self.bypassed else ():
             self._rebuild_norm(name, value)
-        for reader in units.readers:
+        for reader in self.readers_of(units):
             self._rebuild_layer(reader.layer)
 
     def _is_gone(self, name: str) -> bool:

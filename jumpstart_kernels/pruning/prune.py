@@ -4,7 +4,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from jumpstart_kernels.nn.recording import check_module
-from jumpstart_kernels.pruning.bypassing import find_passed_on, is_bypassable, obstacle_to_bypass
 from jumpstart_kernels.pruning.capture import inputs_of
 from jumpstart_kernels.pruning.certificate import Decisions, most_flips
-from jumpstart_kernels.pruning.keys import LEAST, Redundancy, redundant_pairs
-from jumpstart_kernels.pruning.merging import Merge, merge_units
+from jumpstart_kernels.pruning.keys import LEAST
 from jumpstart_kernels.pruning.reduction import Reduction
-from jumpstart_kernels.pruning.report import LayerReport, PruneReport, Size
+from jumpstart_kernels.pruning.report import PruneReport, Size
+from jumpstart_kernels.pruning.rounds import SHARES, History
 from jumpstart_kernels.pruning.saving import save_pruned
-from jumpstart_kernels.pruning.unit_sets import UnitSet
-from jumpstart_kernels.usage.report import LINEAR
 
-SHARES = (0.0, 0.01, 0.1, 0.3, 1.0)
-"""Of the tolerance: in rounds, so that what is most redundant in any layer goes first."""
 REPEATS = 11  # forwards of either model whose median is the latency
 
 
@@ -117,17 +111,16 @@ def permutation_prune(
     if all(units.obstacle for units in sets):
         reasons = "; ".join(f"{units.name}: {units.obstacle}" for units in sets) or "there is none"
         raise ValueError(f"model must have a layer that can be cut: {reasons}")
-    histories = {units: _History() for units in sets}
+    histories = [History(units, tolerance) for units in sets]
     rounds = [tolerance * share for share in SHARES] if tolerance else [0.0]
-    for within, units in _steps(rounds, sets, progress):
-        if not units.obstacle:
-            _prune_set(reduction, units, within, histories[units])
-    layers = [_layer_report(reduction, units, histories[units]) for units in sets]
+    for within, history in _steps(rounds, histories, progress):
+        history.prune(reduction, within)
+    layers = [history.report(reduction) for history in histories]
     smaller = reduction.network.model
     with torch.no_grad():
         final = reduction.decisions.check(smaller)
         found = None if unseen_decisions is None else unseen_decisions.check(smaller)
-        before, after = _sizes(reduction.given, smaller, reduction.inputs[0])
+        before, after = _sizes(reduction.given, smaller, reduction.inputs[0].clone())
     assert final is not None and final.flips <= max_flips
     count = 0 if unseen_decisions is None else unseen_decisions.count
     report = PruneReport(
@@ -162,59 +155,6 @@ def _check(tolerance: Any, max_flips: Any, positions: Any) -> None:
             raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
-@dataclass
-class _History:
-    """What has become of a set in all rounds, and what its units were in the first."""
-
-    dead: list[int] = field(default_factory=list)
-    merges: list[Merge] = field(default_factory=list)
-    statuses: Redundancy | None = None
-    passing: int = 0
-    note: str = ""
-
-
-def _prune_set(reduction: Reduction, units: UnitSet, tolerance: float, history: _History) -> None:
-    """Remove what is redundant of one set."""
-    if units in reduction.network.bypassed:
-        return
-    look = reduction.look(units)
-    if reason := reduction.too_few(look):
-        history.note = reason
-        return
-    positive = not any(site.linked for site in units.sites)
-    found = redundant_pairs(look.values, tolerance=tolerance, positive=positive)
-    passed = find_passed_on(reduction, units, look, tolerance)
-    if history.statuses is None:
-        history.statuses, history.passing = found, int(passed.sum())
-    if is_bypassable(found, passed):
-        obstacle = obstacle_to_bypass(reduction, units)
-        if not obstacle and reduction.attempt_bypass(units) is not None:
-            return
-        reason = obstacle or "decisions would change without the layer"
-        history.note = f"within {tolerance:g} its units are linear or passed on, but {reason}"
-    merged = merge_units(reduction, units, look, found)
-    history.dead += merged.dead
-    history.merges += merged.merges
-
-
-def _layer_report(reduction: Reduction, units: UnitSet, history: _History) -> LayerReport:
-    left, gone = len(reduction.network.left[units]), units in reduction.network.bypassed
-    statuses = history.statuses
-    return LayerReport(
-        units.name,
-        tuple(units.producers),
-        units.size,
-        kept=0 if gone else left,
-        dead=tuple(history.dead),
-        merges=tuple(history.merges),
-        passed_on=left if gone else 0,
-        linear=0 if statuses is None else int((statuses.status == LINEAR).sum()),
-        passing=history.passing,
-        unjudged=0 if statuses is None else int(statuses.unjudged.sum()),
-        note=units.obstacle or ("" if gone else history.note),
-    )
-
-
 def _sizes(before: nn.Module, after: nn.Module, x: Tensor) -> list[Size]:
     """What both cost, measured in turns."""
     models = (before, after)
@@ -242,9 +182,9 @@ def _restore_training(smaller: nn.Module, model: nn.Module) -> None:
         module.training = flags[name]
 
 
-def _steps(rounds: list[float], sets: list[UnitSet], progress: bool) -> Iterator[tuple[float, UnitSet]]:
+def _steps(rounds: list[float], histories: list[History], progress: bool) -> Iterator[tuple[float, History]]:
     """Every set in every round."""
-    steps = [(within, units) for within in rounds for units in sets]
+    steps = [(within, history) for within in rounds for history in histories]
     if not progress or find_spec("rich") is None:
         yield from steps
         return

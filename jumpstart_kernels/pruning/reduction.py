@@ -48,6 +48,8 @@ class Reduction:
         check_wrappers(model)
         self.inputs = inputs_of(loader, "loader", model)
         self.given = copy.deepcopy(model).eval()
+        with torch.no_grad():
+            self.decisions = Decisions(self.given, self.inputs, "loader")
         first = self.inputs[0][:1]
         try:
             graphs = trace_calls(self.given, first.repeat(2, *[1] * (first.dim() - 1)))
@@ -56,10 +58,11 @@ class Reduction:
         self.structure = Structure(self.given, [graphs[0], *graphs[2:], graphs[1]])
         self.network = Network(self.given, self.structure)
         self.max_flips = max_flips
+        self.removals = 0
+        """How many attempts have been kept."""
         self.samples = sum(map(len, self.inputs))
         self._limit = max(1, positions // self.samples)
         with torch.no_grad():
-            self.decisions = Decisions(self.given, self.inputs, "loader")
             self.last = self.decisions.check(self.network.model)
         assert self.last is not None
         if self.last.flips:
@@ -92,7 +95,7 @@ class Reduction:
             units: their set.
             look: at it.
             removed: the units, numbered as in the given model.
-            repair: whether what is left stands in for them; dead units need nothing in their place.
+            repair: whether what is left stands in for them; units that are 0 need nothing in their place.
         """
         saved = self.network.saved(units)
         self.remove(units, look, removed, repair)
@@ -105,13 +108,13 @@ class Reduction:
         left = network.left[units]
         left = left[~torch.isin(left, removed)]
         maps = {}
-        for reader in units.readers:
-            codes = look.codes[reader.layer] if repair else network.codes(reader.value)
-            channels = self._channels_left(units, codes, left)
-            if repair:
+        for reader in network.readers_of(units):
+            channels = self._channels_left(units, look.codes[reader.layer], left)
+            if repair or not _is_zero(look.products[reader.layer], channels):
                 maps[reader.layer] = self._map(reader, look.products, look.codes, channels)
             elif reader.layer in network.maps:
                 before = network.maps[reader.layer]
+                channels = self._channels_left(units, network.codes(reader.value), left)
                 maps[reader.layer] = before._replace(matrix=before.matrix[channels])
         network.remove(units, left, maps)
 
@@ -122,18 +125,22 @@ class Reduction:
         saved = network.saved(units)
         network.bypassed[units] = None
         zeros = {}  # of the right shape, until it is known what to read
-        for reader in units.readers:
+        for reader in network.readers_of(units):
             now, before = network.codes(reader.value), network.codes(reader.value, given=True)
             matrix = torch.zeros(len(now), len(before), dtype=torch.float64, device=now.device)
             zeros[reader.layer] = Map(matrix, matrix.new_zeros(len(before)))
         network.bypass(units, zeros)
         products, codes = self._products(units, {})
         maps = {}
-        for reader in units.readers:
+        for reader in network.readers_of(units):
             channels = torch.arange(len(codes[reader.layer]), device=codes[reader.layer].device)
             maps[reader.layer] = self._map(reader, products, codes, channels)
         network.bypass(units, maps)
-        return self._keep_or_restore(units, saved)
+        try:
+            return self._keep_or_restore(units, saved)
+        except Exception:  # the forward needs more of the layer than its call
+            network.restore(units, saved)
+            return None
 
     def too_few(self, look: Look) -> str:
         """Why the data say too little about a set; "" if they say enough."""
@@ -146,15 +153,16 @@ class Reduction:
 
     def harm(self, units: UnitSet, look: Look) -> Tensor:
         """What the layers behind would miss of each unit that is left, ``[left]``: a sum of squares."""
-        total = torch.zeros(len(self.network.left[units]), dtype=torch.float64, device=self.inputs[0].device)
-        for reader in units.readers:
-            channels = self._channels_left(units, look.codes[reader.layer], self.network.left[units])
+        network = self.network
+        total = torch.zeros(len(network.left[units]), dtype=torch.float64, device=self.inputs[0].device)
+        for reader in network.readers_of(units):
+            channels = self._channels_left(units, look.codes[reader.layer], network.left[units])
             constant = self._takes_constant(reader.layer)
             missing = unexplained(look.products[reader.layer], constant, channels)
             layer: Any = self.network.model.get_submodule(reader.layer)
             columns = layer.weight.detach().double().movedim(0 if is_transposed(layer) else 1, 0)
             weights = columns.unflatten(0, (-1, reader.factor)).flatten(1).square().sum(1)
-            for channels in self.network.channels_of(units, reader.value):
+            for channels in network.channels_of(units, reader.value):
                 total += (missing * weights)[channels]
         return total
 
@@ -168,7 +176,7 @@ class Reduction:
     ) -> tuple[dict[str, Products], dict[str, Tensor]]:
         """Of the layers that read a set, and which channels these are; ``others`` see other nodes."""
         network, graph = self.network, self.structure.graph
-        products = {reader.layer: Products() for reader in units.readers}
+        products = {reader.layer: Products() for reader in network.readers_of(units)}
         for x, weights in zip(self.inputs, self.decisions.weights, strict=True):
             now: dict[str, Tensor] = {}
             observe(network.model, graph, x, {**others, **self._storing(now, units, given=False)})
@@ -178,7 +186,7 @@ class Reduction:
                 observe(self.given, graph, x, self._storing(before, units, given=True))
             for layer, each in products.items():
                 each.add(now[layer], before[layer], weights)
-        return products, {reader.layer: network.codes(reader.value) for reader in units.readers}
+        return products, {reader.layer: network.codes(reader.value) for reader in network.readers_of(units)}
 
     def _storing(
         self, rows: dict[str, Tensor], units: UnitSet, given: bool
@@ -193,11 +201,17 @@ class Reduction:
 
             return store
 
-        return {reader.node: storing(reader.layer, reader.value) for reader in units.readers}
+        readers = self.network.readers_of(units)
+        return {reader.node: storing(reader.layer, reader.value) for reader in readers}
 
     def _appending(self, seen: list[Tensor], value: Value, kept: Any) -> Callable[[Tensor], None]:
         channels = len(self.network.codes(value))
-        return lambda x: seen.append(rows_of(x, value, channels, self._limit)[:, kept].clone())
+
+        def append(x: Tensor) -> None:
+            rows = rows_of(x, value, channels, self._limit)[:, kept]
+            seen.append(rows.to(torch.promote_types(x.dtype, torch.float32), copy=True))
+
+        return append
 
     def _map(
         self, reader: Reader, products: dict[str, Products], codes: dict[str, Tensor], channels: Tensor
@@ -226,4 +240,13 @@ class Reduction:
             self.network.restore(units, saved)
         else:
             self.last = check
+            self.removals += 1
         return check
+
+
+def _is_zero(products: Products, left: Tensor) -> bool:
+    """Whether all channels but those that are left are 0 on the data."""
+    assert products.own is not None
+    gone = torch.ones(len(products.own), dtype=torch.bool, device=left.device)
+    gone[left] = False
+    return not bool(products.own.diagonal()[gone][:-1].any())  # without the constant

@@ -10,6 +10,7 @@ from jumpstart_kernels.pruning.capture import Products
 RIDGE = 1e-6
 """Times the mean square of the channels: keeps the coefficients of channels that nearly depend on each other
 small."""
+REFINEMENTS = 10  # solutions, each of what the last one missed: what is determined is exact but for rounding
 
 
 class Map(NamedTuple):
@@ -34,10 +35,13 @@ def fit(products: Products, left: Tensor, same: Tensor, constant: bool) -> Map:
     start = same.to(own.dtype)
     if constant:
         start = torch.cat([start, start.new_zeros(1, start.shape[1])])
-    missed = products.with_target[with_one] - own @ start
     scale = own.diagonal()[: len(left)].mean() if len(left) else own.new_tensor(float(products.rows))
     ridge = torch.full_like(own.diagonal(), RIDGE) * scale.clamp(min=_least_scale(own))
-    matrix = start + torch.linalg.solve(own + ridge.diag(), missed)
+    factors, pivots = torch.linalg.lu_factor(own + ridge.diag())
+    matrix = start
+    for _ in range(REFINEMENTS):
+        missed = products.with_target[with_one] - own @ matrix
+        matrix = matrix + torch.linalg.lu_solve(factors, pivots, missed)
     if constant:
         return Map(matrix[:-1], matrix[-1])
     return Map(matrix, matrix.new_zeros(matrix.shape[1]))

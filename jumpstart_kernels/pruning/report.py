@@ -32,6 +32,21 @@ class LayerReport:
     note: str = ""
     """Why no unit, or not the layer, can be removed."""
 
+    @property
+    def label(self) -> str:
+        """The name, and how many more layers make the same units."""
+        return self.name + (f" + {len(self.layers) - 1}" if len(self.layers) > 1 else "")
+
+    @property
+    def dead_count(self) -> int:
+        """Dead units that are gone."""
+        return len(self.dead)
+
+    @property
+    def merged_count(self) -> int:
+        """Units that are gone because another orders the data alike."""
+        return len(self.merges)
+
 
 @dataclass(frozen=True)
 class Size:
@@ -86,9 +101,8 @@ class PruneReport:
             ("layer", "units", "kept", "dead", "merged", "gone with layer", "note")
         ]
         for layer in self.layers:
-            counts = (layer.units, layer.kept, len(layer.dead), len(layer.merges), layer.passed_on)
-            more = f" + {len(layer.layers) - 1}" if len(layer.layers) > 1 else ""
-            rows.append((layer.name + more, *map(str, counts), _notes(layer)))
+            counts = (layer.units, layer.kept, layer.dead_count, layer.merged_count, layer.passed_on)
+            rows.append((layer.label, *map(str, counts), _notes(layer)))
         totals = [sum(int(row[column]) for row in rows[1:]) for column in range(1, 6)]
         rows.append(("total", *map(str, totals), ""))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -89,11 +89,15 @@ def _check_fits(
         module = modules[name]
         if not is_matrix_layer(module) and norm_dims(module) is None:
             raise ValueError(f"path must be a file of this model, whose {name!r} has no widths")
-    gone = tuple(f"{name}." for name in removed)
+    out = [modules[name] for name in removed]
+    gone = tuple(f"{name}." for name, module in modules.items() if any(module is each for each in out))
     expected = {key for key in model.state_dict() if not key.startswith(gone)}
     if expected != set(state):
         different = ", ".join(sorted(expected ^ set(state))[:5])
         raise ValueError(f"path must be a file of this model, whose state dict differs: {different}")
     for key, tensor in model.state_dict().items():
-        if key in state and state[key].dim() != tensor.dim():
+        free = 2 if key.rpartition(".")[0] in widths else 0  # dimensions that may be shorter
+        old, new = tensor.shape, state[key].shape if key in state else tensor.shape
+        longer = any(one > other for one, other in zip(new[:free], old[:free], strict=False))
+        if len(old) != len(new) or new[free:] != old[free:] or longer:
             raise ValueError(f"path must be a file of this model, whose {key} has other dimensions")

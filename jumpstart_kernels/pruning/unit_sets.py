@@ -18,6 +18,7 @@ from jumpstart_kernels.surgery.flow.layers import (
     is_matrix_layer,
     norm_dims,
     obstacle_to_widening,
+    spatial_dims,
 )
 from jumpstart_kernels.surgery.flow.rules import Rules, factor_of
 from jumpstart_kernels.surgery.flow.units import Value
@@ -86,14 +87,14 @@ class Structure:
                 if module is not None and (is_matrix_layer(module) or norm_dims(module) is not None):
                     value = _input_of(node, values)
                     calls[module] = calls.get(module, 0) + 1
-                    layout = None if value is None else (value.layout, tuple(run.width for run in value.runs))
+                    layout = None if value is None else _layout(module, value)
                     layouts.setdefault(module, set()).add(layout)
                     if calls[module] > 1 or len(layouts[module]) > 1:
                         reason = f"{self._names[module]} is called several times, or in several ways"
                         self._fix({module} | (set() if value is None else value.widths), reason)
         for module in layouts.keys() - calls.keys():
             read = {width for layout in layouts[module] if layout is not None for width in layout[1]}
-            self._fix(read, f"{self._names[module]} reads them, which does not run in eval()")
+            self._fix(read | {module}, f"{self._names[module]} works on them, which does not run in eval()")
         self.values = values
         self.sets = self._sets()
 
@@ -191,8 +192,9 @@ class Structure:
         sets = {id(each): each for width in value.widths if (each := self._set_of.get(width)) is not None}
         if module is not None and is_matrix_layer(module):
             depthwise = not is_linear(module) and module.groups > 1
-            inputs = module.in_features if is_linear(module) else module.in_channels
-            reader = Reader(self._names[module], value, factor_of(value, inputs), node.name)
+            reader = Reader(self._names[module], value, _factor(module, value), node.name)
+            if not reader.factor:
+                return
             if not depthwise:
                 self.readers[reader.layer] = reader
                 for each in sets.values():
@@ -209,9 +211,31 @@ class Structure:
 
 
 class _Rules(Rules):
-    """As for linking, but linked activations are followed: each gives all units twice."""
+    """As for linking, but linked activations are followed: each gives all units twice.
+
+    What refuses extra units may lose none either, nor may groups.
+    """
+
+    def apply(self, node: Any, module: nn.Module | None, values: Values) -> Outcome:
+        outcome = super().apply(node, module, values)
+        if outcome.refusal and (outcome.value is None or not outcome.same):
+            operands = [values.get(operand) for operand in node.all_input_nodes]
+            read = (value.widths for value in operands if value is not None)
+            return outcome._replace(fixed=outcome.fixed.union(*read))
+        return outcome
+
+    def _of_layer(self, layer: Any, value: Value | None, described: str) -> Outcome:
+        outcome = super()._of_layer(layer, value, described)
+        if is_linear(layer) or layer.groups == 1 or outcome.same:
+            return outcome
+        return outcome._replace(
+            refusal=outcome.refusal or f"{described} has groups", fixed=outcome.fixed | {layer}
+        )
 
     def _of_module(self, node: Any, module: Any, value: Value | None) -> Outcome:
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        if hooked and not is_matrix_layer(module) and norm_dims(module) is None:
+            return Outcome(refusal=f"{self._names[module]} has hooks")
         shape = shape_of(node.args[0] if node.args else None)
         known = value if isinstance(module, LinkedReLU) else None
         if known is not None and not known.scaled and is_unit_dim(module.unit_dim, known, shape):
@@ -221,6 +245,20 @@ class _Rules(Rules):
 
 def _input_of(node: fx.Node, values: Values) -> Value | None:
     return values.get(node.all_input_nodes[0]) if node.all_input_nodes else None
+
+
+def _factor(layer: Any, value: Value) -> int:
+    """How many columns a layer has for each of these channels; 0 if they are not what it multiplies."""
+    inputs = layer.in_features if is_linear(layer) else layer.in_channels
+    dim = -1 - (spatial_dims(layer) or 0)
+    factor = factor_of(value, inputs) if value.dim == dim else 0
+    return factor if factor * value.total == inputs else 0
+
+
+def _layout(module: nn.Module, value: Value) -> tuple[Any, ...]:
+    """What the values that a layer or a norm gets in several calls must have in common."""
+    scale = _factor(module, value) if is_matrix_layer(module) else value.scaled
+    return (value.dim, tuple(run.size for run in value.runs), scale), tuple(run.width for run in value.runs)
 
 
 def _is_relu(node: fx.Node, module: nn.Module | None) -> bool:

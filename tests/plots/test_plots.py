@@ -22,6 +22,7 @@ from pictures import (
     cells_of,
     extrema,
     make_model,
+    pruned_report,
     row_names,
     save,
     status,
@@ -45,6 +46,7 @@ def drawings():
         "units": lambda **own: jk.plots.extrema_strips(report, **own),
         "points": lambda **own: jk.plots.extrema_strips(batch, of="points", **own),
         "penalty_bars": lambda **own: jk.plots.penalty_bars(parts, **own),
+        "pruned_units": lambda **own: jk.plots.pruned_units(pruned_report(), **own),
         "learning_curves": lambda **own: jk.plots.learning_curves(records, y="loss", **own),
     }
 
