@@ -38,7 +38,7 @@ from jumpstart_kernels.pruning.reduction import Reduction
 DATA_SETS = ("letter-recognition", "optdigits", "pendigits")
 WITHOUT_FILES = ("breast_cancer",)
 SMALL_SHAPES = {"shallow": (2, 8), "deep": (4, 6)}
-SCHEDULE, SMALL_SCHEDULE = Schedule(steps=2500, batch_size=128), Schedule(steps=60, batch_size=128)
+SCHEDULE, SMALL_SCHEDULE = Schedule(steps=2000, batch_size=128), Schedule(steps=60, batch_size=128)
 SEEDS, SMALL_SEEDS = 3, 2
 CALIBRATION, SMALL_CALIBRATION = 4000, 200
 CLOSEST = 128  # rows of the first batch

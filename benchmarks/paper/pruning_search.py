@@ -15,6 +15,7 @@ In both a layer keeps at least one unit.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from benchmarks.paper.networks import Rectangle
 from benchmarks.paper.pruning_peers import Passes, Peer, normalized_scores
 from jumpstart_kernels.pruning.merging import remove_in_halves
 from jumpstart_kernels.pruning.network import Network
-from jumpstart_kernels.pruning.reduction import Reduction
+from jumpstart_kernels.pruning.reduction import Look, Reduction
 from jumpstart_kernels.pruning.unit_sets import UnitSet
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
@@ -96,16 +97,29 @@ def _flips_without(reduction: Reduction, removed: Sequence[Unit]) -> int:
 def by_same_search(reduction: Reduction, peer: Peer, data: Labelled, seed: int) -> int:
     """Remove from ``reduction`` what the search of ``permutation_prune`` allows; returns how many units."""
     sets = _sets(reduction)
+    seen: dict[UnitSet, _Seen] = {}
     for share in SHARES:
         for layer, units in enumerate(sets):
-            look, left = reduction.look(units), reduction.network.left[units]
+            if units not in seen or seen[units].removals != reduction.removals:
+                seen[units] = _Seen(reduction.look(units), reduction.removals, set())
+            look, refused = seen[units].look, seen[units].refused
+            left = reduction.network.left[units]  # those that have been seen
             dead = left[look.values[0].amax(1) <= 0][: len(left) - 1]
-            for _ in remove_in_halves(reduction, units, look, dead, near=None):
+            for _ in remove_in_halves(reduction, units, look, dead, None, refused):
                 pass
             candidates = _candidates(reduction, peer, data, seed, share, layer)
-            for _ in remove_in_halves(reduction, units, look, candidates, torch.ones([units.size] * 2)):
+            every = torch.ones(units.size, units.size)
+            for _ in remove_in_halves(reduction, units, look, candidates, every, refused):
                 pass
     return sum(units.size - len(reduction.network.left[units]) for units in sets)
+
+
+class _Seen(NamedTuple):
+    """What the data say of a set, until something is removed."""
+
+    look: Look
+    removals: int  # of the whole model, when it was seen
+    refused: set[int]  # units that cannot go, each alone
 
 
 def _candidates(
