@@ -1,6 +1,5 @@
 """Permutation pruning beside its peers: units removed at zero flips, flips on unseen rows, accuracies."""
 
-import operator
 from collections.abc import Callable
 from statistics import fmean, median
 
@@ -42,13 +41,13 @@ def conditions(record: Record) -> str:
         for name, key in (("weight decay", "weight_decay"), ("Jumpstart", "lam"))
     )
     networks = len({(run["data_set"], run["shape"], run["training"], run["seed"]) for run in runs})
+    schedule = settings["schedule"]
     return (
         f"{', '.join(settings['data_sets'].values())}; networks {shapes}, trained plain, with a weight decay "
-        f"of {decay:g}, or with Jumpstart, λ = {lam:g}; {settings['seeds']} seeds, {networks} networks; Adam "
-        f"with learning rate {base['learning_rate']:g}, He initialization, gradients clipped to a norm of "
-        f"{base['max_norm']:g}, the rate decaying to 0, batches of {settings['schedule']['batch_size']}, "
-        f"{settings['schedule']['steps']:,} steps; at most {settings['calibration']:,} calibration rows. "
-        f"{resources(record)}"
+        f"of {decay:g}, or with Jumpstart, λ = {lam:g}; seeds: {settings['seeds']}, networks: {networks}; "
+        f"Adam with learning rate {base['learning_rate']:g}, which decays to 0, He initialization, gradients "
+        f"clipped to a norm of {base['max_norm']:g}, {schedule['steps']:,} steps, batches of "
+        f"{schedule['batch_size']}; at most {settings['calibration']:,} calibration rows. {resources(record)}"
     )
 
 
@@ -57,22 +56,22 @@ def verdict(record: Record) -> str:
     settings, results, ours = record["settings"], results_of(record), own_ways(record)
     lines = []
     for protocol in settings["protocols"]:
-        parts = []
+        met, more = [], []
         for way in ours:
             pairs = [
                 (middle(cell[way], "removed"), best_peer(record, cell, protocol)[1])
                 for cell in results.values()
             ]
-            met, more = (sum(compare(*pair) for pair in pairs) for compare in (meets_goal, operator.gt))
-            parts.append(f"{way.protocol}: {met} (more units than the best peer in {more})")
+            met.append(f"{sum(meets_goal(*pair) for pair in pairs)} with {way.protocol}")
+            more.append(f"{sum(own > peers for own, peers in pairs)}")
         lines.append(
-            f"- **Peers with {protocol}.** Cells of {len(results)} in which ours removes at least {GOAL:g} "
-            f"times the units of the best peer: {'; '.join(parts)}."
+            f"- **Peers, {protocol}.** Of {len(results)} cells, ours removes at least {GOAL:g} times the "
+            f"units of the best peer in {', '.join(met)}; more units than it in {', '.join(more)}."
         )
     runs = runs_of(record)
     flipped = sum(run["flips"] > 0 for run in runs)
     lines.append(
-        f"- **Calibration rows.** Runs in which a decision on them changed: {flipped} of {len(runs):,}."
+        f"- **Calibration rows.** A decision on them changed in {flipped or 'none'} of {len(runs):,} runs."
     )
     return "\n".join(lines)
 

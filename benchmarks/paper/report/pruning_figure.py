@@ -35,7 +35,7 @@ def draw_units(record: Record) -> "Figure":
         _draw_cell(axis, record, cell, trainings.index(place.training))
     for axis in axes[-1]:
         axis.set_xlabel("share of the units removed", fontsize=8)
-    axes[0, 0].set(xlim=(-0.02, 1), ylim=(len(trainings) - 0.5, -0.5))
+    axes[0, 0].set(ylim=(len(trainings) - 0.5, -0.5))
     for axis in axes[:, 0]:
         axis.set_yticks(range(len(trainings)), trainings)
     _legend(figure, record)
