@@ -96,26 +96,27 @@ def permutation_keys(values: Tensor, *, ties: float = TIES, positive: bool = Tru
         # No difference, since two infinite values have none.
         starts = order.values > torch.cat([below, order.values[:, :-1]], 1) + order.tolerance
         chains = starts.cumsum(1)
-        ordered = (chains * samples + order.samples).sort(1).values % samples
+        offsets = chains * samples
+        ordered = (offsets + order.samples).sort(1).values.sub_(offsets)  # sorted within each chain
         counted = chains > 0 if positive else torch.ones_like(starts)
         for column, seed in enumerate(_SEEDS):
             of_sample = _mix(numbers + seed)
             of_place = _mix(numbers * _GOLDEN - seed).flip(0)  # counted from above, where all orders begin
-            mixed = _mix(of_sample[ordered] + of_place)
-            keys[chunk, column] = mixed.masked_fill_(~counted, 0).sum(1)
+            mixed = _mix(of_sample[ordered].add_(of_place))
+            keys[chunk, column] = mixed.mul_(counted).sum(1)
     return keys
 
 
 def _mix(x: Tensor) -> Tensor:
     """A bijection of int64 all bits of whose result depend on all bits of ``x``: that of splitmix64."""
-    x = (x ^ _shift(x, 30)) * _FIRST
-    x = (x ^ _shift(x, 27)) * _SECOND
-    return x ^ _shift(x, 31)
+    x = _shift(x, 30).bitwise_xor_(x).mul_(_FIRST)
+    x = _shift(x, 27).bitwise_xor_(x).mul_(_SECOND)
+    return _shift(x, 31).bitwise_xor_(x)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """``x`` shifted right as an unsigned number."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    """``x`` shifted right as an unsigned number, in new memory."""
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def rank_vectors(values: Tensor, *, ties: float = TIES, positive: bool = True) -> Tensor:

@@ -1,5 +1,6 @@
 """The units of a set that go: dead ones, and of units that order the data alike all but one."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -29,7 +30,13 @@ class Merged(NamedTuple):
 
 
 def merge_units(
-    reduction: Reduction, units: UnitSet, look: Look, found: Redundancy, before: Tensor, refused: set[int]
+    reduction: Reduction,
+    units: UnitSet,
+    look: Look,
+    found: Redundancy,
+    share: float,
+    before: Tensor,
+    refused: set[int],
 ) -> Merged:
     """Remove what is redundant, as far as the certificate allows; one unit always stays.
 
@@ -40,6 +47,7 @@ def merge_units(
         units: their set.
         look: at it.
         found: which of the units are redundant.
+        share: of the units that are not dead, those that are missed least, may be merged.
         before: the units that this is said of, numbered as in the given model.
         refused: units that are not to be tried; those that cannot go are added.
     """
@@ -53,7 +61,7 @@ def merge_units(
     first, second = before[found.pairs].T
     near[first, second] = near[second, first] = found.correlation
     left = reduction.network.left[units]
-    left = left[reduction.harm(units, look).argsort(stable=True)]
+    left = left[reduction.harm(units, look).argsort(stable=True)][: math.ceil(share * len(left))]
     for batch in remove_in_halves(reduction, units, look, left[(near[left] > 0).any(1)], near, refused):
         left = reduction.network.left[units]
         correlation, into = near[torch.tensor(batch, device=near.device)][:, left].max(1)

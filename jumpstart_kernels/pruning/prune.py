@@ -17,7 +17,7 @@ from jumpstart_kernels.pruning.certificate import Decisions, most_flips
 from jumpstart_kernels.pruning.keys import LEAST
 from jumpstart_kernels.pruning.reduction import Reduction
 from jumpstart_kernels.pruning.report import PruneReport, Size
-from jumpstart_kernels.pruning.rounds import SHARES, History
+from jumpstart_kernels.pruning.rounds import History, Round, rounds_of
 from jumpstart_kernels.pruning.saving import save_pruned
 
 REPEATS = 11  # forwards of either model whose median is the latency
@@ -70,8 +70,8 @@ def permutation_prune(
     weights and biases of the layers behind; that is exact for dead units and affine relations only. So every
     removal is tried: it is kept if no logit moves by half the smallest gap between the two largest, or else
     if no more than ``max_flips`` decisions on the data change. Layers are gone through from front to back,
-    and what is known of the data is renewed after each; with a tolerance in several rounds, of which the
-    first removes dead units and units of the same order, and the last goes up to the tolerance.
+    and what is known of the data is renewed after each. Dead units and those of the same order go in a first
+    round, what is within the tolerance in further ones, the units that are missed least first.
 
     Args:
         model: of ``nn.Linear`` and convolutions with ReLUs (of PyTorch, functional, Jumpstart, linked),
@@ -112,9 +112,8 @@ def permutation_prune(
         reasons = "; ".join(f"{units.name}: {units.obstacle}" for units in sets) or "there is none"
         raise ValueError(f"model must have a layer that can be cut: {reasons}")
     histories = [History(units, tolerance) for units in sets]
-    rounds = [tolerance * share for share in SHARES] if tolerance else [0.0]
-    for within, history in _steps(rounds, histories, progress):
-        history.prune(reduction, within)
+    for each, history in _steps(rounds_of(tolerance), histories, progress):
+        history.prune(reduction, *each)
     layers = [history.report(reduction) for history in histories]
     smaller = reduction.network.model
     with torch.no_grad():
@@ -182,9 +181,9 @@ def _restore_training(smaller: nn.Module, model: nn.Module) -> None:
         module.training = flags[name]
 
 
-def _steps(rounds: list[float], histories: list[History], progress: bool) -> Iterator[tuple[float, History]]:
+def _steps(rounds: list[Round], histories: list[History], progress: bool) -> Iterator[tuple[Round, History]]:
     """Every set in every round."""
-    steps = [(within, history) for within in rounds for history in histories]
+    steps = [(each, history) for each in rounds for history in histories]
     if not progress or find_spec("rich") is None:
         yield from steps
         return

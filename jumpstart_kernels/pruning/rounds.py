@@ -1,6 +1,7 @@
 """Rounds through the sets of a model: what is most redundant anywhere goes first."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -12,8 +13,20 @@ from jumpstart_kernels.pruning.report import LayerReport
 from jumpstart_kernels.pruning.unit_sets import UnitSet
 from jumpstart_kernels.usage.report import LINEAR
 
-SHARES = (0.0, 0.01, 0.1, 0.3, 1.0)
-"""The rounds, as shares of the tolerance."""
+SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
+"""How much of a set may go at most in the rounds with a tolerance: the units that are missed least."""
+
+
+class Round(NamedTuple):
+    """What is tried of every set."""
+
+    tolerance: float
+    share: float
+
+
+def rounds_of(tolerance: float) -> list[Round]:
+    """First what is of the same order, then what is within a tolerance, in growing shares of all units."""
+    return [Round(0.0, 1.0), *(Round(tolerance, share) for share in SHARES if tolerance)]
 
 
 @dataclass
@@ -46,8 +59,8 @@ class History:
         self._removals = -1  # of the whole model, when it was seen
         self._linear = self._passing = self._unjudged = 0
 
-    def prune(self, reduction: Reduction, tolerance: float) -> None:
-        """Remove what is redundant within a tolerance."""
+    def prune(self, reduction: Reduction, tolerance: float, share: float) -> None:
+        """Remove what is redundant within a tolerance, of the units that are missed least."""
         units = self.units
         if units.obstacle or units in reduction.network.bypassed:
             return
@@ -66,7 +79,7 @@ class History:
         found = seen.found._replace(
             pairs=seen.found.pairs[within], correlation=seen.found.correlation[within]
         )
-        merged = merge_units(reduction, units, seen.look, found, seen.left, seen.refused)
+        merged = merge_units(reduction, units, seen.look, found, share, seen.left, seen.refused)
         self._dead += merged.dead
         self._merges += merged.merges
 
