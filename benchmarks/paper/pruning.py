@@ -28,12 +28,13 @@ from benchmarks.paper.datasets import load_split
 from benchmarks.paper.networks import Rectangle
 from benchmarks.paper.pruning_networks import SHAPES, TRAININGS, Schedule, accuracy, train_network
 from benchmarks.paper.pruning_peers import OWN_ORDER, PEERS, RANKINGS
-from benchmarks.paper.pruning_search import SHARES, Labelled, by_one_ranking, by_same_search
+from benchmarks.paper.pruning_search import Labelled, by_one_ranking, by_same_search
 from benchmarks.paper.sweep import Record, run_command, sweep
 from jumpstart_kernels.cli.inputs import positive
 from jumpstart_kernels.demo.data import Data
 from jumpstart_kernels.pruning.certificate import Decisions
 from jumpstart_kernels.pruning.reduction import Reduction
+from jumpstart_kernels.pruning.rounds import SHARES
 
 DATA_SETS = ("letter-recognition", "optdigits", "pendigits")
 WITHOUT_FILES = ("breast_cancer",)

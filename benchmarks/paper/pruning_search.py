@@ -5,15 +5,15 @@ units do is seen anew before each layer, behind the removals and repairs in fron
 checked once, at the end. The largest k counts by which none has changed: all powers of 2 are tried, then the
 interval behind the largest good one is bisected.
 
-Same search: that of ``permutation_prune``. Of each layer dead units go first, without a repair, which they do
-not need. Then its candidates are tried together, and by halves where a decision would change, the lowest
-score first, from front to back and in as many rounds. Where there the tolerance grows from round to round,
-here the share of all units does that are candidates. Scores are those of the network as it is before each
-layer.
+Same search: that of ``permutation_prune``, from front to back, and in rounds. In the first dead units go,
+without a repair, which they do not need. In each of the others, a growing share of the units of a layer,
+those of the lowest scores, are tried together, and by halves where a decision would change. Scores are those
+of the network as it is before each layer.
 
 In both a layer keeps at least one unit.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -25,10 +25,8 @@ from benchmarks.paper.pruning_peers import Passes, Peer, normalized_scores
 from jumpstart_kernels.pruning.merging import remove_in_halves
 from jumpstart_kernels.pruning.network import Network
 from jumpstart_kernels.pruning.reduction import Look, Reduction
+from jumpstart_kernels.pruning.rounds import SHARES
 from jumpstart_kernels.pruning.unit_sets import UnitSet
-
-SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
-"""Of all units: how many are candidates in a round of the same search."""
 
 Unit = tuple[int, int]  # layer, number in the given model
 
@@ -98,7 +96,7 @@ def by_same_search(reduction: Reduction, peer: Peer, data: Labelled, seed: int) 
     """Remove from ``reduction`` what the search of ``permutation_prune`` allows; returns how many units."""
     sets = _sets(reduction)
     seen: dict[UnitSet, _Seen] = {}
-    for share in SHARES:
+    for share in (0.0, *SHARES):
         for layer, units in enumerate(sets):
             if units not in seen or seen[units].removals != reduction.removals:
                 seen[units] = _Seen(reduction.look(units), reduction.removals, set())
@@ -107,10 +105,14 @@ def by_same_search(reduction: Reduction, peer: Peer, data: Labelled, seed: int) 
             dead = left[look.values[0].amax(1) <= 0][: len(left) - 1]
             for _ in remove_in_halves(reduction, units, look, dead, None, refused):
                 pass
-            candidates = _candidates(reduction, peer, data, seed, share, layer)
-            every = torch.ones(units.size, units.size)
-            for _ in remove_in_halves(reduction, units, look, candidates, every, refused):
-                pass
+            if share:
+                passes = data.passes(reduction.network.model, seed)  # type: ignore[arg-type]
+                order = peer.score(passes, layer).argsort(stable=True)
+                left = reduction.network.left[units][order]
+                candidates = left[: math.ceil(share * len(left))]
+                every = torch.ones(units.size, units.size)
+                for _ in remove_in_halves(reduction, units, look, candidates, every, refused):
+                    pass
     return sum(units.size - len(reduction.network.left[units]) for units in sets)
 
 
@@ -120,22 +122,6 @@ class _Seen(NamedTuple):
     look: Look
     removals: int  # of the whole model, when it was seen
     refused: set[int]  # units that cannot go, each alone
-
-
-def _candidates(
-    reduction: Reduction, peer: Peer, data: Labelled, seed: int, share: float, layer: int
-) -> Tensor:
-    """Units left of a layer that are among the lowest of all layers, the lowest first."""
-    passes = data.passes(reduction.network.model, seed)  # type: ignore[arg-type]
-    left = [reduction.network.left[units] for units in _sets(reduction)]
-    gone = sum(units.size for units in _sets(reduction)) - sum(map(len, left))
-    scores = [normalized_scores(peer, passes, place) for place in range(len(left))]
-    every = torch.cat(scores).sort().values
-    count = round(share * (len(every) + gone)) - gone
-    if count <= 0:
-        return left[layer][:0]
-    order = scores[layer].argsort(stable=True)
-    return left[layer][order[scores[layer][order] <= every[count - 1]]]
 
 
 def _sets(reduction: Reduction) -> list[UnitSet]:
