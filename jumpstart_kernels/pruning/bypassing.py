@@ -51,7 +51,21 @@ def obstacle_to_bypass(reduction: Reduction, units: UnitSet) -> str:
         return "it changes the shape of larger inputs"
     if any(_mentions(module, layer) for module in reduction.given.modules()):
         return "something else than its module refers to it"
-    return ""
+    return "the layers behind would grow by more" if _growth(reduction, units) >= 0 else ""
+
+
+def _growth(reduction: Reduction, units: UnitSet) -> int:
+    """How many parameters more there are without the layer that makes these units."""
+    network, growth = reduction.network, 0
+    assert units.input is not None
+    more = len(network.codes(units.input)) - len(network.left[units])
+    for reader in network.readers_of(units):
+        weight: Any = network.model.get_submodule(reader.layer).weight
+        copies = len(network.channels_of(units, reader.value))
+        growth += weight.numel() // len(network.codes(reader.value)) * more * copies
+    for name in (*units.producers, *units.norms):
+        growth -= sum(each.numel() for each in network.model.get_submodule(name).parameters())
+    return growth
 
 
 def _mentions(module: nn.Module, layer: nn.Module) -> bool:

@@ -27,12 +27,13 @@ class Decisions:
 
     Raises:
         TypeError: the model returns no tensor.
-        ValueError: it returns none of logits, ``[N, classes, *]``, or logits that are not finite.
+        ValueError: it does not run, or returns none of logits, ``[N, classes, *]``, or logits that are not
+            finite.
     """
 
     def __init__(self, model: nn.Module, inputs: list[Tensor], argument: str) -> None:
         self._inputs = inputs
-        self._logits = [_logits(model(x.clone()), x, argument) for x in inputs]  # which it may overwrite
+        self._logits = [_logits(_run(model, x, argument), x, argument) for x in inputs]
         top = [each.topk(2, 1).values.double() for each in self._logits]
         gaps = [each.select(1, 0) - each.select(1, 1) for each in top]  # [N, *]
         every = torch.cat([each.flatten() for each in gaps])
@@ -60,6 +61,14 @@ class Decisions:
             if flips > most:
                 return None
         return Check(flips, moved, moved < self.smallest_gap / 2)
+
+
+def _run(model: nn.Module, x: Tensor, argument: str) -> Any:
+    try:
+        return model(x.clone())  # which it may overwrite
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"model must run on what {argument} yields, {list(x.shape)} ({reason})") from error
 
 
 def _logits(output: Any, x: Tensor, argument: str) -> Tensor:

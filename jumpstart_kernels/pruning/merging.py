@@ -104,15 +104,18 @@ def remove_in_halves(
 
 
 def _with_partner(batch: Tensor, left: Tensor, near: Tensor) -> Tensor:
-    """Those of a batch that can go one after the other, each while a unit near to it is left."""
+    """Those of a batch that can go together: each has a unit near to it that is left behind them."""
     stays = torch.zeros(len(near), dtype=torch.bool, device=near.device)
     stays[left] = True
+    needed = torch.zeros_like(stays)  # as the partner of one that goes
     going = []
-    partners = (near > 0) & stays
     for unit in batch.tolist():
         stays[unit] = False
-        if bool((partners[unit] & stays).any()):
-            going.append(unit)
-        else:
+        partners = (near[unit] > 0) & stays
+        if bool(needed[unit]) or not bool(partners.any()):
             stays[unit] = True
+            continue
+        going.append(unit)
+        if not bool((partners & needed).any()):
+            needed[(near[unit] * partners).argmax()] = True
     return batch.new_tensor(going)

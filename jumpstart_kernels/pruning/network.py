@@ -12,8 +12,20 @@ from jumpstart_kernels.pruning.unit_sets import Reader, Structure, UnitSet
 from jumpstart_kernels.surgery.bias_links import unlink_bias
 from jumpstart_kernels.surgery.flow.layers import is_linear, is_transposed
 from jumpstart_kernels.surgery.flow.units import Value
+from jumpstart_kernels.surgery.linking.sites import is_inplace
 
 _SET, _TWIN = 1 << 46, 1 << 32  # of the code of a channel: its set, which of several, its unit
+
+STAND_INS = (nn.Identity, nn.LeakyReLU)
+
+
+def stand_in(copies: bool) -> nn.Module:
+    """What is where a layer has been.
+
+    Args:
+        copies: whether something behind it may overwrite its output, which must then be no other tensor.
+    """
+    return nn.LeakyReLU(1.0) if copies else nn.Identity()
 
 
 class Network:
@@ -40,6 +52,7 @@ class Network:
         """By layer: what stands in for the channels that it reads in the given model."""
         self.bypassed: dict[UnitSet, None] = {}
         """Sets that are gone, together with the layer that made them."""
+        self._overwrites = any(is_inplace(given, node) for node in structure.graph.nodes)
         self._number = {units: i for i, units in enumerate(structure.sets)}
         self._device = device
 
@@ -112,7 +125,7 @@ class Network:
         self.bypassed[units] = None
         self.maps.update(maps)
         for name in (*units.producers, *units.norms):
-            _replace(self.model, self.model.get_submodule(name), nn.Identity())
+            _replace(self.model, self.model.get_submodule(name), stand_in(self._overwrites))
         self._rebuild(units)
 
     def saved(self, units: UnitSet) -> "Saved":
@@ -153,7 +166,7 @@ class Network:
             self._rebuild_layer(reader.layer)
 
     def _is_gone(self, name: str) -> bool:
-        return isinstance(self.model.get_submodule(name), nn.Identity)
+        return isinstance(self.model.get_submodule(name), STAND_INS)
 
     def _rebuild_layer(self, name: str) -> None:
         """Give a layer the rows and columns that are left, from its weights in the given model."""

@@ -89,7 +89,8 @@ def permutation_prune(
 
     Returns:
         The smaller model, with a report. A fused bias (``replace_relu``) is added by its own layer again, and
-        a ``nn.Identity`` is where a layer has been.
+        a ``nn.Identity`` is where a layer has been; or, in a model that overwrites tensors,
+        ``nn.LeakyReLU(1.0)``, which copies.
 
     Raises:
         TypeError: an argument, a batch, or what the model returns is of a wrong type.
@@ -120,7 +121,8 @@ def permutation_prune(
         final = reduction.decisions.check(smaller)
         found = None if unseen_decisions is None else unseen_decisions.check(smaller)
         before, after = _sizes(reduction.given, smaller, reduction.inputs[0].clone())
-    assert final is not None and final.flips <= max_flips
+    if final is None or final.flips > max_flips:
+        raise RuntimeError("more than max_flips decisions differ in the end: the model is not deterministic")
     count = 0 if unseen_decisions is None else unseen_decisions.count
     report = PruneReport(
         layers=tuple(layers),

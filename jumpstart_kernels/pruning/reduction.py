@@ -17,6 +17,8 @@ from jumpstart_kernels.surgery.flow.layers import is_linear, is_transposed
 from jumpstart_kernels.surgery.flow.units import Value
 from jumpstart_kernels.surgery.tracing import Untraceable
 
+CONSTANT = 1e-10  # of the mean square of a channel: less variance is rounding
+
 
 class Look(NamedTuple):
     """What the units of a set, and the layers that read them, do on the data."""
@@ -47,7 +49,12 @@ class Reduction:
     ) -> None:
         check_wrappers(model)
         self.inputs = inputs_of(loader, "loader", model)
-        self.given = copy.deepcopy(model).eval()
+        if isinstance(model, torch.jit.ScriptModule):
+            raise ValueError("model cannot be traced: it is a ScriptModule")
+        try:
+            self.given = copy.deepcopy(model).eval()
+        except Exception as error:
+            raise ValueError(f"model cannot be copied: {error}") from error
         with torch.no_grad():
             self.decisions = Decisions(self.given, self.inputs, "loader")
         first = self.inputs[0][:1]
@@ -95,8 +102,11 @@ class Reduction:
             units: their set.
             look: at it.
             removed: the units, numbered as in the given model.
-            repair: whether what is left stands in for them; units that are 0 need nothing in their place.
+            repair: whether what is left stands in for them. Dead units need at most a constant in their
+                place; those of which something else than a ReLU shows more are none.
         """
+        if not repair and not self._are_constant(units, look, removed):
+            return None
         saved = self.network.saved(units)
         self.remove(units, look, removed, repair)
         return self._keep_or_restore(units, saved)
@@ -110,7 +120,8 @@ class Reduction:
         maps = {}
         for reader in network.readers_of(units):
             channels = self._channels_left(units, look.codes[reader.layer], left)
-            if repair or not _is_zero(look.products[reader.layer], channels):
+            squares, _ = _moments(look.products[reader.layer], channels)
+            if repair or bool(squares.any()):
                 maps[reader.layer] = self._map(reader, look.products, look.codes, channels)
             elif reader.layer in network.maps:
                 before = network.maps[reader.layer]
@@ -165,6 +176,16 @@ class Reduction:
             for channels in network.channels_of(units, reader.value):
                 total += (missing * weights)[channels]
         return total
+
+    def _are_constant(self, units: UnitSet, look: Look, removed: Tensor) -> bool:
+        """Whether all that reads these units sees constants."""
+        left = self.network.left[units]
+        left = left[~torch.isin(left, removed)]
+        for layer, products in look.products.items():
+            squares, variances = _moments(products, self._channels_left(units, look.codes[layer], left))
+            if bool((variances > CONSTANT * squares).any()):
+                return False
+        return True
 
     def _channels_left(self, units: UnitSet, codes: Tensor, left: Tensor) -> Tensor:
         """The channels that are of another set, or units that are left."""
@@ -244,9 +265,10 @@ class Reduction:
         return check
 
 
-def _is_zero(products: Products, left: Tensor) -> bool:
-    """Whether all channels but those that are left are 0 on the data."""
+def _moments(products: Products, left: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean square and variance of the channels that are not left, up to a factor."""
     assert products.own is not None
-    gone = torch.ones(len(products.own), dtype=torch.bool, device=left.device)
+    gone = torch.ones(len(products.own) - 1, dtype=torch.bool, device=left.device)
     gone[left] = False
-    return not bool(products.own.diagonal()[gone][:-1].any())  # without the constant
+    squares = products.own.diagonal()[:-1][gone] * products.own[-1, -1]
+    return squares, squares - products.own[:-1, -1][gone].square()

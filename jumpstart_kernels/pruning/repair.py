@@ -8,8 +8,9 @@ from torch import Tensor
 from jumpstart_kernels.pruning.capture import Products
 
 RIDGE = 1e-6
-"""Times the mean square of the channels: keeps the coefficients of channels that nearly depend on each other
+"""Times the square of each channel: keeps the coefficients of channels that nearly depend on each other
 small."""
+LEAST_SQUARE = 1e-3  # of the mean one: a channel that is hardly ever there gets no large coefficient either
 REFINEMENTS = 10  # solutions, each of what the last one missed: what is determined is exact but for rounding
 
 
@@ -36,7 +37,8 @@ def fit(products: Products, left: Tensor, same: Tensor, constant: bool) -> Map:
     if constant:
         start = torch.cat([start, start.new_zeros(1, start.shape[1])])
     scale = own.diagonal()[: len(left)].mean() if len(left) else own.new_tensor(float(products.rows))
-    ridge = torch.full_like(own.diagonal(), RIDGE) * scale.clamp(min=_least_scale(own))
+    least = (scale * LEAST_SQUARE).clamp(min=_least_scale(own))
+    ridge = own.diagonal().clamp(min=least) * RIDGE
     factors, pivots = torch.linalg.lu_factor(own + ridge.diag())
     matrix = start
     for _ in range(REFINEMENTS):

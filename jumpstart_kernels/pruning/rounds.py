@@ -73,7 +73,7 @@ class History:
             if not obstacle and reduction.attempt_bypass(units) is not None:
                 return
             seen.stays = True
-            reason = obstacle or "decisions would change without the layer"
+            reason = obstacle or "without the layer decisions would change, or it cannot be left out"
             self._note = f"within {tolerance:g} its units are linear or passed on, but {reason}"
         within = seen.found.correlation >= 1 - tolerance
         found = seen.found._replace(

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from jumpstart_kernels.nn.recording import check_module
+from jumpstart_kernels.pruning.network import stand_in
 from jumpstart_kernels.surgery.flow.layers import is_matrix_layer, norm_dims
 
 FORMAT = "jumpstart_kernels pruned model, 1"
@@ -24,6 +25,7 @@ def save_pruned(model: nn.Module, removed: tuple[str, ...], path: str | Path) ->
         "state_dict": dict(model.state_dict()),
         "widths": widths,
         "removed": list(removed),
+        "copies": [name for name in removed if not isinstance(model.get_submodule(name), nn.Identity)],
     }
     torch.save(content, path)
 
@@ -60,7 +62,7 @@ def load_pruned(model: nn.Module, path: str | Path) -> nn.Module:
         for parent in list(model.modules()):
             for key, child in parent._modules.items():
                 if child is old:
-                    parent._modules[key] = nn.Identity()
+                    parent._modules[key] = stand_in(name in content["copies"])
     for name, sizes in widths.items():
         module = modules[name]
         for attribute, size in sizes.items():
@@ -69,7 +71,7 @@ def load_pruned(model: nn.Module, path: str | Path) -> nn.Module:
             new = state.get(f"{name}.{key}" if name else key)
             if old_tensor is None or new is None:
                 continue
-            empty = old_tensor.detach().new_empty(new.shape)
+            empty = torch.empty_like(new, dtype=old_tensor.dtype, device=old_tensor.device)
             if isinstance(old_tensor, nn.Parameter):
                 setattr(module, key, nn.Parameter(empty, old_tensor.requires_grad))
             else:
@@ -96,8 +98,7 @@ def _check_fits(
         different = ", ".join(sorted(expected ^ set(state))[:5])
         raise ValueError(f"path must be a file of this model, whose state dict differs: {different}")
     for key, tensor in model.state_dict().items():
-        free = 2 if key.rpartition(".")[0] in widths else 0  # dimensions that may be shorter
+        free = 2 if key.rpartition(".")[0] in widths else 0  # dimensions that may be others
         old, new = tensor.shape, state[key].shape if key in state else tensor.shape
-        longer = any(one > other for one, other in zip(new[:free], old[:free], strict=False))
-        if len(old) != len(new) or new[free:] != old[free:] or longer:
+        if len(old) != len(new) or new[free:] != old[free:]:
             raise ValueError(f"path must be a file of this model, whose {key} has other dimensions")

@@ -260,7 +260,7 @@ def test_errors_change_nothing(name):
 
 
 def test_wrapped_model_is_refused():
-    with pytest.raises(ValueError, match="is a DataParallel: link the model in it"):
+    with pytest.raises(ValueError, match="is a DataParallel: pass the model in it"):
         link_relu(nn.DataParallel(mlp()))
     with pytest.raises(ValueError, match="the module 'inner' is a OptimizedModule"):
         link_relu(nn.ModuleDict({"inner": torch.compile(mlp())}))

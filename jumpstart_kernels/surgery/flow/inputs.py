@@ -22,7 +22,7 @@ def check_wrappers(model: nn.Module) -> None:
         if type(module).__name__ in _WRAPPERS and is_of_torch(type(module)):
             where = f"the module {name!r}" if name else "the model"
             raise ValueError(
-                f"{where} is a {type(module).__name__}: link the model in it before it is wrapped"
+                f"{where} is a {type(module).__name__}: pass the model in it, before it is wrapped"
             )
 
 
