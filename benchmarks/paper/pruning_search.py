@@ -111,6 +111,7 @@ def by_same_search(reduction: Reduction, peer: Peer, data: Labelled, seed: int) 
                 left = reduction.network.left[units][order]
                 candidates = left[: math.ceil(share * len(left))]
                 every = torch.ones(units.size, units.size)
+                every[:, left[-1]] = 2  # the unit of the highest score is the one for which others may go
                 for _ in remove_in_halves(reduction, units, look, candidates, every, refused):
                     pass
     return sum(units.size - len(reduction.network.left[units]) for units in sets)
