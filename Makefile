@@ -82,6 +82,7 @@ paper-run: setup  ## Run the papers' experiments; UCI=FOLDER CIFAR=FILE.npz CIFA
 	$(BIN)/python -m benchmarks.paper.linked --small $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_linked.json
 	$(BIN)/python -m benchmarks.paper.linked_steps --output benchmarks/results/paper_linked_steps.json
 	$(BIN)/python -m benchmarks.paper.tickets $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_tickets.json
+	$(BIN)/python -m benchmarks.paper.pruning $(if $(UCI),--data $(UCI),--small) --output benchmarks/results/paper_pruning.json
 
 lint: setup  ## Linters, types, format
 	$(BIN)/ruff check .

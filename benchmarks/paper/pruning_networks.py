@@ -20,7 +20,7 @@ TRAININGS = {
     "Jumpstart": Run("jumpstart", 0, LEARNING_RATE, lam=0.1, **STABILIZED),
 }
 """By name. All have He initialization, gradients clipped to a norm of 1, and a rate that decays to 0."""
-SHAPES = {"shallow": (3, 64), "deep": (12, 32)}
+SHAPES = {"shallow": (3, 64), "deep": (10, 32)}
 """Layers, and units of each."""
 
 

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.paper.networks import Rectangle
+from jumpstart_kernels.pruning.capture import Products
+from jumpstart_kernels.pruning.repair import unexplained
 
 
 class Passes:
@@ -113,6 +115,18 @@ def data_free(passes: Passes, layer: int) -> Tensor:
     return scores.clamp(max=1.0001 * last)  # the one that is left comes last
 
 
+def missed(passes: Passes, layer: int) -> Tensor:
+    """What the layer behind would miss of a unit: the order in which ``permutation_prune`` tries units.
+
+    The mean square that least squares from the other units of the layer leaves of its output, times the sum
+    of its squared outgoing weights. No peer, but it tells the order of ours from its search.
+    """
+    output, products = passes.outputs[layer].detach(), Products()
+    products.add(output, output, output.new_ones(len(output)))
+    left = unexplained(products, constant=True, left=torch.arange(output.shape[1]))
+    return left * passes.outgoing(layer).square().sum(1)
+
+
 class Peer(NamedTuple):
     """A method, and how its scores of several layers are made comparable."""
 
@@ -133,6 +147,8 @@ PEERS = {
     "data_free": Peer("data-free merging", data_free, LARGEST),
 }
 """arXiv 1611.06440 divides by the Euclidean norm; the others rank the units of one layer alone."""
+OWN_ORDER = {"missed": Peer("order of ours", missed, LARGEST)}
+RANKINGS = PEERS | OWN_ORDER
 
 
 def normalized_scores(peer: Peer, passes: Passes, layer: int) -> Tensor:

@@ -1,14 +1,21 @@
 """Two ways to remove units by the scores of a peer, both with the repair of ``permutation_prune``.
 
-| protocol | |
-|---|---|
-| one ranking | the k lowest units of one ranking over all layers go, layer by layer from front to back, each layer repaired on what is left before it; decisions are checked once, at the end. The largest k counts by which none has flipped: all powers of 2 are tried, then the interval behind the largest good one is bisected |
-| same search | that of ``permutation_prune``: candidates of a layer are tried together, lowest score first, and by halves where a decision would flip, from front to back and in as many rounds. Where there the tolerance grows from round to round, here the share of all units does that are candidates. Scores are renewed before each layer |
+One ranking: the k lowest units of one ranking over all layers go, layer by layer from front to back. What the
+units do is seen anew before each layer, behind the removals and repairs in front of it, and decisions are
+checked once, at the end. The largest k counts by which none has changed: all powers of 2 are tried, then the
+interval behind the largest good one is bisected.
+
+Same search: that of ``permutation_prune``, from front to back, and in rounds. In the first dead units go,
+without a repair, which they do not need. In each of the others, a growing share of the units of a layer,
+those of the lowest scores, are tried together, and by halves where a decision would change. Scores are those
+of the network as it is before each layer.
 
 In both a layer keeps at least one unit.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +24,9 @@ from benchmarks.paper.networks import Rectangle
 from benchmarks.paper.pruning_peers import Passes, Peer, normalized_scores
 from jumpstart_kernels.pruning.merging import remove_in_halves
 from jumpstart_kernels.pruning.network import Network
-from jumpstart_kernels.pruning.reduction import Reduction
+from jumpstart_kernels.pruning.reduction import Look, Reduction
+from jumpstart_kernels.pruning.rounds import SHARES
 from jumpstart_kernels.pruning.unit_sets import UnitSet
-
-SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
-"""Of all units: how many are candidates in a round of the same search."""
 
 Unit = tuple[int, int]  # layer, number in the given model
 
@@ -90,31 +95,34 @@ def _flips_without(reduction: Reduction, removed: Sequence[Unit]) -> int:
 def by_same_search(reduction: Reduction, peer: Peer, data: Labelled, seed: int) -> int:
     """Remove from ``reduction`` what the search of ``permutation_prune`` allows; returns how many units."""
     sets = _sets(reduction)
-    for share in SHARES:
+    seen: dict[UnitSet, _Seen] = {}
+    for share in (0.0, *SHARES):
         for layer, units in enumerate(sets):
-            candidates = _candidates(reduction, peer, data, seed, share, layer)
-            if len(candidates):
-                look = reduction.look(units)
+            if units not in seen or seen[units].removals != reduction.removals:
+                seen[units] = _Seen(reduction.look(units), reduction.removals, set())
+            look, refused = seen[units].look, seen[units].refused
+            left = reduction.network.left[units]  # those that have been seen
+            dead = left[look.values[0].amax(1) <= 0][: len(left) - 1]
+            for _ in remove_in_halves(reduction, units, look, dead, None, refused):
+                pass
+            if share:
+                passes = data.passes(reduction.network.model, seed)  # type: ignore[arg-type]
+                order = peer.score(passes, layer).argsort(stable=True)
+                left = reduction.network.left[units][order]
+                candidates = left[: math.ceil(share * len(left))]
                 every = torch.ones(units.size, units.size)
-                for _ in remove_in_halves(reduction, units, look, candidates, every):
+                every[:, left[-1]] = 2  # the unit of the highest score is the one for which others may go
+                for _ in remove_in_halves(reduction, units, look, candidates, every, refused):
                     pass
     return sum(units.size - len(reduction.network.left[units]) for units in sets)
 
 
-def _candidates(
-    reduction: Reduction, peer: Peer, data: Labelled, seed: int, share: float, layer: int
-) -> Tensor:
-    """Units left of a layer that are among the lowest of all layers, the lowest first."""
-    passes = data.passes(reduction.network.model, seed)  # type: ignore[arg-type]
-    left = [reduction.network.left[units] for units in _sets(reduction)]
-    gone = sum(units.size for units in _sets(reduction)) - sum(map(len, left))
-    scores = [normalized_scores(peer, passes, place) for place in range(len(left))]
-    every = torch.cat(scores).sort().values
-    count = round(share * (len(every) + gone)) - gone
-    if count <= 0:
-        return left[layer][:0]
-    order = scores[layer].argsort(stable=True)
-    return left[layer][order[scores[layer][order] <= every[count - 1]]]
+class _Seen(NamedTuple):
+    """What the data say of a set, until something is removed."""
+
+    look: Look
+    removals: int  # of the whole model, when it was seen
+    refused: set[int]  # units that cannot go, each alone
 
 
 def _sets(reduction: Reduction) -> list[UnitSet]:

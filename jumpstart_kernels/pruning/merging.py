@@ -57,12 +57,14 @@ def merge_units(
         merged.dead.extend(batch)
     if not len(found.pairs):
         return merged
-    near = torch.zeros(units.size, units.size, device=before.device)
+    near = torch.full((units.size, units.size), -math.inf, device=before.device)
     first, second = before[found.pairs].T
     near[first, second] = near[second, first] = found.correlation
     left = reduction.network.left[units]
     left = left[reduction.harm(units, look).argsort(stable=True)][: math.ceil(share * len(left))]
-    for batch in remove_in_halves(reduction, units, look, left[(near[left] > 0).any(1)], near, refused):
+    for batch in remove_in_halves(
+        reduction, units, look, left[(near[left] > -math.inf).any(1)], near, refused
+    ):
         left = reduction.network.left[units]
         correlation, into = near[torch.tensor(batch, device=near.device)][:, left].max(1)
         merges = zip(batch, left[into].tolist(), correlation.tolist(), strict=True)
@@ -81,7 +83,8 @@ def remove_in_halves(
     """Remove candidates together; where the certificate does not hold, one half and then the other.
 
     Args:
-        near: ``[units, units]``, positive where one unit may go because of the other; None if all may go.
+        near: ``[units, units]``: the larger, the rather one unit may go because of the other, −∞ if it may not;
+            None if all may go.
         refused: see :func:`merge_units`; by default all are tried.
 
     Yields:
@@ -111,11 +114,11 @@ def _with_partner(batch: Tensor, left: Tensor, near: Tensor) -> Tensor:
     going = []
     for unit in batch.tolist():
         stays[unit] = False
-        partners = (near[unit] > 0) & stays
+        partners = (near[unit] > -math.inf) & stays
         if bool(needed[unit]) or not bool(partners.any()):
             stays[unit] = True
             continue
         going.append(unit)
         if not bool((partners & needed).any()):
-            needed[(near[unit] * partners).argmax()] = True
+            needed[near[unit].masked_fill(~partners, -math.inf).argmax()] = True
     return batch.new_tensor(going)

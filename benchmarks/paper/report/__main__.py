@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.paper.report import ablation, cifar, grid, linked, tickets, uci
+from benchmarks.paper.report import ablation, cifar, grid, linked, pruning, pruning_figure, tickets, uci
 from benchmarks.paper.sweep import Record
 from benchmarks.report.documents import DPI, FIGURES, ROOT, insert
 from benchmarks.result_files import FOLDER
@@ -74,6 +74,7 @@ TABLES: dict[str, Mapping[str, Callable[[Record], str]]] = {
         "tickets-resnet20-accuracies": tickets.accuracy_table,
         "tickets-resnet20-costs": tickets.cost_table,
     },
+    "paper_pruning": pruning.TABLES,
 }
 DRAWINGS = {
     "paper_uci": {
@@ -111,6 +112,12 @@ DRAWINGS = {
         "paper_tickets": (tickets.draw_accuracies, "Test accuracy of sparse networks over their sparsity"),
     },
     "paper_tickets_resnet20": {},
+    "paper_pruning": {
+        "paper_pruning": (
+            pruning_figure.draw_units,
+            "Share of the units that permutation pruning and its peers remove at zero flips",
+        ),
+    },
 }
 
 
