@@ -83,8 +83,8 @@ def remove_in_halves(
     """Remove candidates together; where the certificate does not hold, one half and then the other.
 
     Args:
-        near: ``[units, units]``: the larger, the rather one unit may go because of the other, −∞ if it may not;
-            None if all may go.
+        near: ``[units, units]``: how near two units are, −∞ where neither may go because of the other; None
+            if all may go.
         refused: see :func:`merge_units`; by default all are tried.
 
     Yields:
