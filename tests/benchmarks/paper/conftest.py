@@ -1,6 +1,7 @@
 """Made-up files in the formats of the UCI Machine Learning Repository."""
 
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -12,3 +13,12 @@ def write(tmp_path):
         return tmp_path
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in a sweep."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,11 +1,11 @@
 """``benchmarks/paper/pruning.py``: the peers' scores, both protocols, the command, the report."""
 
 import json
-from concurrent.futures import Future
 
 import pytest
 import torch
 import torch.nn.functional as F
+from inline_pool import InlinePool
 
 from benchmarks.paper import pruning, sweep
 from benchmarks.paper.networks import Rectangle, Shape
@@ -21,14 +21,6 @@ from jumpstart_kernels.pruning.reduction import Reduction
 WORDS = ["--small", "--seeds", "1"]
 CELLS = 2 * 3  # shapes, trainings; the data are of one set, with one seed
 WAYS = 3 + 2 * len(RANKINGS)  # tolerances; protocols of each ranking
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -198,24 +190,6 @@ def test_networks_learn(name):
     first, again = (train_network(TRAININGS[name], data, 3, 16, Schedule(300, 64)) for _ in range(2))
     assert accuracy(first, data.x_test, data.y_test) > 0.85 and not first.training
     assert torch.equal(first(x), again(x))
-
-
-class InlinePool:
-    """Runs the tasks in this process, which has imported all they need."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, function, task):
-        future = Future()
-        future.set_result(function(task))
-        return future
 
 
 @pytest.fixture(scope="module")
