@@ -114,3 +114,19 @@ def test_wrong_options(options, error):
 def test_reasons_are_listed():
     with pytest.raises(ValueError, match=r"0: 2 \(LayerNorm\).*3: the model returns it"):
         permutation_prune(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.LayerNorm(6), nn.Linear(6, 3)), [X])
+
+
+def test_masks_must_be_removed_first():
+    model = masked()
+    with pytest.raises(ValueError, match="cannot be copied: it has masks of torch.nn.utils.prune"):
+        permutation_prune(model, [X])
+    with torch.no_grad():
+        model(X)  # then it can be copied
+    result = permutation_prune(model, [X])
+    assert result.report.layers[0].note.startswith("0: it has masks of torch.nn.utils.prune")
+    for layer in model[2], model[4]:
+        torch.nn.utils.prune.identity(layer, "weight")
+    with torch.no_grad():
+        model(X)
+    with pytest.raises(ValueError, match=r"be cut: 0: it has masks.*; 2: it has masks.*; 4: it has masks"):
+        permutation_prune(model, [X])
