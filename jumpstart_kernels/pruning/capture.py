@@ -99,7 +99,7 @@ def inputs_of(loader: Iterable[Any], argument: str, like: nn.Module) -> list[Ten
         like: the model.
 
     Raises:
-        TypeError: it is no iterable, or yields something else.
+        TypeError: it is no iterable, or a tensor or array itself, or yields something else.
         ValueError: it yields nothing, or batches without samples alone.
     """
     tensors = [*like.parameters(), *like.buffers()]
@@ -107,6 +107,11 @@ def inputs_of(loader: Iterable[Any], argument: str, like: nn.Module) -> list[Ten
     dtype = next((each.dtype for each in tensors if each.is_floating_point()), torch.get_default_dtype())
     if not isinstance(loader, Iterable) or isinstance(loader, (str, Mapping)):
         raise TypeError(f"{argument} must be an iterable of batches, got {type(loader).__name__}")
+    if isinstance(loader, Tensor) or hasattr(loader, "__array__"):
+        raise TypeError(
+            f"{argument} must be an iterable of batches, got {type(loader).__name__}: "
+            f"pass [x], or x.split(256)"
+        )
     inputs = []
     for batch in loader:
         x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch

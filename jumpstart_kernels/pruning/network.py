@@ -25,7 +25,14 @@ def stand_in(copies: bool) -> nn.Module:
     Args:
         copies: whether something behind it may overwrite its output, which must then be no other tensor.
     """
-    return nn.LeakyReLU(1.0) if copies else nn.Identity()
+    module: Any = nn.LeakyReLU(1.0) if copies else nn.Identity()
+    module._stands_in = True
+    return module
+
+
+def stand_ins(model: nn.Module) -> list[str]:
+    """The names of all layers that have been removed, in this pruning and in earlier ones."""
+    return [name for name, module in model.named_modules() if getattr(module, "_stands_in", False)]
 
 
 class Network:

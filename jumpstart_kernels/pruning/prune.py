@@ -97,6 +97,8 @@ def permutation_prune(
         ValueError: an argument is out of range; there are fewer than 10 samples; the model is, or has in it,
             a wrapper (DDP, ``torch.compile``), cannot be traced, returns no finite logits, or decides
             otherwise in a second call; no layer can be cut, with the reason for each. ``model`` is as before.
+        RuntimeError: more decisions than ``max_flips`` differ in the end: the model draws random numbers, and
+            a second call did not show it.
     """
     check_module(model)
     _check(tolerance, max_flips, positions)
@@ -110,7 +112,8 @@ def permutation_prune(
         unseen_decisions = None if other is None else Decisions(reduction.given, other, "unseen")
     sets = reduction.structure.sets
     if all(units.obstacle for units in sets):
-        reasons = "; ".join(f"{units.name}: {units.obstacle}" for units in sets) or "there is none"
+        named = (f"{units.name}: " + units.obstacle.removeprefix(f"{units.name}: ") for units in sets)
+        reasons = "; ".join(named) or "there is none"
         raise ValueError(f"model must have a layer that can be cut: {reasons}")
     histories = [History(units, tolerance) for units in sets]
     for each, history in _steps(rounds_of(tolerance), histories, progress):

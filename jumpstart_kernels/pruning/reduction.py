@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import is_pruned
 
 from jumpstart_kernels.pruning.capture import Products, inputs_of, observe, rows_of
 from jumpstart_kernels.pruning.certificate import Check, Decisions
@@ -54,7 +55,8 @@ class Reduction:
         try:
             self.given = copy.deepcopy(model).eval()
         except Exception as error:
-            raise ValueError(f"model cannot be copied: {error}") from error
+            masks = "it has masks of torch.nn.utils.prune, which must be removed first"
+            raise ValueError(f"model cannot be copied: {masks if is_pruned(model) else error}") from error
         with torch.no_grad():
             self.decisions = Decisions(self.given, self.inputs, "loader")
         first = self.inputs[0][:1]

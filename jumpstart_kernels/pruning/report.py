@@ -122,10 +122,12 @@ class PruneReport:
     __repr__ = __str__
 
     def _sentences(self) -> list[str]:
-        how = "by less than half the smallest gap between two logits" if self.certified else "counted"
+        how = "so that decisions were counted"
+        if self.certified:
+            how = "less than half the smallest gap between the two largest, so that no decision can change"
         lines = [
             f"{self.flips} of {self.decisions} decisions changed, of at most {self.max_flips}; "
-            f"the largest change of a logit is {self.largest_change:.3g}: {how}"
+            f"the largest change of a logit is {self.largest_change:.3g}, {how}"
         ]
         if self.unseen:
             lines.append(

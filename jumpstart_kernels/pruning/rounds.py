@@ -73,8 +73,11 @@ class History:
             if not obstacle and reduction.attempt_bypass(units) is not None:
                 return
             seen.stays = True
-            reason = obstacle or "without the layer decisions would change, or it cannot be left out"
-            self._note = f"within {tolerance:g} its units are linear or passed on, but {reason}"
+            reason = obstacle or "decisions would change without it, or the forward needs it"
+            self._note = (
+                f"at a tolerance of {tolerance:g} its units are linear, dead or passed on, but the layer "
+                f"stays: {reason}"
+            )
         within = seen.found.correlation >= 1 - tolerance
         found = seen.found._replace(
             pairs=seen.found.pairs[within], correlation=seen.found.correlation[within]

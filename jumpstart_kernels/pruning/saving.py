@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from jumpstart_kernels.nn.recording import check_module
-from jumpstart_kernels.pruning.network import stand_in
+from jumpstart_kernels.pruning.network import stand_in, stand_ins
 from jumpstart_kernels.surgery.flow.layers import is_matrix_layer, norm_dims
 
 FORMAT = "jumpstart_kernels pruned model, 1"
@@ -20,6 +20,7 @@ def save_pruned(model: nn.Module, removed: tuple[str, ...], path: str | Path) ->
     for name, module in model.named_modules():
         if is_matrix_layer(module) or norm_dims(module) is not None:
             widths[name] = {each: getattr(module, each) for each in _ATTRIBUTES if hasattr(module, each)}
+    removed = tuple(dict.fromkeys((*removed, *stand_ins(model))))
     content = {
         "format": FORMAT,
         "state_dict": dict(model.state_dict()),

@@ -193,11 +193,15 @@ class Ticket:
                 arXiv 2010.03533).
 
         Raises:
+            TypeError: ``initialize`` is no function.
             ValueError: without ``initialize``, a module has parameters of its own but no
                 ``reset_parameters()`` that sets them. The model is as before.
             RuntimeError: the masks were removed.
         """
         self._check_present()
+        if initialize is not None and not callable(initialize):
+            got = type(initialize).__name__
+            raise TypeError(f"initialize must be a function, got {got}; a seed is passed as seed=")
         if initialize is None:
             check_resettable(self.model)
         with unmasked(self._weights):
@@ -213,10 +217,13 @@ class Ticket:
             weights: a ``state_dict`` of the model without masks, or with other masks, which are ignored.
 
         Raises:
+            TypeError: it is no mapping.
             ValueError: it does not fit the model. The model is as before.
             RuntimeError: the masks were removed.
         """
         self._check_present()
+        if not isinstance(weights, Mapping):
+            raise TypeError(f"weights must be a state dict, got {type(weights).__name__}")
         fitting = fitting_weights(self.model, weights)
         with unmasked(self._weights):
             self.model.load_state_dict(fitting)

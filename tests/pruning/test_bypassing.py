@@ -201,6 +201,22 @@ def test_saved_with_two_names(inplace, tmp_path):
     loaded(X).square().sum().backward()
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_saved_when_pruned_again(inplace, tmp_path):
+    """The second file names the layer that went the first time, too."""
+    model = deep(inplace)
+    pass_on(model[2])
+    first = permutation_prune(model, [X])
+    check(model, first, ["2"])
+    first.save(tmp_path / "first.pt")
+    path = tmp_path / "second.pt"
+    for given in (first.model, load_pruned(deep(inplace), tmp_path / "first.pt")):
+        second = permutation_prune(given, [X], tolerance=2, max_flips=20)
+        second.save(path)
+        for fresh in (deep(inplace), load_pruned(deep(inplace), tmp_path / "first.pt")):
+            assert torch.equal(load_pruned(fresh, path)(OTHER), second.model(OTHER))
+
+
 def test_refused_attempts_leave_no_trace():
     """A layer that nearly passes on, but decides."""
     model = deep()

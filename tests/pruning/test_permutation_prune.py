@@ -50,6 +50,7 @@ def test_finds_what_is_planted_and_nothing_else(name, scale):
             logits(result.model, inputs), expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max())
         )
     assert (report.flips, report.unseen_flips, report.certified) == (0, 0, True)
+    assert "smallest gap between the two largest, so that no decision can change" in str(report)
     assert (report.samples, report.unseen) == (128, report.decisions)
     parameters = sum(each.numel() for each in result.model.parameters())
     assert report.after.parameters == parameters < report.before.parameters

@@ -15,7 +15,8 @@ class Noisy(nn.Module):
         self.inner = mlp()
 
     def forward(self, x):
-        return self.inner(x + torch.randn_like(x))
+        logits = self.inner(x)
+        return logits + 1000 * torch.randn_like(logits)
 
 
 class Returning(nn.Module):
@@ -61,6 +62,8 @@ WRONG = {
     "few samples": (mlp, [X[:9]], ValueError, "at least 10 samples"),
     "no loader": (mlp, 3, TypeError, "loader must be an iterable"),
     "mapping": (mlp, {"x": X}, TypeError, "loader must be an iterable"),
+    "a tensor": (mlp, X, TypeError, r"iterable of batches, got Tensor: pass \[x\]"),
+    "an array": (mlp, X.numpy(), TypeError, "iterable of batches, got ndarray"),
     "strings": (mlp, ["x"], TypeError, "loader must yield"),
     "a number": (mlp, [torch.tensor(1.0)], ValueError, "without dimensions"),
     "other shape": (mlp, [X[:, :3]], ValueError, "run on what loader yields"),
@@ -95,6 +98,7 @@ def test_errors(name):
         ({"positions": True}, TypeError),
         ({"unseen": []}, ValueError),
         ({"unseen": 3}, TypeError),
+        ({"unseen": X}, TypeError),
         ({"unseen": [X[:, :3]]}, ValueError),
         ({"unseen": [X * torch.inf]}, ValueError),
     ],
@@ -110,3 +114,19 @@ def test_wrong_options(options, error):
 def test_reasons_are_listed():
     with pytest.raises(ValueError, match=r"0: 2 \(LayerNorm\).*3: the model returns it"):
         permutation_prune(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.LayerNorm(6), nn.Linear(6, 3)), [X])
+
+
+def test_masks_must_be_removed_first():
+    model = masked()
+    with pytest.raises(ValueError, match="cannot be copied: it has masks of torch.nn.utils.prune"):
+        permutation_prune(model, [X])
+    with torch.no_grad():
+        model(X)  # then it can be copied
+    result = permutation_prune(model, [X])
+    assert result.report.layers[0].note.startswith("0: it has masks of torch.nn.utils.prune")
+    for layer in model[2], model[4]:
+        torch.nn.utils.prune.identity(layer, "weight")
+    with torch.no_grad():
+        model(X)
+    with pytest.raises(ValueError, match=r"be cut: 0: it has masks.*; 2: it has masks.*; 4: it has masks"):
+        permutation_prune(model, [X])

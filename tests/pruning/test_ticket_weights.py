@@ -248,6 +248,16 @@ def test_bad_arguments(arguments, kind, text):
     assert not any(layer._forward_pre_hooks for layer in model)
 
 
+def test_weights_and_initialization_of_other_types_are_refused():
+    ticket = Ticket(mlp(5, 30, 3), 0.5)
+    before = {name: tensor.clone() for name, tensor in ticket.model.state_dict().items()}
+    with pytest.raises(TypeError, match="initialize must be a function, got int; a seed is passed as seed="):
+        ticket.reinitialize(0)
+    with pytest.raises(TypeError, match="weights must be a state dict, got Sequential"):
+        ticket.rewind(mlp(5, 30, 3))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in ticket.model.state_dict().items())
+
+
 def test_modules_that_cannot_be_reset_are_named():
     ticket = Ticket(Own(), 0.5)
     weight = ticket.model.linear.weight.clone()

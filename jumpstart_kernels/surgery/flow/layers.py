@@ -5,6 +5,7 @@ from collections.abc import Container
 from typing import Any
 
 from torch import fx, nn
+from torch.nn.utils.prune import BasePruningMethod
 
 from jumpstart_kernels.nn.deferred_bias import DeferredBias
 from jumpstart_kernels.surgery.code import is_of_torch
@@ -119,6 +120,8 @@ def _obstacle(layer: Any, shared: set[int]) -> str:
         layer: a layer with weights, or a norm.
         shared: the ids of parameters that more than one module holds, or that a forward reads itself.
     """
+    if any(isinstance(hook, BasePruningMethod) for hook in layer._forward_pre_hooks.values()):
+        return "it has masks of torch.nn.utils.prune, which must be removed first"
     if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
         return "it has hooks"
     if "forward" in vars(layer):
