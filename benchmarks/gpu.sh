@@ -10,10 +10,10 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 
 # The stages in order, and their limits in seconds.
-names=(info build smoke tests graphs large kernels operator bias sweep steps memcheck racecheck initcheck)
+names=(info build smoke tests graphs large kernels operator bias linked sweep steps keys memcheck racecheck initcheck)
 declare -A limits=(
   [info]=30 [build]=200 [smoke]=60 [tests]=240 [graphs]=180 [large]=60 [kernels]=60 [operator]=240 [bias]=150
-  [sweep]=120 [steps]=240 [memcheck]=90 [racecheck]=90 [initcheck]=90
+  [linked]=120 [sweep]=120 [steps]=240 [keys]=60 [memcheck]=90 [racecheck]=90 [initcheck]=90
 )
 
 device=cuda
@@ -128,6 +128,13 @@ for name in "${stages[@]}"; do
       else
         bench bias --bias --seconds 0.5 "${quick[@]}"
       fi
+      ;;
+    linked) bench linked --linked --seconds 0.3 "${quick[@]}" ;;
+    keys)
+      size=(--units 4096 --samples 50000)
+      [ "$device" = cuda ] || size=(--units 256 --samples 2000)
+      stage keys "$PYTHON" -m benchmarks.pruning_keys --device "$device" "${size[@]}" \
+        --output "$OUT/${device}_pruning_keys.json"
       ;;
     sweep)
       if [ "$device" = cuda ]; then
