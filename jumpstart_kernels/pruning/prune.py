@@ -60,6 +60,8 @@ def permutation_prune(
 ) -> PruneResult:
     """Remove units that order the data as other units do, while the decisions on the data stay as they are.
 
+    A decision is the class of the largest logit in ``eval()``.
+
     Riera Molina, *Training More Efficient Neural Networks*, PhD thesis, Universitat de Barcelona 2025, hdl
     2445/227399: a unit is judged by the order in which its output sorts the samples, behind a ReLU by the
     order of its positive samples. Dead units go, and of units of a layer with the same order all but one. A
@@ -78,7 +80,8 @@ def permutation_prune(
             which returns logits ``[N, classes, *]``, and whose forward ``torch.fx`` can trace. It is left as
             it is.
         loader: yields batches of input: tensors, arrays, or tuples whose first item is one. They are kept in
-            memory, moved to the device of the model's first parameter, and cast to its dtype.
+            memory, moved to the device of the model's first parameter, and cast to its dtype unless they are
+            integers. A single batch is ``[x]``.
         tolerance: by how much the rank correlation of two units may be less than 1: more units are tried.
             With 0 only those of the same order are, with 2 all.
         max_flips: how many decisions on the data may change in all.

@@ -39,7 +39,8 @@ def load_pruned(model: nn.Module, path: str | Path) -> nn.Module:
         path: of the file.
 
     Returns:
-        ``model`` itself, with the widths and weights of the file, on its device and in its dtype.
+        ``model`` itself, with the widths and weights of the file, on its device, in its dtype and in its
+        training mode: call ``eval()`` before inference.
 
     Raises:
         TypeError: ``model`` is no module.

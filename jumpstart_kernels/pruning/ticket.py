@@ -106,6 +106,7 @@ class Ticket:
         """A ticket of the small model that :func:`jumpstart_kernels.pruning.permutation_prune` makes.
 
         It has no masks: :attr:`model` is smaller and faster itself, and a copy; ``model`` stays as it is.
+        :attr:`result` has the report, and ``save``.
 
         Args:
             model: the dense model.
