@@ -130,6 +130,7 @@ def permutation_prune(
     if final is None or final.flips > max_flips:
         raise RuntimeError("more than max_flips decisions differ in the end: the model is not deterministic")
     count = 0 if unseen_decisions is None else unseen_decisions.count
+    independent = other is not None and count == sum(map(len, other))  # a decision for each sample
     report = PruneReport(
         layers=tuple(layers),
         samples=reduction.samples,
@@ -140,7 +141,7 @@ def permutation_prune(
         certified=final.certified,
         unseen=count,
         unseen_flips=0 if found is None else found.flips,
-        most_unseen_flips=math.nan if found is None else most_flips(found.flips, count),
+        most_unseen_flips=most_flips(found.flips, count) if found and independent else math.nan,
         before=before,
         after=after,
         batch=len(reduction.inputs[0]),

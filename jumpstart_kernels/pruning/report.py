@@ -1,5 +1,6 @@
 """What ``permutation_prune`` has removed, and what that has changed."""
 
+import math
 from dataclasses import dataclass
 
 from jumpstart_kernels.pruning.merging import Merge
@@ -80,7 +81,8 @@ class PruneReport:
     """Decisions on other data; 0 if none were given."""
     unseen_flips: int
     most_unseen_flips: float
-    """The upper bound of the share of flips, at 95 % (Clopper and Pearson); NaN without other data."""
+    """The upper bound of the share of flips, at 95 % (Clopper and Pearson); NaN without other data, and where
+    a sample has several decisions, which depend on each other."""
     before: Size
     after: Size
     batch: int
@@ -130,12 +132,14 @@ class PruneReport:
             f"the largest change of a logit is {self.largest_change:.3g}, {how}"
         ]
         if self.unseen:
-            lines.append(
-                f"{self.unseen_flips} of {self.unseen} decisions on unseen data changed: "
-                f"below {self.most_unseen_flips:.2%} at 95 %"
-            )
+            bound = f": below {self.most_unseen_flips:.2%} at 95 %"
+            if math.isnan(self.most_unseen_flips):
+                bound = ", of which those of a sample depend on each other: no bound"
+            lines.append(f"{self.unseen_flips} of {self.unseen} decisions on unseen data changed{bound}")
         else:
-            lines.append("no unseen data: pass unseen=, since what holds on these samples may not on others")
+            lines.append("no unseen data was given: what holds on these samples may not on others")
+        if not self.removed:
+            lines.append("nothing is redundant within this tolerance: a larger one tries more units")
         before, after = self.before, self.after
         lines.append(
             f"parameters {before.parameters:,} -> {after.parameters:,}, "

@@ -288,3 +288,11 @@ def test_the_same_units_go_on_a_gpu(name):
     result = permutation_prune(model, data)
     assert found(result.report, case) == [((2,), [{1, 3}])] * len(case.sets)
     assert all(parameter.is_cuda for parameter in result.model.parameters())
+
+
+def test_positions_of_a_sample_get_no_bound():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Conv2d(3, 2, 1))
+    report = permutation_prune(model, [torch.randn(20, 1, 3, 3)], unseen=[torch.randn(5, 1, 3, 3)]).report
+    assert report.unseen == 45 and report.most_unseen_flips != report.most_unseen_flips
+    assert "those of a sample depend on each other: no bound" in str(report)
