@@ -11,8 +11,8 @@ from jumpstart_kernels.pruning.repair import Map
 from jumpstart_kernels.pruning.unit_sets import Reader, Structure, UnitSet
 from jumpstart_kernels.surgery.bias_links import unlink_bias
 from jumpstart_kernels.surgery.flow.layers import is_linear, is_transposed
+from jumpstart_kernels.surgery.flow.nodes import is_inplace
 from jumpstart_kernels.surgery.flow.units import Value
-from jumpstart_kernels.surgery.linking.sites import is_inplace
 
 _SET, _TWIN = 1 << 46, 1 << 32  # of the code of a channel: its set, which of several, its unit
 

@@ -32,7 +32,8 @@ class LayerWeights(NamedTuple):
 class Ticket:
     """Masks on the weights of a model, by ``torch.nn.utils.prune``, in place.
 
-    With Jumpstart a sparse network trains directly: train dense, prune once, train on.
+    For training dense, pruning once, and training on, without iterations and without rewinding. How far
+    that carries, with and without Jumpstart, is measured in docs/paper.md, "Sparse networks".
 
     >>> ticket = jk.pruning.Ticket(model, 0.9)
     >>> ticket.reinitialize(seed=0)  # or keep the weights: leave this line out
@@ -212,7 +213,7 @@ class Ticket:
                 weight.rescale()
 
     def rewind(self, weights: Mapping[str, Tensor]) -> None:
-        """Load earlier weights under the masks of now, as lottery tickets do; Jumpstart needs none of it.
+        """Load earlier weights under the masks of now, as the lottery ticket hypothesis has it.
 
         Args:
             weights: a ``state_dict`` of the model without masks, or with other masks, which are ignored.

@@ -11,7 +11,6 @@ from torch import fx, nn
 
 from jumpstart_kernels.nn import JumpstartReLU
 from jumpstart_kernels.nn.linked import LinkedActivation, LinkedReLU
-from jumpstart_kernels.surgery.activations import REPLACEABLE, functions_of, methods_of
 from jumpstart_kernels.surgery.flow.calls import Outcome, Values, is_unit_dim, shape_of
 from jumpstart_kernels.surgery.flow.layers import (
     is_linear,
@@ -20,11 +19,9 @@ from jumpstart_kernels.surgery.flow.layers import (
     obstacles,
     spatial_dims,
 )
+from jumpstart_kernels.surgery.flow.nodes import called_module, is_relu_call
 from jumpstart_kernels.surgery.flow.rules import Rules, factor_of
 from jumpstart_kernels.surgery.flow.units import Value
-from jumpstart_kernels.surgery.tracing import submodule
-
-_RELU = (REPLACEABLE["relu"],)
 
 
 class Reader(NamedTuple):
@@ -83,7 +80,7 @@ class Structure:
             values = self._follow(graph)
             calls: dict[nn.Module, int] = {}
             for node in graph.nodes:
-                module = self._module_of(node)
+                module = called_module(self._model, node)
                 if module is not None and (is_matrix_layer(module) or norm_dims(module) is not None):
                     value = _input_of(node, values)
                     calls[module] = calls.get(module, 0) + 1
@@ -106,14 +103,11 @@ class Structure:
         """Whether all channels of a tensor are units of known sets."""
         return all(self.set_of(run.width) is not None for run in value.runs)
 
-    def _module_of(self, node: fx.Node) -> nn.Module | None:
-        return submodule(self._model, str(node.target)) if node.op == "call_module" else None
-
     def _follow(self, graph: fx.Graph) -> Values:
         rules = _Rules(self._blocked, self._names)
         values: Values = {}
         for node in graph.nodes:
-            outcome = rules.apply(node, self._module_of(node), values)
+            outcome = rules.apply(node, called_module(self._model, node), values)
             values[node] = outcome.value
             if outcome.flattens:
                 value = _input_of(node, values)
@@ -136,7 +130,7 @@ class Structure:
         self.readers: dict[str, Reader] = {}
         found: list[UnitSet] = []
         for node in self.graph.nodes:
-            module: Any = self._module_of(node)
+            module: Any = called_module(self._model, node)
             if module is None or not is_matrix_layer(module):
                 continue
             if module not in self._set_of:
@@ -167,7 +161,7 @@ class Structure:
         return next(iter([*blocked, *reasons]), "")
 
     def _note_readers(self, node: fx.Node) -> None:
-        module: Any = self._module_of(node)
+        module: Any = called_module(self._model, node)
         value = _input_of(node, self.values)
         if value is None:
             return
@@ -246,5 +240,4 @@ def _layout(module: nn.Module, value: Value) -> tuple[Any, ...]:
 def _is_relu(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
         return type(module) in (nn.ReLU, JumpstartReLU) or isinstance(module, LinkedReLU)
-    called: Any = {"call_function": functions_of(_RELU), "call_method": methods_of(_RELU)}.get(node.op, {})
-    return node.target in called
+    return is_relu_call(node.op, node.target)

@@ -15,15 +15,14 @@ from jumpstart_kernels.surgery.flow.layers import (
     norm_dims,
     obstacles,
 )
+from jumpstart_kernels.surgery.flow.nodes import called_module, is_inplace
 from jumpstart_kernels.surgery.flow.rules import Rules, factor_of
 from jumpstart_kernels.surgery.flow.trace import operands_of
 from jumpstart_kernels.surgery.flow.units import Value
 from jumpstart_kernels.surgery.linking.edits import Edits, Flatten, Narrow, Site
 from jumpstart_kernels.surgery.linking.sites import (
     Group,
-    called_module,
     group_of,
-    is_inplace,
     obstacle_to_linking,
     overwritten_and_read,
 )

@@ -5,13 +5,11 @@ from typing import Any, NamedTuple
 from torch import fx, nn
 
 from jumpstart_kernels.nn import JumpstartReLU
-from jumpstart_kernels.surgery.activations import REPLACEABLE, functions_of, methods_of
 from jumpstart_kernels.surgery.flow.calls import name_of_call
 from jumpstart_kernels.surgery.flow.layers import is_matrix_layer, norm_dims, passed_dims
+from jumpstart_kernels.surgery.flow.nodes import called_module, is_inplace, is_relu_call
 from jumpstart_kernels.surgery.flow.trace import place_of
-from jumpstart_kernels.surgery.tracing import submodule
 
-_RELU = (REPLACEABLE["relu"],)
 _FRESH = {
     *("add", "sub", "mul", "div", "truediv", "true_divide", "maximum", "minimum", "neg", "exp", "clone"),
     *("cat", "concat", "concatenate", "linear", "conv1d", "conv2d", "conv3d", "matmul", "interpolate"),
@@ -32,11 +30,6 @@ class Group(NamedTuple):
         return self.call is None
 
 
-def called_module(model: nn.Module, node: fx.Node) -> nn.Module | None:
-    """The module that a node calls."""
-    return submodule(model, str(node.target)) if node.op == "call_module" else None
-
-
 def group_of(model: nn.Module, node: fx.Node) -> Group | None:
     """The ReLU that a node is; None if it is none."""
     if node.op == "call_module":
@@ -44,22 +37,17 @@ def group_of(model: nn.Module, node: fx.Node) -> Group | None:
         return (
             Group(module, None) if module is not None and type(module) in (nn.ReLU, JumpstartReLU) else None
         )
-    if not _is_relu_call(node.op, node.target):
+    if not is_relu_call(node.op, node.target):
         return None
     frame, event = place_of(node)
     before = [called for called in frame.events[:event] if _is_relu_event(called)]
     return Group(frame.module, len(before))
 
 
-def _is_relu_call(op: str, target: Any) -> bool:
-    known = {"call_function": functions_of(_RELU), "call_method": methods_of(_RELU)}.get(op, {})
-    return target in known
-
-
 def _is_relu_event(called: Any) -> bool:
     if isinstance(called, nn.Module):
         return False
-    return _is_relu_call("call_method" if isinstance(called, str) else "call_function", called)
+    return is_relu_call("call_method" if isinstance(called, str) else "call_function", called)
 
 
 def obstacle_to_linking(model: nn.Module, group: Group, skipped: set[nn.Module]) -> str:
@@ -72,19 +60,6 @@ def obstacle_to_linking(model: nn.Module, group: Group, skipped: set[nn.Module])
     if group.is_module and "forward" in vars(module):
         return "its forward is set by other code"
     return ""
-
-
-def is_inplace(model: nn.Module, node: fx.Node) -> bool:
-    """Whether a node overwrites its first operand."""
-    module: Any = called_module(model, node)
-    if module is not None:
-        return bool(getattr(module, "inplace", False))
-    name = name_of_call(node)
-    if node.target in functions_of(_RELU) and len(node.args) > 1:
-        return bool(node.args[1])
-    operator = name.startswith("i") and name[1:] in ("add", "sub", "mul", "truediv", "pow")
-    written = name.endswith("_") and not name.endswith("__")
-    return operator or written or bool(node.kwargs.get("inplace", False)) or "out" in node.kwargs
 
 
 def overwritten_and_read(model: nn.Module, node: fx.Node) -> bool:
@@ -115,7 +90,7 @@ def _may_share(model: nn.Module, node: fx.Node) -> bool:
         return True
     module = called_module(model, node)
     if module is None:
-        return name_of_call(node) not in _FRESH and not _is_relu_call(node.op, node.target)
+        return name_of_call(node) not in _FRESH and not is_relu_call(node.op, node.target)
     if is_matrix_layer(module) or norm_dims(module) is not None:
         return False
     home = type(module).__module__.rpartition(".")[2]
