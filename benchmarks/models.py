@@ -3,6 +3,8 @@
 The thin network of 50 layers of 4 units is the demo's: ``jumpstart_kernels.demo.training.build_network``.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 BLOCKS = (3, 4, 6, 3)  # of ResNet-50, by stage
@@ -11,27 +13,36 @@ VGG_BLOCKS = ((64,), (128,), (256, 256), (512, 512), (512, 512))  # channels of 
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions. The last ReLU follows the addition of the skip connection."""
+    """1×1, 3×3 and 1×1 convolutions. The last activation follows the addition of the skip connection."""
 
-    def __init__(self, inputs: int, channels: int, stride: int, batch_norm: bool, skips: bool) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        channels: int,
+        stride: int,
+        batch_norm: bool,
+        skips: bool,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        linked: bool = False,
+    ) -> None:
         super().__init__()
-        outputs = EXPANSION * channels
+        outputs, factor = EXPANSION * channels, 1 + linked
         self.residual = nn.Sequential(
             *convolution(inputs, channels, 1, 1, batch_norm),
-            nn.ReLU(),
-            *convolution(channels, channels, 3, stride, batch_norm),
-            nn.ReLU(),
-            *convolution(channels, outputs, 1, 1, batch_norm),
+            activation(),
+            *convolution(factor * channels, channels, 3, stride, batch_norm),
+            activation(),
+            *convolution(factor * channels, outputs, 1, 1, batch_norm),
         )
         self.skip: nn.Module | None = None
         if skips:
             changes = stride != 1 or inputs != outputs
             layers = convolution(inputs, outputs, 1, stride, batch_norm) if changes else []
             self.skip = nn.Sequential(*layers)
-        self.relu = nn.ReLU()
+        self.relu = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[N, inputs, H, W]`` to ``[N, 4 · channels, H / stride, W / stride]``."""
+        """``[N, inputs, H, W]`` to ``[N, 4 · channels, H / stride, W / stride]``, twice the channels if linked."""
         residual = self.residual(x)
         return self.relu(residual if self.skip is None else residual + self.skip(x))
 
@@ -42,8 +53,12 @@ def build_resnet50(
     skips: bool,
     classes: int = 1000,
     cifar_stem: bool = False,
+    stem_stride: int = 1,
     width: int = 64,
+    growth: float = 2.0,
     blocks: tuple[int, ...] = BLOCKS,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    linked: bool = False,
 ) -> nn.Sequential:
     """ResNet-50 (He et al., arXiv 1512.03385), initialized as in the paper.
 
@@ -52,20 +67,29 @@ def build_resnet50(
         skips: whether blocks have skip connections.
         classes: number of outputs.
         cifar_stem: a 3×3 convolution instead of the 7×7 one of stride 2 and the pooling, for small images.
+        stem_stride: of the 3×3 convolution.
         width: channels of the stem, 64 in ResNet-50.
+        growth: of the channels from stage to stage, rounded down. The Jumpstart paper calls it the width
+            multiplier; with 1.5 the stages have 64, 96, 144 and 216.
         blocks: bottlenecks in each stage.
+        activation: makes the activations.
+        linked: whether they pass on twice as many channels, as linked neurons do; not with ``skips``.
     """
-    stem = convolution(3, width, 3, 1, batch_norm) if cifar_stem else convolution(3, width, 7, 2, batch_norm)
-    layers: list[nn.Module] = [*stem, nn.ReLU()]
+    if cifar_stem:
+        stem = convolution(3, width, 3, stem_stride, batch_norm)
+    else:
+        stem = convolution(3, width, 7, 2, batch_norm)
+    layers: list[nn.Module] = [*stem, activation()]
     if not cifar_stem:
         layers.append(nn.MaxPool2d(3, 2, padding=1))
-    inputs = width
+    factor = 1 + linked
+    inputs, channels = factor * width, width
     for stage, count in enumerate(blocks):
-        channels = width * 2**stage
         for i in range(count):
             stride = 2 if stage > 0 and i == 0 else 1
-            layers.append(Bottleneck(inputs, channels, stride, batch_norm, skips))
-            inputs = EXPANSION * channels
+            layers.append(Bottleneck(inputs, channels, stride, batch_norm, skips, activation, linked))
+            inputs = factor * EXPANSION * channels
+        channels = int(growth * channels)
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
     _initialize(model)
     return model

@@ -24,6 +24,29 @@ def test_resnet50_is_that_of_the_paper():
     assert (count(plain, nn.Conv2d), count(plain, nn.BatchNorm2d), count(plain, nn.ReLU)) == (49, 0, 49)
 
 
+def test_growth_is_the_width_multiplier_of_the_paper():
+    with torch.device("meta"):
+        model = build_resnet50(batch_norm=True, skips=True, growth=1.5)
+    widths = [module.residual[0].out_channels for module in model if type(module).__name__ == "Bottleneck"]
+    assert sorted(set(widths)) == [64, 96, 144, 216]
+    assert sum(parameter.numel() for parameter in model.parameters()) == 6_952_968
+
+
+def test_linked_activations_pass_on_twice_the_channels():
+    model = build_resnet50(
+        batch_norm=False,
+        skips=False,
+        cifar_stem=True,
+        stem_stride=2,
+        activation=jk.LinkedReLU,
+        linked=True,
+        **SMALL,
+    )
+    output = model(torch.randn(2, 3, 16, 16))
+    assert output.shape == (2, 5) and model[-1].in_features == 2 * 4 * 8
+    assert model[0].stride == (2, 2)
+
+
 @pytest.mark.parametrize("batch_norm", (True, False))
 @pytest.mark.parametrize("skips", (True, False))
 @pytest.mark.parametrize("cifar_stem", (True, False))
