@@ -72,13 +72,13 @@ paper: setup  ## Redraw the figures and tables of docs/paper.md and docs/tuning.
 	$(BIN)/python -m benchmarks.paper.report $(ARGS)
 
 # UCI: a folder of files in UCI's format. CIFAR: an .npz of JPEG files. Interrupted experiments resume.
-paper-run: setup  ## Run the papers' experiments; UCI=FOLDER CIFAR=FILE.npz CIFAR_OPTIONS=--small
+paper-run: setup  ## Run the papers' experiments; UCI=FOLDER CIFAR=FILE.npz
 	$(BIN)/python -m benchmarks.paper.uci $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_uci.json
 	$(BIN)/python -m benchmarks.paper.uci --recipe stabilized $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_uci_stabilized.json
 	$(BIN)/python -m benchmarks.paper.ablation --output benchmarks/results/paper_ablation.json
 	$(BIN)/python -m benchmarks.paper.grid moons --output benchmarks/results/paper_moons.json
 	$(BIN)/python -m benchmarks.paper.grid digits $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_digits.json
-	$(if $(CIFAR),$(BIN)/python -m benchmarks.paper.cifar --data $(CIFAR) $(CIFAR_OPTIONS) --output benchmarks/results/paper_cifar.json)
+	$(if $(CIFAR),$(BIN)/python -m benchmarks.paper.cifar --data $(CIFAR) --output benchmarks/results/paper_cifar.json)
 	$(BIN)/python -m benchmarks.paper.linked --small $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_linked.json
 	$(BIN)/python -m benchmarks.paper.linked_steps --output benchmarks/results/paper_linked_steps.json
 	$(BIN)/python -m benchmarks.paper.tickets $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_tickets.json

@@ -5,7 +5,7 @@
 #   benchmarks/gpu.sh --device cpu --quick    on any machine, to check that the stages run
 # Results, a log and the tests' tracebacks (failures.log) are written to $OUT, by default benchmarks/results, as soon
 # as they exist. A stage that fails does not stop the others; each is stopped after its limit. To measure the authors'
-# code too, set AUTHORS to a checkout of it.
+# code too, set AUTHORS to a checkout of it; to train on CIFAR-10, set CIFAR to its .npz and name the stage cifar.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -14,6 +14,7 @@ names=(info build smoke tests graphs large kernels operator bias linked sweep st
 declare -A limits=(
   [info]=30 [build]=200 [smoke]=60 [tests]=240 [graphs]=180 [large]=60 [kernels]=60 [operator]=240 [bias]=150
   [linked]=120 [sweep]=120 [steps]=240 [keys]=60 [memcheck]=90 [racecheck]=90 [initcheck]=90
+  [cifar]=580
 )
 
 device=cuda
@@ -25,7 +26,7 @@ while [ $# -gt 0 ]; do
     --quick) quick=(--quick) ;;
     *)
       if [ -z "${limits[$1]:-}" ]; then
-        echo "error: unknown argument $1: there are --device cuda|cpu, --quick and the stages ${names[*]}" >&2
+        echo "error: unknown argument $1: there are --device cuda|cpu, --quick and the stages ${names[*]} cifar" >&2
         exit 2
       fi
       stages+=("$1")
@@ -135,6 +136,16 @@ for name in "${stages[@]}"; do
       [ "$device" = cuda ] || size=(--units 256 --samples 2000)
       stage keys "$PYTHON" -m benchmarks.pruning_keys --device "$device" "${size[@]}" \
         --output "$OUT/${device}_pruning_keys.json"
+      ;;
+    cifar)
+      if [ -z "${CIFAR:-}" ]; then
+        skip cifar "CIFAR names no file"
+        continue
+      fi
+      size=()
+      [ "$device" = cuda ] || size=(--small --epochs 1 --width 8)
+      stage cifar "$PYTHON" -m benchmarks.paper.cifar_full --data "$CIFAR" --device "$device" "${size[@]}" \
+        --output "$OUT/${device}_cifar.json"
       ;;
     sweep)
       if [ "$device" = cuda ]; then

@@ -42,7 +42,7 @@ class Bottleneck(nn.Module):
         self.relu = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[N, inputs, H, W]`` to ``[N, 4 · channels, H / stride, W / stride]``, twice the channels if linked."""
+        """``[N, inputs, H, W]`` to ``[N, 4 · channels, H / stride, W / stride]``; linked, twice as many."""
         residual = self.residual(x)
         return self.relu(residual if self.skip is None else residual + self.skip(x))
 

@@ -62,7 +62,7 @@ def sweep(
         try:
             for future in as_completed(futures):
                 record["tasks"][futures[future]] = future.result()
-                record["remaining"] = len(tasks) - len(record["tasks"])
+                record["remaining"] = sum(name not in record["tasks"] for name in tasks)
                 write(output, record)
                 progress.advance(bar)
         except BaseException:

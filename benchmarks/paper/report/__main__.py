@@ -42,10 +42,7 @@ TABLES: dict[str, Mapping[str, Callable[[Record], str]]] = {
         "digits-summary": grid.summary_table,
     },
     "paper_ablation": ablation.TABLES,
-    "paper_cifar": {
-        "cifar-conditions": cifar.conditions,
-        "cifar-variants": cifar.variant_table,
-    },
+    "paper_cifar": cifar.TABLES,
     "paper_linked": {
         "linked-conditions": linked.conditions,
         "linked-variants": linked.variant_table,
@@ -98,7 +95,11 @@ DRAWINGS = {
         "paper_ablation": (ablation.draw_factors, "Test accuracy for every value of every hyperparameter"),
     },
     "paper_cifar": {
-        "paper_cifar_curves": (cifar.draw_curves, "Test accuracy over the epochs, CIFAR-10"),
+        "paper_cifar": (cifar.draw_accuracies, "Test accuracy of each technique, CIFAR-10"),
+        "paper_cifar_insides": (
+            cifar.draw_insides,
+            "Cosine between two images by layer over training, and gradients by layer",
+        ),
     },
     "paper_linked": {
         "paper_linked_accuracy": (
