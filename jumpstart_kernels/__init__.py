@@ -8,6 +8,7 @@ import importlib
 from typing import Any
 
 from jumpstart_kernels import functional, nn, schedules
+from jumpstart_kernels.initialization import looks_linear_
 from jumpstart_kernels.nn import *  # a layer for each activation
 from jumpstart_kernels.ops.backends import use_backend
 from jumpstart_kernels.penalties import (
@@ -35,6 +36,7 @@ __all__ = [
     "layer_extrema",
     "integrations",
     "link_relu",
+    "looks_linear_",
     "penalty",
     "penalty_by_layer",
     "replace_relu",
