@@ -158,7 +158,7 @@ def test_initializations_keep_the_scale(initialization):
     for layer in convolutions(model):
         layer.register_forward_hook(lambda module, inputs, output: seen.append(output.std().item()))
     model(x)
-    assert 0.4 < min(seen) and max(seen) < 2.5
+    assert min(seen) > 0.4 and max(seen) < 2.5
 
 
 def test_fixup_starts_at_the_skip_connections():
@@ -211,8 +211,9 @@ def test_a_diagnosis_leaves_the_network_as_it_was(images):
 @pytest.fixture
 def inline(monkeypatch, images):
     """The commands, on the made-up images and in this process."""
-    from benchmarks.paper import sweep
     from inline_pool import InlinePool
+
+    from benchmarks.paper import sweep
 
     monkeypatch.setattr(sweep, "ProcessPoolExecutor", InlinePool)
     for module in (cifar, cifar_full):
