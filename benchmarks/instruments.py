@@ -6,6 +6,7 @@ python -m benchmarks.instruments        (--epochs N)
 import argparse
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from jumpstart_kernels.pruning import PruneReport, permutation_prune
 
 FOLDER = Path(__file__).parent.parent / "docs" / "figures"
 LAM = 0.2
+EPOCHS_PER_COSINE = 5
 TOLERANCE = 0.1
 PLAIN, JUMPSTART = "plain", "Jumpstart"
 
@@ -48,6 +50,7 @@ def main() -> None:
         "point_status": (usage, plots.point_status_map),
         "extrema": (extrema, plots.extrema_strips),
         "penalty": (parts, plots.penalty_bars),
+        "cosines": (runs, partial(plots.sample_cosine_map, x="epoch")),
         "pruned": (pruned, plots.pruned_units),
     }
     for name, (sources, draw) in drawings.items():
@@ -56,10 +59,10 @@ def main() -> None:
     curves.savefig(arguments.folder / "instruments_curves.png", dpi=style.DPI)
 
 
-def train(model: torch.nn.Module, data: Data, epochs: int, lam: float) -> list[dict[str, float]]:
-    """Full-batch training; returns a record per epoch."""
+def train(model: torch.nn.Module, data: Data, epochs: int, lam: float) -> list[dict[str, Any]]:
+    """Full-batch training; returns a record per epoch, some with the cosines, after one of the start."""
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    records = []
+    records: list[dict[str, Any]] = [{"epoch": 0, "cosines": jk.sample_cosines(model, data.x_train)}]
     for epoch in range(epochs):
         train_step(model, optimizer, data.x_train, data.y_train, lam)
         model.eval()
@@ -67,6 +70,8 @@ def train(model: torch.nn.Module, data: Data, epochs: int, lam: float) -> list[d
             hits = accuracy(model(data.x_test).argmax(1), data.y_test)
         model.train()
         records.append({"epoch": epoch + 1, "test accuracy": hits})
+        if (epoch + 1) % EPOCHS_PER_COSINE == 0:
+            records[-1]["cosines"] = jk.sample_cosines(model, data.x_train)
     return records
 
 

@@ -20,6 +20,7 @@ from jumpstart_kernels.penalties import (
     penalty_by_layer,
 )
 from jumpstart_kernels.surgery import find_relu, link_relu, replace_relu, restore_relu
+from jumpstart_kernels.usage.cosines import sample_cosines
 from jumpstart_kernels.usage.watching import layer_extrema
 from jumpstart_kernels.version import __version__
 
@@ -43,6 +44,7 @@ __all__ = [
     "plots",
     "pruning",
     "restore_relu",
+    "sample_cosines",
     "schedules",
     "unit_usage",
     "use_backend",

@@ -21,7 +21,8 @@ def diagnose(model: nn.Sequential, x: Tensor, y: Tensor) -> Record:
 
     Returns:
         ``cosines``: mean cosine between two images by activation, of its input in ``eval()``;
-        ``gradients``: norm of the loss's gradient over that of the weights, by convolution;
+        ``gradients``: norm of the loss's gradient over that of the weights, by convolution, None for weights
+        that are all 0;
         ``rank``: effective rank of the inputs of the classifier.
     """
     names = [name for name, module in model.named_modules() if is_activation(module)]
@@ -33,10 +34,11 @@ def diagnose(model: nn.Sequential, x: Tensor, y: Tensor) -> Record:
     gradients = []
     for layer in convolutions(twin):
         assert layer.weight.grad is not None
-        gradients.append((layer.weight.grad.norm() / layer.weight.norm()).item())
+        weight = layer.weight.norm().item()
+        gradients.append(float(f"{layer.weight.grad.norm().item() / weight:.4g}") if weight else None)
     return {
         "cosines": [round(cosines[name], 4) for name in names],
-        "gradients": [float(f"{gradient:.4g}") for gradient in gradients],
+        "gradients": gradients,
         "rank": round(effective_rank(features.detach()), 3),
     }
 

@@ -51,6 +51,11 @@ def add_usage(commands: argparse._SubParsersAction) -> None:
         metavar="D",
         help="dimension of the units in plain ReLUs; default: inferred from the preceding layer",
     )
+    parser.add_argument(
+        "--cosines",
+        action="store_true",
+        help="also the mean cosine between samples by layer: near 1, all inputs are mapped to one direction",
+    )
     parser.set_defaults(run=usage)
 
 
@@ -70,6 +75,7 @@ def usage(arguments: argparse.Namespace) -> int:
             model,
             data.split(arguments.batch_size),
             unit_dim=arguments.unit_dim,
+            cosines=arguments.cosines,
             progress=sys.stderr.isatty(),
         ),
     )

@@ -29,7 +29,13 @@ except ImportError as error:
         "jumpstart_kernels.integrations.lightning needs Lightning: pip install jumpstart_kernels[lightning]"
     ) from error
 
-from jumpstart_kernels.integrations.observer import UsageObserver, as_schedule, check_interval, observe
+from jumpstart_kernels.integrations.observer import (
+    UsageObserver,
+    as_schedule,
+    check_interval,
+    logged,
+    observe,
+)
 from jumpstart_kernels.schedules import PenaltySchedule
 from jumpstart_kernels.usage.report import UsageReport
 
@@ -49,6 +55,8 @@ class JumpstartCallback(Callback):
         usage: whether to collect the usage in validation.
         layers: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
         unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
+        cosines: whether to also log the mean cosine between samples of each layer,
+            ``jumpstart/cosine/<layer>``, for which every pre-activation of the validation is read again.
         prefix: of the logged names.
 
     Attributes:
@@ -67,6 +75,7 @@ class JumpstartCallback(Callback):
         usage: bool = True,
         layers: Iterable[str] | None = None,
         unit_dim: int | str = "auto",
+        cosines: bool = False,
         prefix: str = "jumpstart/",
     ) -> None:
         super().__init__()
@@ -76,7 +85,7 @@ class JumpstartCallback(Callback):
         self.usage = usage
         self.prefix = prefix
         self.report: UsageReport | None = None
-        self._observer = UsageObserver(layers, unit_dim)
+        self._observer = UsageObserver(layers, unit_dim, cosines)
         self._optimizer_steps = 0
         self._stepped_epoch = -1
 
@@ -127,7 +136,7 @@ class JumpstartCallback(Callback):
             return
         self.report = report
         # The report already covers all processes.
-        pl_module.log_dict({f"{self.prefix}{name}": ratio for name, ratio in report.items()})
+        pl_module.log_dict({f"{self.prefix}{name}": value for name, value in logged(report).items()})
         if trainer.state.fn == "fit" and self.schedule is not None:
             observe(self.schedule, report)
 

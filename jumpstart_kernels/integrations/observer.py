@@ -2,15 +2,16 @@
 
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from jumpstart_kernels.schedules import ConstantPenalty, PenaltySchedule, StopWhenHealthy
+from jumpstart_kernels.usage.cosines import UsageWatch
 from jumpstart_kernels.usage.metric import UnitUsage
 from jumpstart_kernels.usage.report import UsageReport
-from jumpstart_kernels.usage.watching import LayerWatch
 
 INTERVALS = ("step", "epoch")
 
@@ -21,13 +22,16 @@ class UsageObserver:
     Args:
         layers: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
         unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
+        cosines: as of :class:`~jumpstart_kernels.UnitUsage`.
     """
 
-    def __init__(self, layers: Iterable[str] | None = None, unit_dim: int | str = "auto") -> None:
+    def __init__(
+        self, layers: Iterable[str] | None = None, unit_dim: int | str = "auto", cosines: bool = False
+    ) -> None:
         self._layers = layers if layers is None or isinstance(layers, str) else list(layers)
         self._unit_dim = unit_dim
-        self._metric = UnitUsage()
-        self._watch: LayerWatch | None = None
+        self._metric = UnitUsage(cosines=cosines)
+        self._watch: UsageWatch | None = None
         self._batches = 0  # that ended while watching
 
     def start(self, model: nn.Module) -> None:
@@ -38,7 +42,8 @@ class UsageObserver:
         def evaluating() -> bool:
             return not model.training
 
-        self._watch = LayerWatch(model, layers=self._layers, unit_dim=self._unit_dim, when=evaluating)
+        options: dict[str, Any] = {"layers": self._layers, "unit_dim": self._unit_dim}
+        self._watch = UsageWatch(model, when=evaluating, cosines=self._metric.cosines, **options)
         self._watch.start()
         parameter = next(model.parameters(), None)
         if parameter is not None:
@@ -61,10 +66,10 @@ class UsageObserver:
         if self._watch is None:
             return
         self._batches += 1
-        extrema = self._watch.take()
+        extrema, cosines = self._watch.take()
         if extrema:
             self._metric.to(next(iter(extrema.values())).unit_max.device)
-            self._metric.update(extrema)
+            self._metric.update(extrema, cosines)
 
     def report(self) -> UsageReport | None:
         """The report over all batches since the last one, and all processes; None without a batch.
@@ -103,6 +108,11 @@ class UsageObserver:
         self._metric.reset()
         self._batches = 0
         return report
+
+
+def logged(report: UsageReport) -> dict[str, float]:
+    """The ratios by name, and the cosine of each layer, if the report has them, as ``cosine/<layer>``."""
+    return {**report, **{f"cosine/{layer}": cosine for layer, cosine in report.cosines.items()}}
 
 
 def as_schedule(weight: float | PenaltySchedule) -> PenaltySchedule:

@@ -56,7 +56,8 @@ class UsageWriter:
         Args:
             usage: from :func:`~jumpstart_kernels.unit_usage` or ``UnitUsage.report()``.
             step: the global step.
-            by_layer: whether to add each layer's fractions of dead and linear units.
+            by_layer: whether to add each layer's fractions of dead and linear units, and its mean cosine
+                between samples if the report has it.
             figures: whether to add the maps of units and points, which need matplotlib.
 
         Raises:
@@ -72,6 +73,8 @@ class UsageWriter:
                     continue
                 self._scalar(f"unit_dead_ratio/{name}", layer.dead / layer.units, step)
                 self._scalar(f"unit_linear_ratio/{name}", layer.linear / layer.units, step)
+            for name, cosine in usage.cosines.items():
+                self._scalar(f"cosine/{name}", cosine, step)
         if figures:
             for name, draw in (("units", unit_status_map), ("points", point_status_map)):
                 figure: Any = draw(usage).figure

@@ -21,7 +21,13 @@ except ImportError as error:
 
 import torch
 
-from jumpstart_kernels.integrations.observer import UsageObserver, as_schedule, check_interval, observe
+from jumpstart_kernels.integrations.observer import (
+    UsageObserver,
+    as_schedule,
+    check_interval,
+    logged,
+    observe,
+)
 from jumpstart_kernels.penalties.reduction import penalty
 from jumpstart_kernels.schedules import PenaltySchedule
 from jumpstart_kernels.usage.report import UsageReport
@@ -45,6 +51,8 @@ class JumpstartCallback(TrainerCallback):
             where the number of forwards varies from batch to batch.
         layers: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
         unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
+        cosines: whether to also add the mean cosine between samples of each layer,
+            ``eval_cosine/<layer>``, for which every pre-activation of the evaluation is read again.
         **penalty_options: options of :func:`~jumpstart_kernels.penalty` in the trainer's loss.
 
     Attributes:
@@ -63,6 +71,7 @@ class JumpstartCallback(TrainerCallback):
         usage: bool = True,
         layers: Iterable[str] | None = None,
         unit_dim: int | str = "auto",
+        cosines: bool = False,
         **penalty_options: Any,
     ) -> None:
         check_interval(interval)
@@ -71,7 +80,7 @@ class JumpstartCallback(TrainerCallback):
         self.usage = usage
         self.penalty_options = penalty_options
         self.report: UsageReport | None = None
-        self._observer = UsageObserver(layers, unit_dim)
+        self._observer = UsageObserver(layers, unit_dim, cosines)
         self._training = False
         self._stepped_epoch = -1
         self._observed: UsageReport | None = None
@@ -94,7 +103,7 @@ class JumpstartCallback(TrainerCallback):
         self.report = report
         runtime = next((name for name in metrics if name.endswith("_runtime")), "eval_runtime")
         prefix = runtime.removesuffix("runtime")
-        metrics.update({f"{prefix}{name}": ratio for name, ratio in report.items()})
+        metrics.update({f"{prefix}{name}": value for name, value in logged(report).items()})
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._training = True

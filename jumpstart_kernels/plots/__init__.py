@@ -7,6 +7,7 @@ matplotlib's settings.
 """
 
 from jumpstart_kernels.plots.bars import penalty_bars
+from jumpstart_kernels.plots.cosines import sample_cosine_map
 from jumpstart_kernels.plots.curves import learning_curves
 from jumpstart_kernels.plots.maps import point_status_map, unit_status_map
 from jumpstart_kernels.plots.overview import overview
@@ -21,6 +22,7 @@ __all__ = [
     "penalty_bars",
     "point_status_map",
     "pruned_units",
+    "sample_cosine_map",
     "unit_status_map",
     "usage_page",
 ]

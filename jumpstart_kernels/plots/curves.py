@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jumpstart_kernels.plots import style
+from jumpstart_kernels.plots import sources, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,11 +38,7 @@ def learning_curves(
     """
     named = dict(runs) if isinstance(runs, Mapping) else {"": runs}
     for records in named.values():
-        if isinstance(records, str) or not isinstance(records, Sequence):
-            raise TypeError(f"runs must be lists of records, got {type(records).__name__}")
-        for record in records:
-            if not isinstance(record, Mapping):
-                raise TypeError(f"runs must be lists of mappings, got one of {type(record).__name__}")
+        sources.check_records("runs must be lists", records)
     quantities = [y] if isinstance(y, str) else list(y)
     if not quantities:
         raise ValueError("y must name at least one metric, got none")

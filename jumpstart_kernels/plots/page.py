@@ -12,7 +12,7 @@ from jumpstart_kernels.plots import sources, style
 from jumpstart_kernels.plots.bars import penalty_bars
 from jumpstart_kernels.plots.maps import point_status_map, unit_status_map
 from jumpstart_kernels.plots.strips import extrema_strips
-from jumpstart_kernels.usage.report import UsageReport
+from jumpstart_kernels.usage.report import UsageReport, shown_cosine
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,8 +115,13 @@ def _lines(
         yield "</div>"
 
     yield "<h2>Layer by layer</h2>"
-    header = ("layer", "units", "dead", "linear", "nonlinear", "points", "dead", "linear", "nonlinear")
-    yield from _table(header, [(name, *(f"{n:,}" for n in layer)) for name, layer in usage.layers.items()])
+    statuses = ("dead", "linear", "nonlinear")
+    header: tuple[str, ...] = ("layer", "units", *statuses, "points", *statuses)
+    rows = [(name, *(f"{n:,}" for n in layer)) for name, layer in usage.layers.items()]
+    if usage.cosines:
+        header = (*header, "cosine between samples")
+        rows = [(*row, shown_cosine(usage.cosines[row[0]])) for row in rows]
+    yield from _table(header, rows)
     yield "</body>\n</html>"
 
 

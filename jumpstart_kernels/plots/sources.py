@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -85,6 +85,15 @@ def check_extrema(extrema: object) -> None:
         raise TypeError(f"extrema must be extrema by layer, got {type(extrema).__name__}")
     if not extrema:
         raise ValueError("extrema must have a layer, got none")
+
+
+def check_records(rule: str, records: object) -> None:
+    """Raise for anything but a list of mappings."""
+    if isinstance(records, str) or not isinstance(records, Sequence):
+        raise TypeError(f"{rule} of records, got {type(records).__name__}")
+    for record in records:
+        if not isinstance(record, Mapping):
+            raise TypeError(f"{rule} of mappings, got one of {type(record).__name__}")
 
 
 def extrema_of(source: object, of: str) -> dict[str, tuple[Tensor, Tensor]]:

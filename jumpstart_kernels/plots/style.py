@@ -28,6 +28,7 @@ PRUNED = {  # the units of a layer in a PruneReport, from dark to light but for 
     "merged_count": ("merged", SKY),
     "passed_on": ("gone with their layer", ORANGE),
 }
+COSINES = "cividis"  # a sequential map made for all kinds of colour vision, dark to light
 # Lines differ in their dashes too.
 LINES: tuple[dict[str, Any], ...] = (
     {"color": BLUE, "linestyle": "-"},

@@ -1,7 +1,8 @@
 """Calling a model with the batches that loaders yield."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from itertools import chain
 from typing import Any
 
@@ -43,3 +44,12 @@ def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
         value = torch.as_tensor(numpy.ascontiguousarray(value, dtype=native))  # strides that torch supports
         value = value.to(dtype) if value.is_floating_point() else value
     return value.to(device) if isinstance(value, Tensor) else value
+
+
+def track(loader: Iterable[Any], description: str) -> Iterable[Any]:
+    """The batches of a loader, with a progress bar if ``rich`` is installed."""
+    if find_spec("rich") is None:
+        return loader
+    from rich import progress
+
+    return progress.track(loader, description=description)

@@ -1,10 +1,8 @@
 """Which units and data points are dead, linear or nonlinear, over a data set."""
 
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,7 +16,8 @@ except ImportError as error:
     raise ImportError("UnitUsage and unit_usage need torchmetrics: pip install torchmetrics") from error
 
 from jumpstart_kernels.nn.activation import LayerExtrema
-from jumpstart_kernels.usage.batches import call_with_batch
+from jumpstart_kernels.usage.batches import call_with_batch, track
+from jumpstart_kernels.usage.cosines import SampleCosine, UsageWatch, check_cosines, mean_over_batches
 from jumpstart_kernels.usage.report import (
     UNMATCHED,
     LayerUsage,
@@ -27,7 +26,8 @@ from jumpstart_kernels.usage.report import (
     status_of,
     usage_ratios,
 )
-from jumpstart_kernels.usage.watching import LayerWatch, evaluating, uncompiled
+from jumpstart_kernels.usage.updates import join, point_statuses, units_of
+from jumpstart_kernels.usage.watching import evaluating, uncompiled
 
 
 class UnitUsage(Metric):
@@ -60,6 +60,9 @@ class UnitUsage(Metric):
     It synchronizes across processes like any torchmetrics metric; each process must have seen a batch.
 
     Args:
+        cosines: whether :meth:`report` also has the mean cosine between samples by layer, over the pairs
+            within each batch (:func:`~jumpstart_kernels.sample_cosines`), for which every pre-activation is
+            read again.
         **options: those of ``torchmetrics.Metric``.
     """
 
@@ -71,14 +74,20 @@ class UnitUsage(Metric):
     unit_min: Tensor
     point_status: list[Tensor]  # int8 [points, layers] of each update
     unmatched_points: Tensor  # int64 [layers, 3], counts that do not fit in point_status
+    cosine_means: list[Tensor]  # [1, layers] of each update
+    cosine_pairs: list[Tensor]  # int64 [1, layers] of each update
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, cosines: bool = False, **options: Any) -> None:
         super().__init__(**options)
+        self.cosines = cosines
         # The defaults have size 1 to broadcast against the units and layers of the first update.
         self.add_state("unit_max", torch.tensor([-torch.inf]), dist_reduce_fx="max")
         self.add_state("unit_min", torch.tensor([torch.inf]), dist_reduce_fx="min")
         self.add_state("point_status", [], dist_reduce_fx="cat")
         self.add_state("unmatched_points", torch.zeros((1, 3), dtype=torch.int64), dist_reduce_fx="sum")
+        if cosines:
+            self.add_state("cosine_means", [], dist_reduce_fx="cat")
+            self.add_state("cosine_pairs", [], dist_reduce_fx="cat")
         self._units: dict[str, int] | None = None  # of each layer, in the order of the first update
 
     @contextmanager
@@ -102,7 +111,8 @@ class UnitUsage(Metric):
             ValueError: there is no such layer, or no layer at all.
         """
         depth = 0  # of forwards of the model within one another
-        watch = LayerWatch(model, layers=layers, unit_dim=unit_dim, when=lambda: depth > 0)
+        options: dict[str, Any] = {"layers": layers, "unit_dim": unit_dim, "cosines": self.cosines}
+        watch = UsageWatch(model, when=lambda: depth > 0, **options)
 
         def enter(*_: Any) -> None:
             nonlocal depth
@@ -110,7 +120,7 @@ class UnitUsage(Metric):
 
         def complete(*_: Any) -> None:
             if depth == 1:
-                self.update(watch.take())
+                self.update(*watch.take())
 
         def leave(*_: Any) -> None:
             nonlocal depth
@@ -125,31 +135,29 @@ class UnitUsage(Metric):
             stack.callback(model.register_forward_hook(leave, always_call=True).remove)
             yield
 
-    def update(self, extrema: Mapping[str, LayerExtrema]) -> None:
+    def update(
+        self, extrema: Mapping[str, LayerExtrema], cosines: Mapping[str, SampleCosine] | None = None
+    ) -> None:
         """Add one batch: the extrema of each layer by its name, in the order of the layers.
 
-        Raises:
-            ValueError: there are no layers, or the layers or units differ from the first update.
-        """
-        units = self._check_layers(_units_of(extrema))
-        layers = [extrema[name] for name in units]
-        points = [layer.per_sample() for layer in layers]
-        maxima, minima = (_join(side, self.device) for side in zip(*points, strict=True))
-        counts = [len(maxima) for maxima, _ in points]
-        samples = Counter(counts).most_common(1)[0][0]
-        columns = list(status_of(maxima, minima).split(counts))
-        unmatched = torch.zeros((len(layers), 3), dtype=torch.int64, device=self.device)
-        for i, column in enumerate(columns):
-            if len(column) != samples:
-                unmatched[i] = count_statuses(column[:, None])[0]
-                columns[i] = column.new_full((samples,), UNMATCHED)
+        With ``cosines=True`` also the cosines of the layers.
 
-        unit_max = _join([layer.unit_max for layer in layers], self.device)
-        unit_min = _join([layer.unit_min for layer in layers], self.device)
+        Raises:
+            ValueError: there are no layers, the layers or units differ from the first update, or a layer has
+                no cosine.
+        """
+        units = self._check(extrema, cosines)
+        layers = [extrema[name] for name in units]
+        status, unmatched = point_statuses(layers, self.device)
+        unit_max = join([layer.unit_max for layer in layers], self.device)
+        unit_min = join([layer.unit_min for layer in layers], self.device)
         self.unit_max = torch.maximum(self.unit_max, unit_max)
         self.unit_min = torch.minimum(self.unit_min, unit_min)
-        self.point_status.append(torch.stack(columns, 1))
+        self.point_status.append(status)
         self.unmatched_points = self.unmatched_points + unmatched
+        if cosines is not None:
+            for state, side in ((self.cosine_means, 0), (self.cosine_pairs, 1)):
+                state.append(join([cosines[name][side][None] for name in units], self.device)[None])
         self._units = units
 
     def compute(self) -> dict[str, Tensor]:
@@ -167,21 +175,32 @@ class UnitUsage(Metric):
         super().reset()
         self._units = None
 
-    def forward(self, extrema: Mapping[str, LayerExtrema]) -> dict[str, Tensor]:
+    def forward(
+        self, extrema: Mapping[str, LayerExtrema], cosines: Mapping[str, SampleCosine] | None = None
+    ) -> dict[str, Tensor]:
         """Add one batch, as ``update`` does; returns the ratios of this batch alone."""
-        self._check_layers(_units_of(extrema))  # before the reset inside forgets them
-        return super().forward(extrema)
+        self._check(extrema, cosines)  # before the reset inside forgets the layers
+        return super().forward(extrema, cosines)
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add the data of another ``UnitUsage``. Raises ValueError if it has seen other layers."""
+        """Add the data of another ``UnitUsage``. Raises ValueError if it has other layers or ``cosines``."""
         if not isinstance(incoming_state, UnitUsage):
             raise TypeError(f"incoming_state must be a UnitUsage, got {type(incoming_state).__name__}")
+        if incoming_state.cosines != self.cosines:
+            raise ValueError(f"incoming_state must have cosines={self.cosines}, as this UnitUsage has")
         if incoming_state._units is None:
             return
         self._units = self._check_layers(incoming_state._units)
         super().merge_state(incoming_state)
         self._update_count += incoming_state._update_count
         self._computed = None
+
+    def _check(
+        self, extrema: Mapping[str, LayerExtrema], cosines: Mapping[str, SampleCosine] | None
+    ) -> dict[str, int]:
+        units = self._check_layers(units_of(extrema))
+        check_cosines(self.cosines, extrema, cosines)
+        return units
 
     def _check_layers(self, units: dict[str, int]) -> dict[str, int]:
         if self._units is not None and self._units != units:
@@ -196,7 +215,7 @@ class UnitUsage(Metric):
         self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None
     ) -> None:
         # Processes with different layers would exchange mismatched shapes, or deadlock.
-        layers = torch.tensor([zlib.crc32(repr(self._units).encode())], device=self.device)
+        layers = torch.tensor([zlib.crc32(repr((self._units, self.cosines)).encode())], device=self.device)
         gathered = torch.cat(dist_sync_fn(layers, group=process_group or self.process_group))
         if (gathered != layers).any():
             raise RuntimeError("every process must have seen a batch, and the same layers in the same order")
@@ -223,8 +242,12 @@ class UnitUsage(Metric):
         nan_units = int(self.unit_max.isnan().sum())
         ratios = usage_ratios(unit_status, point_status)
         unit_max, unit_min = (self._by_layer(side.cpu()) for side in (self.unit_max, self.unit_min))
+        cosines = {}
+        if self.cosines:
+            states = (dim_zero_cat(self.cosine_means), dim_zero_cat(self.cosine_pairs))
+            cosines = dict(zip(layers, mean_over_batches(*states), strict=True))
         return UsageReport(
-            ratios, layers, by_layer, point_status, point_layers, nan_units, unit_max, unit_min
+            ratios, layers, by_layer, point_status, point_layers, nan_units, unit_max, unit_min, cosines
         )
 
     def _by_layer(self, units: Tensor) -> dict[str, Tensor]:
@@ -239,6 +262,7 @@ def unit_usage(
     *,
     layers: Iterable[str] | None = None,
     unit_dim: int | str = "auto",
+    cosines: bool = False,
     progress: bool = False,
 ) -> UsageReport:
     """Run ``model`` over ``loader`` in ``eval()`` without grad and report dead, linear and nonlinear units.
@@ -254,6 +278,7 @@ def unit_usage(
             first parameter. For other batches write your own loop inside :meth:`UnitUsage.watch`.
         layers: as in :meth:`UnitUsage.watch`.
         unit_dim: as in :meth:`UnitUsage.watch`.
+        cosines: as of :class:`UnitUsage`.
         progress: whether to show a progress bar, if ``rich`` is installed.
 
     Raises:
@@ -261,35 +286,11 @@ def unit_usage(
         ValueError: the loader is empty; and the errors of :meth:`UnitUsage.watch`.
     """
     model = uncompiled(model)
-    metric = UnitUsage()
+    metric = UnitUsage(cosines=cosines)
     with metric.watch(model, layers=layers, unit_dim=unit_dim), evaluating(model) as device:
         metric.to(device)
-        for batch in _track(loader) if progress else loader:
+        for batch in track(loader, "unit usage") if progress else loader:
             call_with_batch(model, batch, device, "a batch of loader")
     if not metric.update_called:
         raise ValueError("loader must yield at least one batch, got none")
     return metric.report()
-
-
-def _units_of(extrema: Mapping[str, LayerExtrema]) -> dict[str, int]:
-    if not extrema:
-        raise ValueError(
-            "extrema must have a layer, got none: no watched layer ran in this forward, or none on a tensor "
-            "of two dimensions or more. If the model is compiled, watch it before its first call, or watch "
-            "the model that it wraps"
-        )
-    return {name: len(layer.unit_max) for name, layer in extrema.items()}
-
-
-def _join(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
-    """Concatenated on the first tensor's device, so that only one transfer to ``device`` is needed."""
-    first, *others = tensors
-    return torch.cat([first, *(tensor.to(first.device) for tensor in others)]).to(device)
-
-
-def _track(loader: Iterable[Any]) -> Iterable[Any]:
-    if find_spec("rich") is None:
-        return loader
-    from rich.progress import track
-
-    return track(loader, description="unit usage")

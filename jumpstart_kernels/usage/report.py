@@ -1,7 +1,8 @@
 """The report of :class:`~jumpstart_kernels.UnitUsage`: ratios by name, and the tables behind them."""
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -46,6 +47,8 @@ class UsageReport(Mapping[str, float]):
     """``[C]`` of each layer: the largest pre-activation of each unit, on the CPU."""
     unit_min: dict[str, Tensor]
     """Likewise the smallest."""
+    cosines: dict[str, float] = field(default_factory=dict)
+    """The mean cosine between samples of each layer; empty unless asked for with ``cosines=True``."""
 
     def __getitem__(self, name: str) -> float:
         return self.ratios[name]
@@ -61,6 +64,9 @@ class UsageReport(Mapping[str, float]):
         rows += [("layer", *("count", "dead", "linear", "nonlinear") * 2)]
         for name, layer in [*self.layers.items(), ("total", self._total())]:
             rows.append((name, *_shares(*layer[:4]), *_shares(*layer[4:])))
+        if self.cosines:
+            column = ["samples", "cosine", *map(shown_cosine, self.cosines.values()), ""]
+            rows = [(*row, cell) for row, cell in zip(rows, column, strict=True)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = []
         for name, *cells in rows:
@@ -117,6 +123,11 @@ def usage_ratios(unit_status: Tensor, point_status: Tensor) -> dict[str, float]:
         "nonlinearity_ratio": _mean(nonlinear),
         "point_efficiency": 1 - _mean(lost) / max(layers, 1),
     }
+
+
+def shown_cosine(cosine: float) -> str:
+    """A cosine in three digits; a dash for NaN."""
+    return "-" if math.isnan(cosine) else f"{cosine:.3f}"
 
 
 def _mean(values: Tensor) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,11 @@ from jumpstart_kernels.nn.recording import check_module
 from jumpstart_kernels.surgery import check_unit_dim, find_unit_dims
 from jumpstart_kernels.usage.batches import call_with_batch
 
+Seen = TypeVar("Seen")
 
-class LayerWatch:
-    """Collects the extrema of every call of a model's layers until they are taken.
 
-    >>> with LayerWatch(model) as watch:
-    ...     model(x)
-    ...     extrema = watch.take()
+class Watch(Generic[Seen]):
+    """Collects something of every call of a model's layers until it is taken.
 
     A layer called twice between two ``take()`` is two layers, ``"relu"`` and ``"relu#2"``. In eager code
     forwards recomputed by checkpointing are left out.
@@ -62,10 +60,10 @@ class LayerWatch:
         self._without_units: set[str] = set()
         self._when = when
         self._calls: Counter[str] = Counter()
-        self._extrema: dict[str, LayerExtrema] = {}
+        self._seen: dict[str, Seen] = {}
         self._detach: list[Callable[[], None]] = []
 
-    def __enter__(self) -> "LayerWatch":
+    def __enter__(self) -> "Watch[Seen]":
         self.start()
         return self
 
@@ -84,30 +82,22 @@ class LayerWatch:
             self._detach.pop()()
         self.take()
 
-    def take(self) -> dict[str, LayerExtrema]:
-        """The extrema by layer since the last ``take()``, in the order of the calls."""
-        extrema, self._extrema = self._extrema, {}
+    def take(self) -> dict[str, Seen]:
+        """What was collected since the last ``take()``, by layer, in the order of the calls."""
+        seen, self._seen = self._seen, {}
         self._calls.clear()
-        return extrema
+        return seen
 
     def _collecting(self) -> bool:
         return self._when() and not records.recomputing()
 
-    def _add(self, name: str, extrema: LayerExtrema) -> None:
+    def _add(self, name: str, seen: Seen) -> None:
         self._calls[name] += 1
         calls = self._calls[name]
-        self._extrema[name if calls == 1 else f"{name}#{calls}"] = extrema
+        self._seen[name if calls == 1 else f"{name}#{calls}"] = seen
 
     def _attach(self, name: str, module: nn.Module) -> Callable[[], None]:
         """Observe every forward of a layer; returns the function that ends it."""
-        if isinstance(module, JumpstartActivation):
-
-            def observe(extrema: LayerExtrema) -> None:
-                if self._collecting():
-                    self._add(name, extrema)
-
-            module._watchers.append(observe)
-            return partial(module._watchers.remove, observe)
 
         def observe_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if not self._collecting():
@@ -117,19 +107,46 @@ class LayerWatch:
                 self._leave_out(name, x)
                 return
             try:
-                x, unit_dim = as_batch(x, self._unit_dims[name], "sample", self._derived)
                 with torch.no_grad():
-                    statistics = jumpstart_stats(x, unit_dim=unit_dim)
+                    seen = self._see(name, module, x)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"layer {name!r}: {error}") from error
-            self._add(name, LayerExtrema(*statistics[1:]))
+            self._add(name, seen)
 
         return module.register_forward_pre_hook(observe_input, with_kwargs=True).remove
+
+    def _see(self, name: str, module: nn.Module, x: Tensor) -> Seen:
+        """What to collect of an input of two dimensions or more."""
+        raise NotImplementedError
 
     def _leave_out(self, name: str, x: Tensor) -> None:
         if name not in self._without_units:
             self._without_units.add(name)
             warn_of_no_units(f"the layer {name!r}", x.dim(), "it is not watched there")
+
+
+class LayerWatch(Watch[LayerExtrema]):
+    """Collects the extrema of every call of a model's layers until they are taken; see :class:`Watch`.
+
+    >>> with LayerWatch(model) as watch:
+    ...     model(x)
+    ...     extrema = watch.take()
+    """
+
+    def _attach(self, name: str, module: nn.Module) -> Callable[[], None]:
+        if not isinstance(module, JumpstartActivation):
+            return super()._attach(name, module)
+
+        def observe(extrema: LayerExtrema) -> None:
+            if self._collecting():
+                self._add(name, extrema)
+
+        module._watchers.append(observe)
+        return partial(module._watchers.remove, observe)
+
+    def _see(self, name: str, module: nn.Module, x: Tensor) -> LayerExtrema:
+        x, unit_dim = as_batch(x, self._unit_dims[name], "sample", self._derived)
+        return LayerExtrema(*jumpstart_stats(x, unit_dim=unit_dim)[1:])
 
 
 def layer_extrema(

@@ -61,6 +61,21 @@ def test_usage_writes_a_page_that_needs_nothing_else(models, capsys):
     assert page.cells[-18:] == [cell for row in rows for cell in row]
 
 
+def test_usage_prints_and_writes_cosines(models, capsys):
+    pytest.importorskip("matplotlib", reason="the page has pictures of matplotlib")
+    torch.save(torch.randn(20, 13), "x.pt")
+    torch.manual_seed(0)
+    arguments = ["usage", "--model", f"{models}:plain", "--data", "x.pt", "--output", "page.html"]
+    status, out, err = run(capsys, *arguments, "--cosines")
+    assert (status, err) == (0, "")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(13, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU())
+    report = unit_usage(model, [torch.load("x.pt")], cosines=True)
+    assert out.startswith(f"{report}\n") and "cosine" in str(report)
+    cells = Page(Path("page.html").read_text(encoding="utf-8")).cells
+    assert cells[-11::10] == [f"{cosine:.3f}" for cosine in report.cosines.values()]
+
+
 @pytest.mark.parametrize(("name", "start"), [("units.png", b"\x89PNG"), ("units.svg", b"<?xml")])
 def test_usage_writes_a_picture(models, capsys, name, start):
     pytest.importorskip("matplotlib", reason="the picture is drawn with matplotlib")

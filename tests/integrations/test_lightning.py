@@ -97,6 +97,19 @@ def test_validation_gives_the_usage(tmp_path):
     assert len(layers) == 2 and not any(layer._watchers for layer in layers)
 
 
+def test_validation_logs_the_cosines_if_asked_to(tmp_path):
+    schedule = ConstantPenalty(0.5)
+    module, callback = Classifier(schedule), JumpstartCallback(schedule, cosines=True)
+    trainer = fit(module, callback, tmp_path)
+    expected = jk.unit_usage(module.model, DataLoader(DATA, 8), cosines=True).cosines
+    found = {
+        name.removeprefix("jumpstart/cosine/model."): value.item()
+        for name, value in trainer.callback_metrics.items()
+        if "cosine" in name
+    }
+    assert found == pytest.approx(expected, abs=1e-6) and list(expected) == ["1", "3"]
+
+
 def test_accumulated_batches_are_one_step(tmp_path):
     schedule = LinearPenalty(0.6, total_steps=6)
     module = Classifier(schedule)

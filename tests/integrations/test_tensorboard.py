@@ -49,6 +49,17 @@ def test_usage_by_name_and_layer(tmp_path):
     assert not found
 
 
+def test_cosines_by_layer_if_the_report_has_them(tmp_path):
+    report = jk.unit_usage(make_model(), [X], cosines=True)
+    with UsageWriter(tmp_path) as writer:
+        writer.add_usage(report, 3)
+        writer.add_usage(report, 4, by_layer=False)
+    found = {name: values for name, values in scalars(read(tmp_path)).items() if "cosine" in name}
+    assert found == {
+        f"jumpstart/cosine/{name}": [(3, pytest.approx(cosine))] for name, cosine in report.cosines.items()
+    }
+
+
 def test_figures(tmp_path):
     pytest.importorskip("matplotlib", reason="the maps are drawn with matplotlib")
     with UsageWriter(tmp_path) as writer:

@@ -135,6 +135,16 @@ def test_evaluations_have_the_usage(tmp_path):
     )
 
 
+def test_evaluations_have_the_cosines_if_asked_to(tmp_path):
+    callback = JumpstartCallback(ConstantPenalty(0.5), cosines=True)
+    trainer = make_trainer(tmp_path, callback)
+    metrics = trainer.evaluate()
+    expected = jk.unit_usage(trainer.model.layers, X.split(8), cosines=True).cosines
+    found = {name.removeprefix("eval_cosine/layers."): v for name, v in metrics.items() if "cosine" in name}
+    assert found == pytest.approx(expected, abs=1e-6) and list(expected) == ["1", "3"]
+    assert logged(trainer, "eval_cosine/layers.1") == [found["1"]]
+
+
 def test_the_loss_of_an_evaluation_is_plain(tmp_path):
     trainer = make_trainer(tmp_path, JumpstartCallback(100.0), per_device_eval_batch_size=24)
     expected = cross_entropy(trainer.model.layers(X), Y).item()

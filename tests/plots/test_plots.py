@@ -40,6 +40,7 @@ def drawings():
     report, batch = jk.unit_usage(model, [X]), jk.layer_extrema(model, X)
     parts = jk.penalty_by_layer(batch)
     records = [{"epoch": i, "loss": 1 / (i + 1)} for i in range(3)]
+    cosines = [{"step": i, "cosines": jk.sample_cosines(model, X)} for i in range(3)]
     return {
         "unit_status_map": lambda **own: jk.plots.unit_status_map(report, **own),
         "point_status_map": lambda **own: jk.plots.point_status_map(report, **own),
@@ -47,6 +48,7 @@ def drawings():
         "points": lambda **own: jk.plots.extrema_strips(batch, of="points", **own),
         "penalty_bars": lambda **own: jk.plots.penalty_bars(parts, **own),
         "pruned_units": lambda **own: jk.plots.pruned_units(pruned_report(), **own),
+        "sample_cosine_map": lambda **own: jk.plots.sample_cosine_map(cosines, **own),
         "learning_curves": lambda **own: jk.plots.learning_curves(records, y="loss", **own),
     }
 

@@ -1,5 +1,7 @@
 """The usage metrics by definition, and models and inputs shared by their tests."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -51,6 +53,18 @@ def definition(inputs: list[Tensor]) -> dict[str, float]:
     ]
     values += [pairs.count(status) / len(pairs) for status in (-1, 0, 1)]
     return dict(zip(NAMES, [*values, sum(left) / len(pairs)], strict=True))
+
+
+def cosine_definition(x: Tensor) -> float:
+    """Pair by pair in float64; samples are dimension 0."""
+    vectors = [sample.flatten().double() for sample in x.detach()]
+    cosines = []
+    for i, a in enumerate(vectors):
+        for j, b in enumerate(vectors):
+            norms = float(a.norm() * b.norm())
+            if i != j:
+                cosines.append(float(a @ b) / norms if norms else 0.0)
+    return sum(cosines) / len(cosines) if cosines else math.nan
 
 
 def mixed(*shape: int, seed: int = 0) -> Tensor:

@@ -177,7 +177,7 @@ def draw_insides(record: Record) -> "Figure":
             }
             for each in run["diagnoses"]
         ]
-        jk.plots.sample_cosine_map(cosines, ax=above, colorbar=column == len(runs) - 1)
+        jk.plots.sample_cosine_map(cosines, ax=above, legend=column == len(runs) - 1)
         above.set_title(f"{technique.title},\n{OPTIMIZERS[technique.optimizer]}", fontsize=9)
         for which, style in ((0, "-"), (-1, "--")):
             values = run["diagnoses"][which]["gradients"]

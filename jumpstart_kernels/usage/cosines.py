@@ -1,0 +1,189 @@
+"""The mean cosine between samples: whether a layer's input still tells them apart.
+
+In a deep plain network no unit need be dead for all inputs to be mapped to nearly one direction: Jakub, Nica,
+*Depth Degeneracy in Neural Networks: Vanishing Angles in Fully Connected ReLU Networks on Initialization*,
+arXiv 2302.09712.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from jumpstart_kernels.functional.checks import check_input
+from jumpstart_kernels.nn.activation import JumpstartActivation, LayerExtrema, as_batch
+from jumpstart_kernels.ops.layout import along_units
+from jumpstart_kernels.usage.batches import call_with_batch
+from jumpstart_kernels.usage.watching import LayerWatch, Watch, evaluating, uncompiled
+
+
+class SampleCosine(NamedTuple):
+    """The mean cosine between the samples of one forward of one layer, and over how many pairs; 0-dim."""
+
+    mean: Tensor
+    """float32, float64 for float64; NaN without a pair."""
+    pairs: Tensor
+    """int64, ordered: N(N − 1)."""
+
+
+class CosineWatch(Watch[SampleCosine]):
+    """Collects the mean cosine between samples at every call of a model's layers until it is taken.
+
+    Args:
+        model: as in :class:`~jumpstart_kernels.usage.watching.Watch`, like ``layers`` and ``when``.
+        unit_dim: likewise; it only decides whether an input is a batch.
+        warn: whether to warn of inputs without units, which are left out.
+    """
+
+    def __init__(self, model: nn.Module, *, warn: bool = True, **options: Any) -> None:
+        super().__init__(model, **options)
+        self._warn = warn
+
+    def _see(self, name: str, module: nn.Module, x: Tensor) -> SampleCosine:
+        points = "sample"
+        if isinstance(module, JumpstartActivation):
+            link, points = module._bias_link, module.points
+            bias = None if link is None else link.bias_for(x)
+            if bias is not None:
+                x = x + along_units(bias, x.dim(), module.unit_dim % x.dim())
+            x, unit_dim = as_batch(x, module.unit_dim, points, module._derived)
+        else:
+            x, unit_dim = as_batch(x, self._unit_dims[name], points, self._derived)
+        # Where the units come first, with points="position", the samples come next.
+        samples = 1 if check_input(x, unit_dim, points == "position") == 0 else 0
+        return sample_cosine(x.detach(), samples)
+
+    def _leave_out(self, name: str, x: Tensor) -> None:
+        if self._warn:
+            super()._leave_out(name, x)
+
+
+class UsageWatch:
+    """Collects what a ``UnitUsage`` is updated with; started and stopped like a ``Watch``.
+
+    >>> with UsageWatch(model, cosines=True) as watch:
+    ...     model(x)
+    ...     metric.update(*watch.take())
+
+    Args:
+        model: as in :class:`~jumpstart_kernels.usage.watching.Watch`, like the other options.
+        cosines: whether to collect the cosines, too.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        layers: Iterable[str] | None = None,
+        unit_dim: int | str = "auto",
+        when: Callable[[], bool] = lambda: True,
+        cosines: bool = False,
+    ) -> None:
+        layers = layers if layers is None or isinstance(layers, str) else list(layers)
+        self._extrema = LayerWatch(model, layers=layers, unit_dim=unit_dim, when=when)
+        self._cosines: CosineWatch | None = None
+        if cosines:
+            self._cosines = CosineWatch(model, layers=layers, unit_dim=unit_dim, when=when, warn=False)
+
+    def __enter__(self) -> "UsageWatch":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start collecting; no effect if already started."""
+        self._extrema.start()
+        if self._cosines is not None:
+            self._cosines.start()
+
+    def stop(self) -> None:
+        """Stop collecting, and drop what was not taken."""
+        self._extrema.stop()
+        if self._cosines is not None:
+            self._cosines.stop()
+
+    def take(self) -> tuple[dict[str, LayerExtrema], dict[str, SampleCosine] | None]:
+        """Extrema and cosines by layer since the last ``take()``; None for cosines that are not collected."""
+        return self._extrema.take(), None if self._cosines is None else self._cosines.take()
+
+
+def sample_cosines(
+    model: nn.Module, x: Any, *, layers: Iterable[str] | None = None, unit_dim: int | str = "auto"
+) -> dict[str, float]:
+    """The mean cosine between samples in front of every layer, from one forward in ``eval()`` without grad.
+
+    Each sample of a layer's pre-activation ``[N, C, *]`` is one vector; the mean is over all pairs of
+    different samples. Near 1 all inputs are mapped to one direction. Time and memory are linear in the size
+    of the pre-activation: it is read again, and a copy of it made, one layer after the other.
+
+    Args:
+        model: any model with layers to watch; a compiled one runs uncompiled. Its training
+            flags are restored.
+        x: its input, in a form that :func:`~jumpstart_kernels.unit_usage` accepts from a loader.
+        layers: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
+        unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
+
+    Returns:
+        By layer, in the order of the calls; computed in float32, float64 for float64. The cosine with a
+        sample that is 0 throughout counts as 0. A sample with NaN or ±inf makes it NaN, as do fewer than two
+        samples. A layer called twice is two layers, ``"relu"`` and ``"relu#2"``.
+
+    Raises:
+        TypeError: ``model``, ``x``, ``layers`` or ``unit_dim`` has the wrong type.
+        ValueError: there is no such layer, no layer at all, or none that ran.
+    """
+    model = uncompiled(model)
+    with CosineWatch(model, layers=layers, unit_dim=unit_dim) as watch, evaluating(model) as device:
+        call_with_batch(model, x, device, "x")
+        cosines = watch.take()
+    if not cosines:
+        raise ValueError("model must run a watched layer in its forward, got none")
+    return {name: float(cosine.mean) for name, cosine in cosines.items()}
+
+
+def sample_cosine(x: Tensor, dim: int = 0) -> SampleCosine:
+    """The mean cosine between the samples of a floating-point tensor along ``dim``.
+
+    With unit vectors u it is (‖Σu‖² − Σ‖u‖²) / (N(N − 1)), so that no pair needs to be looked at.
+    """
+    samples = x.shape[dim]
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    pairs = torch.full((), samples * (samples - 1), dtype=torch.int64, device=x.device)
+    if x.numel() == 0 or samples < 2:
+        mean = torch.zeros((), dtype=dtype, device=x.device)
+        return SampleCosine(mean.masked_fill_(pairs == 0, torch.nan), pairs)
+    rest = [d for d in range(x.dim()) if d != dim]
+    # By its largest value first: squares of what has vanished or exploded would not be finite or not be > 0.
+    largest = torch.linalg.vector_norm(x, torch.inf, rest, keepdim=True).to(dtype)
+    nonzero = (largest != 0).sum()
+    units = x / largest.masked_fill(largest == 0, 1.0)
+    norms = torch.linalg.vector_norm(units, 2, rest, keepdim=True)
+    units = units.div_(norms.masked_fill_(norms == 0, 1.0))
+    total = units.sum(dim).square().sum() - nonzero  # each that is not 0 has the cosine 1 with itself
+    return SampleCosine((total / pairs).clamp_(-1.0, 1.0), pairs)
+
+
+def check_cosines(
+    expected: bool, extrema: Mapping[str, LayerExtrema], cosines: Mapping[str, SampleCosine] | None
+) -> None:
+    """Raise unless there are cosines of all layers, or none where none are expected."""
+    if not expected:
+        if cosines is not None:
+            raise ValueError("cosines must be None for a metric without them: UnitUsage(cosines=True)")
+        return
+    missing = [name for name in extrema if name not in (cosines or {})]
+    if missing:
+        raise ValueError(
+            f"cosines must have every layer of extrema, not seen: {', '.join(missing)}. If the model is "
+            "compiled, watch it before its first call, or watch the model that it wraps"
+        )
+
+
+def mean_over_batches(means: Tensor, pairs: Tensor) -> list[float]:
+    """Each layer's mean over the pairs of all batches, from ``[batches, layers]``; NaN without a pair."""
+    mean, weight = means.cpu().double(), pairs.cpu().double()
+    total = mean.masked_fill(weight == 0, 0.0).mul(weight).sum(0)  # NaN · 0 is NaN
+    return (total / weight.sum(0)).tolist()
