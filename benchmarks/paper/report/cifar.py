@@ -18,8 +18,8 @@ COLORS = {"adamw": ("#0072B2", "s"), "sgd": ("#E69F00", "^"), "muon": ("#D55E00"
 SHOWN = (
     "plain_adamw",
     "jumpstart_adamw",
-    "batch_norm_skips_adamw",
-    "tat_muon",
+    "batch_norm_skips_muon",
+    "tat_jumpstart_muon",
     "looks_linear_jumpstart_muon",
 )
 """The networks whose insides are drawn."""
@@ -178,16 +178,18 @@ def draw_insides(record: Record) -> "Figure":
             for each in run["diagnoses"]
         ]
         jk.plots.sample_cosine_map(cosines, ax=above, legend=column == len(runs) - 1)
+        layers = len(run["diagnoses"][0]["cosines"])
+        above.set_yticks(range(0, layers, 8), [str(layer + 1) for layer in range(0, layers, 8)])
         above.set_title(f"{technique.title},\n{OPTIMIZERS[technique.optimizer]}", fontsize=9)
         for which, style in ((0, "-"), (-1, "--")):
             values = run["diagnoses"][which]["gradients"]
             label = "before training" if which == 0 else "after training"
-            layers = range(1, len(values) + 1)
-            below.plot(layers, values, style, color="#0072B2" if which == 0 else "#D55E00", label=label)
+            below.plot(range(1, len(values) + 1), values, style, color="#0072B2" if which == 0 else "#D55E00", label=label)
         below.set_yscale("log")
         below.set_ylim(1e-6, 1e2)
         below.set_xlabel("convolution")
         below.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("activation")
     axes[1, 0].set_ylabel("gradient / weight, norms")
     axes[1, 0].legend(fontsize=8, frameon=False)
     return figure
