@@ -184,7 +184,13 @@ def draw_insides(record: Record) -> "Figure":
         for which, style in ((0, "-"), (-1, "--")):
             values = run["diagnoses"][which]["gradients"]
             label = "before training" if which == 0 else "after training"
-            below.plot(range(1, len(values) + 1), values, style, color="#0072B2" if which == 0 else "#D55E00", label=label)
+            below.plot(
+                range(1, len(values) + 1),
+                values,
+                style,
+                color="#0072B2" if which == 0 else "#D55E00",
+                label=label,
+            )
         below.set_yscale("log")
         below.set_ylim(1e-6, 1e2)
         below.set_xlabel("convolution")
