@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from jumpstart_kernels.functional.checks import check_input
 from jumpstart_kernels.nn.activation import JumpstartActivation, LayerExtrema, as_batch
 from jumpstart_kernels.ops.layout import along_units
-from jumpstart_kernels.usage.batches import call_with_batch
-from jumpstart_kernels.usage.watching import LayerWatch, Watch, evaluating, uncompiled
+from jumpstart_kernels.usage.watching import LayerWatch, Watch, take_once, uncompiled
 
 
 class SampleCosine(NamedTuple):
@@ -136,11 +135,7 @@ def sample_cosines(
         ValueError: there is no such layer, no layer at all, or none that ran.
     """
     model = uncompiled(model)
-    with CosineWatch(model, layers=layers, unit_dim=unit_dim) as watch, evaluating(model) as device:
-        call_with_batch(model, x, device, "x")
-        cosines = watch.take()
-    if not cosines:
-        raise ValueError("model must run a watched layer in its forward, got none")
+    cosines = take_once(CosineWatch(model, layers=layers, unit_dim=unit_dim), model, x)
     return {name: float(cosine.mean) for name, cosine in cosines.items()}
 
 

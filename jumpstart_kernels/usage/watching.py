@@ -173,12 +173,17 @@ def layer_extrema(
         ValueError: there is no such layer, no layer at all, or none that ran.
     """
     model = uncompiled(model)
-    with LayerWatch(model, layers=layers, unit_dim=unit_dim) as watch, evaluating(model) as device:
+    return take_once(LayerWatch(model, layers=layers, unit_dim=unit_dim), model, x)
+
+
+def take_once(watch: Watch[Seen], model: nn.Module, x: Any) -> dict[str, Seen]:
+    """What a watch collects in one forward in ``eval()`` without grad. Raises if it is nothing."""
+    with watch, evaluating(model) as device:
         call_with_batch(model, x, device, "x")
-        extrema = watch.take()
-    if not extrema:
+        seen = watch.take()
+    if not seen:
         raise ValueError("model must run a watched layer in its forward, got none")
-    return extrema
+    return seen
 
 
 def find_layers(model: nn.Module, layers: Iterable[str] | None) -> dict[str, nn.Module]:
