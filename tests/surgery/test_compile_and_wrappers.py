@@ -42,12 +42,17 @@ def test_inside_ddp():
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        model = nn.parallel.DistributedDataParallel(build(Sizes, nn.Linear(4, 4)))
-        assert quietly_replace(model) is model
-        (model(torch.randn(3, 4)).sum() * 0 + penalty(model)).backward()
-        assert model.module[0].weight.grad.any()
+        check_inside_ddp()
     finally:
         torch.distributed.destroy_process_group()
+
+
+def check_inside_ddp():
+    """Its model is gone on return: a DDP model that outlives its group may wait for ever (pytorch #56297)."""
+    model = nn.parallel.DistributedDataParallel(build(Sizes, nn.Linear(4, 4)))
+    assert quietly_replace(model) is model
+    (model(torch.randn(3, 4)).sum() * 0 + penalty(model)).backward()
+    assert model.module[0].weight.grad.any()
 
 
 def test_inside_a_compiled_wrapper():
