@@ -1,5 +1,6 @@
 """The processes that train together: start, broadcast from the first one, agreement on termination."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -55,6 +56,7 @@ def start_processes(device_type: str | None) -> Iterator[Processes]:
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         yield Processes(dist.get_rank(), dist.get_world_size(), device, mesh)
     finally:
+        gc.collect()  # a DDP model that outlives its group may wait for ever (pytorch #56297)
         dist.destroy_process_group()
 
 
