@@ -1,10 +1,6 @@
 """The mean cosines between samples in a UnitUsage and its report."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -140,59 +136,3 @@ def test_a_compiled_model_is_watched(first, dynamic):
         for x in batches:
             compiled(x)
     assert list(metric.report().cosines.values()) == pytest.approx(expected, abs=1e-6)
-
-
-PROCESS = """
-import sys, torch
-import torch.distributed as dist
-from torch import nn
-from jumpstart_kernels.usage.metric import UnitUsage
-
-rank, store, data = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
-inputs = torch.load(data)
-shares = [(0, 3), (3, 8)] if rank == 0 else [(8, 12)]  # uneven: two updates here, one there
-model = nn.ReLU()
-metric = UnitUsage(cosines=True)
-with metric.watch(model):
-    for start, stop in shares:
-        model(inputs[start:stop])
-torch.save(metric.report().cosines, f"{data}.{rank}")
-assert len(metric.metric_state["cosine_means"]) == len(shares), "unsynced again"
-other = UnitUsage(cosines=rank == 0)
-with other.watch(model):
-    model(inputs)
-try:
-    other.report()
-except RuntimeError as error:
-    assert "every process must have" in str(error), error
-else:
-    raise AssertionError("no error where only one process has cosines")
-dist.destroy_process_group()
-"""
-
-
-def test_two_processes_give_the_mean_over_the_batches_of_both(tmp_path):
-    x = mixed(12, 4)
-    torch.save(x, tmp_path / "data")
-    root = str(Path(jk.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(rank), str(tmp_path / "store"), str(tmp_path / "data")],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=100)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    total = [(len(part) * (len(part) - 1), cosine_definition(part)) for part in x.split((3, 5, 4))]
-    expected = sum(n * cosine for n, cosine in total) / sum(n for n, _ in total)
-    for rank in range(2):
-        assert torch.load(tmp_path / f"data.{rank}") == pytest.approx({"": expected}, abs=1e-6)

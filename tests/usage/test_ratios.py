@@ -1,13 +1,9 @@
-"""The metric over its data against the definition: batches, copies, merges, devices, processes."""
+"""The metric over its data against the definition: batches, copies, merges, devices."""
 
 import copy
 import math
-import os
 import pickle
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,11 +14,9 @@ from usage.definition import (
     assert_ratios,
     definition,
     layer_inputs,
-    mixed,
     watched,
 )
 
-import jumpstart_kernels
 from jumpstart_kernels import JumpstartReLU
 from jumpstart_kernels.nn.activation import LayerExtrema
 from jumpstart_kernels.usage.metric import UnitUsage
@@ -150,62 +144,6 @@ def test_metric_and_model_may_be_on_different_devices(metric_device):
     with metric.watch(model):
         model(*(x.cuda() for x in inputs))
     assert_ratios(metric, definition(inputs))
-
-
-PROCESS = """
-import sys, torch
-import torch.distributed as dist
-from torch import nn
-from jumpstart_kernels.usage.metric import UnitUsage
-
-rank, store, data = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
-inputs = torch.load(data)
-shares = [(0, 3), (3, 8)] if rank == 0 else [(8, 12)]  # uneven: two updates here, one there
-model = nn.ReLU()
-metric = UnitUsage()
-with metric.watch(model):
-    for start, stop in shares:
-        model(inputs[start:stop])
-values = {name: float(value) for name, value in metric.compute().items()}
-report = metric.report()
-assert dict(report) == report.ratios and len(report.point_status) == 12, report
-assert len(metric.metric_state["point_status"]) == len(shares), "unsynced again"
-torch.save(values, f"{data}.{rank}")
-if rank == 1:
-    metric.reset()
-try:
-    metric.report()
-except RuntimeError as error:
-    assert "every process must have seen a batch" in str(error), error
-else:
-    raise AssertionError("no error where a process has no data")
-dist.destroy_process_group()
-"""
-
-
-def test_two_processes_give_what_one_gives(tmp_path):
-    x = mixed(12, 4)
-    torch.save(x, tmp_path / "data")
-    root = str(Path(jumpstart_kernels.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(rank), str(tmp_path / "store"), str(tmp_path / "data")],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=100)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    for rank in range(2):
-        assert torch.load(tmp_path / f"data.{rank}") == pytest.approx(definition([x]))
 
 
 def test_the_layers_of_all_updates_are_the_same():
