@@ -46,11 +46,13 @@ class Technique:
     bias: bool = True
     """Of convolutions without BatchNorm."""
     penalty: Penalty | None = None
+    further_rates: tuple[float, ...] = ()
+    """Learning rates beyond the optimizer's, where its highest was the best."""
 
     @property
     def learning_rates(self) -> tuple[float, ...]:
         """Those to try."""
-        return OPTIMIZERS[self.optimizer]
+        return OPTIMIZERS[self.optimizer] + self.further_rates
 
     @property
     def lams(self) -> tuple[float, ...]:
@@ -144,4 +146,5 @@ TECHNIQUES: dict[str, Technique] = {
     **_by(("adamw",), _TRAINED_BY_ADAMW),
     **_by(("muon",), _TRAINED_BY_MUON),
 }
+TECHNIQUES["batch_norm_skips_muon"] = replace(TECHNIQUES["batch_norm_skips_muon"], further_rates=(0.15, 0.5))
 """By name, those first that matter most."""
