@@ -20,17 +20,18 @@ def diagnose(model: nn.Sequential, x: Tensor, y: Tensor) -> Record:
         y: their labels, ``[N]``.
 
     Returns:
-        ``cosines``: mean cosine between two images by activation, of its input in ``eval()``;
+        ``cosines``: mean cosine between two images by activation, of its input;
         ``gradients``: norm of the loss's gradient over that of the weights, by convolution, None for weights
         that are all 0;
         ``rank``: effective rank of the inputs of the classifier.
     """
     names = [name for name, module in model.named_modules() if is_activation(module)]
-    cosines = jk.sample_cosines(model, x, layers=names)
-    twin = copy.deepcopy(model).train()
-    with jk.no_record(twin):
-        features = twin[:-1](x)
+    twin = copy.deepcopy(model).train()  # BatchNorm does nothing in eval() before the first step
+    body, usage = twin[:-1], jk.UnitUsage(cosines=True)
+    with jk.no_record(twin), usage.watch(body, layers=names):
+        features = body(x)
         F.cross_entropy(twin[-1](features), y).backward()
+    cosines = usage.report().cosines
     gradients = []
     for layer in convolutions(twin):
         assert layer.weight.grad is not None
