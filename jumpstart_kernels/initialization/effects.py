@@ -3,6 +3,7 @@
 import re
 from typing import Any, NamedTuple
 
+import torch
 from torch import fx, nn
 
 from jumpstart_kernels.nn.activation import JumpstartActivation
@@ -17,7 +18,7 @@ RECTIFY = "rectify"
 SQUASH = "squash"
 """It does the same to every unit, and ``g(z) − g(−z)`` has the sign of ``z``, but is not linear."""
 JOIN = "join"
-"""It adds, subtracts or concatenates."""
+"""It adds, subtracts or concatenates; the second operand of a sum times a positive number."""
 BREAK = "break"
 """Anything else."""
 
@@ -26,13 +27,18 @@ class Effect(NamedTuple):
     """One of the above."""
 
     kind: str
-    number: float = 1.0  # of SCALE: the factor; of RECTIFY: (g(z) − g(−z)) / z
-    nonnegative: bool = False  # of RECTIFY: whether it maps to, and is the identity on, numbers from 0 on
+    number: float = 1.0  # of SCALE and JOIN: the factor; of RECTIFY: (g(z) − g(−z)) / z
+    nonnegative: bool = False  # whether it maps to numbers from 0 on; RECTIFY then is the identity on those
+
+    @property
+    def splits(self) -> bool:
+        """Whether it tells the units of a pair apart, so that pairs are worth their width."""
+        return self.kind == RECTIFY or self.nonnegative
 
 
-_RELU = Effect(RECTIFY, 1.0, True)
-# silu(z) − silu(−z) = z (σ(z) + σ(−z)) = z, and gelu(z) − gelu(−z) = z (Φ(z) + Φ(−z)) = z.
-_RECTIFIERS = {"relu": _RELU, "silu": Effect(RECTIFY), "gelu": Effect(RECTIFY)}
+# g(z) − g(−z) = z by σ(z) + σ(−z) = 1 and its like, and softplus(z) = z + softplus(−z).
+_RECTIFIERS = dict.fromkeys(("silu", "gelu", "hardswish", "softplus", "logsigmoid"), Effect(RECTIFY))
+_ACTIVATIONS = {"relu": Effect(RECTIFY, 1.0, True), "relu6": Effect(SQUASH, 1.0, True), **_RECTIFIERS}
 _KEEPING = re.compile(
     r"""(feature)?dropout[123]?d? | (adaptive)?avgpool[123]d | mean | sum
     | identity | flatten | view | reshape | contiguous | clone | detach
@@ -41,12 +47,12 @@ _KEEPING = re.compile(
     re.VERBOSE,
 )
 _SQUASHING = re.compile(
-    r"""(adaptive)?maxpool[123]d | amax | sigmoid | tanh | hardtanh | relu6 | elu | selu | celu | mish
-    | softplus | hardswish | hardsigmoid | logsigmoid | rrelu | clamp(min|max)? | clip
-    | (feature)?alphadropout""",
+    r"""(adaptive)?maxpool[123]d | amax | sigmoid | tanh | hardtanh | elu | selu | celu | mish
+    | hardsigmoid | rrelu | clamp(min|max)? | clip | (feature)?alphadropout""",
     re.VERBOSE,
 )
-_JOINING = frozenset(("add", "iadd", "sub", "isub", "cat", "concat", "concatenate"))
+_ADDING = frozenset(("add", "iadd", "sub", "isub"))
+_JOINING = _ADDING | {"cat", "concat", "concatenate"}
 _SCALING = {"mul": 1, "imul": 1, "div": -1, "truediv": -1, "itruediv": -1, "truedivide": -1}
 
 
@@ -55,21 +61,40 @@ def effect_of(node: fx.Node, module: Any) -> Effect:
     name = (name_of_call(node) if module is None else type(module).__name__.lower()).replace("_", "")
     if isinstance(module, JumpstartActivation):
         name = module.activation.replace("_", "")
-    if name in _RECTIFIERS:
-        return _RECTIFIERS[name]
+    if name in _ACTIVATIONS:
+        return _ACTIVATIONS[name]
     slope = _negative_slope(node, module, name)
     if slope is not None:
         # With a slope of −1 or less the difference of a pair vanishes, or changes its sign.
         return Effect(RECTIFY, 1 + slope, slope == 0) if slope > -1 else Effect(BREAK)
     if name in _JOINING:
-        joins = "cat" in name or (len(node.all_input_nodes) > 1 and "alpha" not in node.kwargs)
-        return Effect(JOIN if joins else BREAK)
+        return _joining(node, name)
     if name in _SCALING:
-        factor = _number(node.args[1] if len(node.args) == 2 and not node.kwargs else None)
-        return Effect(SCALE, factor ** _SCALING[name]) if factor is not None and factor > 0 else Effect(BREAK)
-    if _KEEPING.fullmatch(name) and not _pads_with_a_value(node, module, name):
-        return Effect(KEEP)
+        return _scaling(node, name)
+    if _KEEPING.fullmatch(name) and not _pads_with_a_value(node, module, name) and not _is_integral(node):
+        # Between samples a cubic curve is below 0, where a ReLU changes it.
+        return Effect(SQUASH if "cubic" in str(_mode(node, module)) else KEEP)
     return Effect(SQUASH if _SQUASHING.fullmatch(name) else BREAK)
+
+
+def _joining(node: fx.Node, name: str) -> Effect:
+    if name not in _ADDING or len(node.all_input_nodes) > 1:
+        factor = _number(node.kwargs.get("alpha", 1.0))
+        return Effect(JOIN, factor) if factor is not None and factor > 0 else Effect(BREAK)
+    # The built-in sum begins with 0.
+    adds_zero = any(_number(each) == 0 for each in (*node.args, *node.kwargs.values()))
+    return Effect(KEEP if adds_zero and "sub" not in name else BREAK)
+
+
+def _scaling(node: fx.Node, name: str) -> Effect:
+    """By a number, which a product has on either side."""
+    operands = [*node.args, *(node.kwargs[key] for key in ("input", "other") if key in node.kwargs)]
+    numbers = [_number(each) for each in operands if not isinstance(each, fx.Node)]
+    if len(operands) != 2 or len(numbers) != 1 or numbers[0] is None or numbers[0] <= 0:
+        return Effect(BREAK)
+    if _SCALING[name] < 0 and (not isinstance(operands[0], fx.Node) or node.kwargs.get("rounding_mode")):
+        return Effect(BREAK)
+    return Effect(SCALE, numbers[0] ** _SCALING[name])
 
 
 def _negative_slope(node: fx.Node, module: Any, name: str) -> float | None:
@@ -86,6 +111,20 @@ def _negative_slope(node: fx.Node, module: Any, name: str) -> float | None:
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _is_integral(node: fx.Node) -> bool:
+    """Whether a cast is to, or might be to, another than a floating dtype."""
+    dtypes = [each for each in (*node.args, *node.kwargs.values()) if isinstance(each, torch.dtype)]
+    return any(not each.is_floating_point for each in dtypes) or (
+        node.op == "call_method" and node.target == "type" and not dtypes
+    )
+
+
+def _mode(node: fx.Node, module: Any) -> Any:
+    """Of interpolation; else None."""
+    positional = node.args[3] if len(node.args) > 3 and "interpolate" in name_of_call(node) else None
+    return getattr(module, "mode", node.kwargs.get("mode", positional))
 
 
 def _pads_with_a_value(node: fx.Node, module: Any, name: str) -> bool:

@@ -16,6 +16,7 @@ from jumpstart_kernels.initialization.pairs import (
     added,
     after,
     after_norm,
+    has_unlike_statistics,
     put_together,
 )
 from jumpstart_kernels.initialization.weights import Columns
@@ -64,11 +65,14 @@ class Follower:
     def __init__(self, model: nn.Module, left: dict[nn.Module, str], paired: set[nn.Module]) -> None:
         self.notes: dict[str, int] = {}
         """What keeps the model from being linear, and how often in a call of it."""
+        self.lost: dict[Any, str] = {}
+        """The layers whose pairs do not get past something, with what it is."""
         self._model = model
         self._names = {module: name for name, module in model.named_modules()}
         self._left = left
         self._paired = paired
         self._columns: dict[nn.Module, set[tuple[Columns, ...]]] = {}
+        self._makers: dict[nn.Module, set[Any]] = {}  # of the pairs that a layer reads
 
     def follow(self, graph: fx.Graph, outcomes: dict[fx.Node, Outcome]) -> None:
         """Go through one trace."""
@@ -77,8 +81,16 @@ class Follower:
         units: dict[fx.Node, tuple[Units, ...]] = {}
         for node in graph.nodes:
             units[node] = self._units_of(node, outcomes[node], values, units, notes)
+            self._find_lost(node, values, units)
         for note, count in notes.items():
             self.notes[note] = max(count, self.notes.get(note, 0))
+
+    @property
+    def read(self) -> set[Any]:
+        """The layers whose pairs some layer reads as such."""
+        reading = [layer for layer in self._makers if layer not in self._left]
+        reading = [layer for layer in reading if any(each.paired for each in self.read_by(layer))]
+        return {maker for layer in reading for maker in self._makers[layer]}
 
     def read_by(self, layer: Any) -> tuple[Columns, ...]:
         """The inputs of a layer, as it reads them in all calls."""
@@ -88,6 +100,22 @@ class Follower:
         reason = f"{self._names[layer]} ({type(layer).__name__}): it is called on units of different kinds"
         self.notes[reason] = 1
         return (Columns(_inputs(layer), False, 1.0),)
+
+    def _find_lost(self, node: fx.Node, values: Values, units: dict[fx.Node, tuple[Units, ...]]) -> None:
+        module = called_module(self._model, node)
+        if _is_asking(node) or (node.op != "output" and any(each.is_paired for each in units[node])):
+            return
+        for operand in node.all_input_nodes:
+            value = values[operand]
+            if value is None or not any(each.is_paired for each in units[operand]):
+                continue
+            if module is not None and is_matrix_layer(module):
+                self._makers.setdefault(module, set()).update(value.widths)
+            where = "the output" if node.op == "output" else self._name_of(node, module)
+            self.lost |= {maker: where for maker in value.widths if maker not in self.lost}
+
+    def _name_of(self, node: fx.Node, module: nn.Module | None) -> str:
+        return name_of_call(node) if module is None else f"{self._names[module]} ({type(module).__name__})"
 
     def _units_of(
         self,
@@ -110,7 +138,7 @@ class Follower:
         if not operands or node.op == "output" or _is_asking(node):
             return plain
         before = values[operands[0]]
-        where = f"{self._names.get(module, '')} ({type(module).__name__})" if module else name_of_call(node)
+        where = self._name_of(node, module)
         effect = effect_of(node, module)
         nonlinear = effect.kind in (RECTIFY, SQUASH) or module in self._left
 
@@ -121,6 +149,8 @@ class Follower:
 
         if overwritten_and_read(self._model, node):
             note("it works in place, and what it overwrites is read behind it")
+        if module is not None and not is_matrix_layer(module) and has_hooks(module):
+            note("it has hooks")
         if is_matrix_layer(module):
             return self._behind_layer(module, before, units[operands[0]], value, note)
         if outcome.refusal or (value is None and before is not None):
@@ -133,7 +163,7 @@ class Follower:
         if norm_dims(module) is not None:
             return self._behind_norm(module, before, units[operands[0]], plain, note)
         if effect.kind == JOIN:
-            return self._joined(node, operands, values, units, note)
+            return self._joined(node, effect.number, operands, values, units, note)
         if len(operands) > 1 or effect.kind == BREAK or len(units[operands[0]]) != count:
             note("it does not keep pairs")
             return plain
@@ -142,7 +172,7 @@ class Follower:
             if effect.kind == RECTIFY and not each.is_paired:
                 note("its units are no pairs")
             elif effect.kind not in (KEEP, SCALE) and then.kind not in (SPLIT, LINEAR):
-                note("it is not linear, though odd")
+                note("it is not linear, though odd" if each.is_paired else "it is not linear")
         return found
 
     def _behind_layer(
@@ -178,6 +208,8 @@ class Follower:
         found = after_norm(norm, before, units)
         if any(each.is_paired and then.kind != MIRRORED for each, then in zip(units, found, strict=True)):
             note("it normalizes the units of a pair by different numbers")
+        elif has_unlike_statistics(norm, units, before):
+            note("its running statistics are not those of pairs, which reset_running_stats() mends")
         elif "Batch" not in type(norm).__name__:
             note("it divides by what depends on the sample")
         return found
@@ -185,6 +217,7 @@ class Follower:
     def _joined(
         self,
         node: fx.Node,
+        factor: float,
         operands: list[fx.Node],
         values: Values,
         units: dict[fx.Node, tuple[Units, ...]],
@@ -206,10 +239,17 @@ class Follower:
         found = []
         for several in zip(*each, strict=True):
             subtracts = "sub" in name_of_call(node)
-            found.append(put_together(list(several)) if concatenates else added(list(several), subtracts))
+            found.append(
+                put_together(list(several)) if concatenates else added(list(several), subtracts, factor)
+            )
             if any(one.is_paired for one in several) and not found[-1].is_paired:
                 note("it joins pairs with what is none")
         return tuple(found)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module has hooks that might change what it takes or gives."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _is_asking(node: fx.Node) -> bool:

@@ -54,7 +54,7 @@ def after(effect: Effect, units: Units) -> Units:
         return units
     if effect.kind == SCALE:
         return Units(kind, size * effect.number)
-    if effect.kind in (BREAK, JOIN):
+    if effect.kind in (BREAK, JOIN):  # a JOIN of one operand
         return Units(SIGNED)
     if not units.is_paired:
         if effect.kind != RECTIFY or kind == RECTIFIED:
@@ -69,9 +69,9 @@ def after(effect: Effect, units: Units) -> Units:
     return units if kind == SPLIT and effect.nonnegative else Units(ODD, size)
 
 
-def added(operands: list[Units], subtracted: bool) -> Units:
-    """The sum of units in the same place, taken to be independent."""
-    size = math.hypot(*(units.size for units in operands))
+def added(operands: list[Units], subtracted: bool, factor: float = 1.0) -> Units:
+    """The sum of units in the same place, taken to be independent; the second ones times ``factor``."""
+    size = math.hypot(operands[0].size, *(units.size * factor for units in operands[1:]))
     kinds = {units.kind for units in operands}
     if len(kinds) == 1 and not (subtracted and kinds & {SPLIT, RECTIFIED}):
         return Units(kinds.pop(), size)
@@ -113,6 +113,20 @@ def _treats_pairs_alike(norm: Any, place: slice, total: int) -> bool:
         return False
     weight, bias = norm._parameters.get("weight"), norm._parameters.get("bias")
     return _is_alike(weight, place, half, 1) and _is_alike(bias, place, half, -1)
+
+
+def has_unlike_statistics(norm: Any, units: tuple[Units, ...], value: Value) -> bool:
+    """Whether in evaluation a batch norm would shift or scale the units of a pair by different numbers."""
+    start = 0
+    for run, each in zip(value.runs, units, strict=True):
+        place, half = slice(start, start + run.size), run.size // 2
+        start += run.size
+        buffers = norm._buffers.get("running_mean"), norm._buffers.get("running_var")
+        if each.is_paired and not all(
+            _is_alike(buffer, place, half, sign) for buffer, sign in zip(buffers, (-1, 1), strict=True)
+        ):
+            return True
+    return False
 
 
 def _is_alike(tensor: Tensor | None, place: slice, half: int, sign: int) -> bool:

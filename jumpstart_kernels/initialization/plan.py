@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from jumpstart_kernels.initialization.effects import RECTIFY, effect_of
+from jumpstart_kernels.initialization.effects import effect_of
 from jumpstart_kernels.initialization.following import Follower, PairRules, outcomes_of
 from jumpstart_kernels.initialization.weights import Reading
 from jumpstart_kernels.nn.linked import LinkedActivation
@@ -46,16 +46,24 @@ class _Planner:
         self._outcomes = [outcomes_of(model, graph, rules) for graph in graphs]
 
     def plan(self) -> Plan:
-        unpaired = self._find_unpaired()
-        paired = {layer for layer in self._settable if layer not in unpaired}
-        follower = Follower(self._model, self._left, paired)
-        for graph, outcomes in zip(self._graphs, self._outcomes, strict=True):
-            follower.follow(graph, outcomes)
+        lost: dict[Any, str] = {}
+        while True:
+            unpaired = self._find_unpaired(lost)
+            paired = {layer for layer in self._settable if layer not in unpaired}
+            follower = Follower(self._model, self._left, paired)
+            for graph, outcomes in zip(self._graphs, self._outcomes, strict=True):
+                follower.follow(graph, outcomes)
+            # Pairs that nobody reads as such are the same units twice.
+            unread = {layer: where for layer, where in follower.lost.items() if layer in paired}
+            unread = {layer: where for layer, where in unread.items() if layer not in follower.read}
+            if not unread:
+                break
+            lost |= {layer: f"its pairs would not get past {where}" for layer, where in unread.items()}
         readings = {layer: Reading(follower.read_by(layer), layer in paired) for layer in self._settable}
         return Plan(readings, unpaired, self._left, follower.notes)
 
-    def _find_unpaired(self) -> dict[nn.Module, str]:
-        """The layers whose units cannot be pairs, or need not."""
+    def _find_unpaired(self, lost: dict[Any, str]) -> dict[nn.Module, str]:
+        """The layers whose units cannot be pairs, or need not, beside those that are known to lose them."""
         activated: set[Any] = set()
         tied: dict[Any, set[Any]] = {}
         for graph, outcomes in zip(self._graphs, self._outcomes, strict=True):
@@ -64,14 +72,14 @@ class _Planner:
                     joined = set(widths).union(*(tied.get(width, {width}) for width in widths))
                     tied.update((width, joined) for width in joined)
                 module = called_module(self._model, node)
-                if not _is_layer(module) and effect_of(node, module).kind == RECTIFY:
+                if not _is_layer(module) and effect_of(node, module).splits:
                     value = outcomes[_operand(node)].value
                     activated |= set() if value is None else value.widths
         odd = [layer for layer in self._settable if layer.weight.shape[0] % 2]
-        found = {layer: f"its {layer.weight.shape[0]} units are an odd number" for layer in odd}
+        found = lost | {layer: f"its {layer.weight.shape[0]} units are an odd number" for layer in odd}
         for layer in self._settable:
             members = tied.get(layer, {layer})
-            others = [each for each in members if each not in self._settable or each in odd]
+            others = [each for each in members if each not in self._settable or each in odd or each in lost]
             if activated.isdisjoint(members):
                 found[layer] = "no ReLU follows its units"
             elif others and layer not in found:

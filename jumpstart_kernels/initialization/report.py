@@ -45,7 +45,7 @@ class LooksLinear(Mapping[str, Initialized]):
         """Whether the model is known to be a linear function of what its first layers read.
 
         Affine, if layers with a bias or norms have been left as they are; with the statistics of a batch
-        norm, and the units that dropout has taken out, held fixed.
+        norm held fixed, and without dropout, as in evaluation.
         """
         return not self.notes and any(each.makes for each in self.values())
 

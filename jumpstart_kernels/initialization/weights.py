@@ -29,12 +29,13 @@ def keeps_positions(layer: Any) -> bool:
     if is_linear(layer):
         return True
     if layer.padding == "same":
-        return True
+        # An even kernel is in the middle of nothing; "same" pads it by one more behind than in front.
+        return all(size % 2 or d == 1 for size, d in zip(layer.kernel_size, layer.dilation, strict=True))
     padding = (0,) * len(layer.kernel_size) if layer.padding == "valid" else layer.padding
     sizes = zip(layer.kernel_size, layer.stride, layer.dilation, padding, strict=True)
     # Where stride skips positions beside a kernel of 1, there is nothing else to read.
     return all(
-        size == 1 or (stride == 1 and 2 * around >= (size - 1) * dilation)
+        size == 1 or (stride == 1 and around >= size // 2 * dilation)
         for size, stride, dilation, around in sizes
     )
 

@@ -50,8 +50,6 @@ class Reduction:
     ) -> None:
         check_wrappers(model)
         self.inputs = inputs_of(loader, "loader", model)
-        if isinstance(model, torch.jit.ScriptModule):
-            raise ValueError("model cannot be traced: it is a ScriptModule")
         try:
             self.given = copy.deepcopy(model).eval()
         except Exception as error:

@@ -118,6 +118,9 @@ def sample_cosines(
     different samples. Near 1 all inputs are mapped to one direction. Time and memory are linear in the size
     of the pre-activation: it is read again, and a copy of it made, one layer after the other.
 
+    BatchNorm does nothing in ``eval()`` until it has trained, and training mode is another network then: to
+    see that one, watch a forward by ``UnitUsage(cosines=True)``.
+
     Args:
         model: any model with layers to watch; a compiled one runs uncompiled. Its training
             flags are restored.

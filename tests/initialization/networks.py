@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.models import build_mlp, build_resnet50
+from jumpstart_kernels import looks_linear_
 
 
 def resnet(**options):
@@ -104,3 +105,16 @@ def double(build, shape, samples=7):
     """A model in float64 and evaluation, and an input."""
     torch.manual_seed(0)
     return build().double().eval(), torch.randn(samples, *shape, dtype=torch.float64)
+
+
+def is_odd(model, x):
+    """Whether the sign of the input is that of the output."""
+    with torch.no_grad():
+        return torch.allclose(model(-x), -model(x), rtol=1e-9, atol=1e-9) and model(x).abs().max() > 0.01
+
+
+def initialize(*layers):
+    """A sequence of layers in float64 and evaluation, and the report of its initialization."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*layers).double().eval()
+    return model, looks_linear_(model)

@@ -18,11 +18,12 @@ class Branching(nn.Module):
 
 @pytest.mark.parametrize(("arguments", "error", "message"), [
     ((None,), TypeError, "model must be a torch.nn.Module"),
-    ((nn.Linear(2, 2), torch.ones(3, 5)), ValueError, "example_inputs do not run"),
+    ((nn.Linear(2, 2), torch.ones(3, 5)), ValueError, r"example_inputs do not run: .*3.*5"),
     ((nn.DataParallel(nn.Linear(2, 2)),), ValueError, "DataParallel"),
     ((nn.LazyLinear(2),), ValueError, "lazy parameter, weight: run a forward first"),
     ((nn.Linear(2, 2, device="meta"),), ValueError, "meta device, weight: call to_empty"),
     ((Branching(),), ValueError, "model must be one that torch.fx can trace"),
+    ((torch.jit.script(nn.Linear(2, 2)),), ValueError, "the model is a ScriptModule"),
 ])  # fmt: skip
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
@@ -57,3 +58,19 @@ def test_nothing_is_half_changed(monkeypatch):
     with pytest.raises(RuntimeError, match="out of memory"):
         jk.looks_linear_(model)
     assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_parameters_made_in_inference_mode():
+    with torch.inference_mode():
+        layer = nn.Linear(4, 2)
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), layer)
+    before = model[0].weight.clone()
+    with pytest.raises(ValueError, match=r"made in inference mode, 2\.weight"):
+        jk.looks_linear_(model)
+    assert torch.equal(model[0].weight, before)
+
+
+def test_an_example_that_does_not_fit_is_explained_on_one_line(capsys):
+    with pytest.raises(ValueError, match="to have 2 channels, but got 3 channels") as error:
+        jk.looks_linear_(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU()), torch.ones(2, 3, 8, 8))
+    assert "Traceback" not in capsys.readouterr().err and "\n" not in str(error.value)

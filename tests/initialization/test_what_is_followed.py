@@ -3,29 +3,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from initialization.networks import LINEAR, Viewed, double, resnet
+from initialization.networks import LINEAR, Viewed, double, initialize, is_odd, resnet
 from surgery.link_models import MODELS as LINKED
 from surgery.link_models import build as build_linked
 from surgery.link_models import outputs
 from surgery.models import MODELS
 from torch import nn
-from torch.nn.utils import parametrizations
 
 import jumpstart_kernels as jk
 from benchmarks.models import build_convnet, pre_activations
 
 PLAIN = {name: case for name, case in MODELS.items() if name != "transformer"}  # it has no trace
-
-
-def is_odd(model, x):
-    with torch.no_grad():
-        return torch.allclose(model(-x), -model(x), rtol=1e-9, atol=1e-9) and model(x).abs().max() > 0.01
-
-
-def initialize(*layers):
-    torch.manual_seed(0)
-    model = nn.Sequential(*layers).double().eval()
-    return model, jk.looks_linear_(model)
 
 
 def test_max_pooling_leaves_the_model_odd():
@@ -44,67 +32,6 @@ def test_skip_connections_leave_the_model_odd_and_as_large(batch_norm):
     assert not report.is_linear
     _, seen = pre_activations(model, x)
     assert all(0.3 < each.square().mean().sqrt() < 4 for each in seen)
-
-
-def test_batch_norm_keeps_pairs_in_training():
-    layers = [nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)]
-    model, report = initialize(*layers, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9, 3))
-    assert report.is_linear
-    x = torch.randn(16, 2, 3, 3).double()
-    for z in pre_activations(model.train(), x)[1]:
-        torch.testing.assert_close(z[:, : z.shape[1] // 2], -z[:, z.shape[1] // 2 :])
-
-
-def test_batch_norm_with_other_weights_for_twins_does_not():
-    norm = nn.BatchNorm1d(8)
-    nn.init.normal_(norm.weight)
-    model, report = initialize(nn.Linear(4, 8), norm, nn.ReLU(), nn.Linear(8, 2))
-    assert report["3"].reads == "units"
-    assert not report.is_linear
-    assert norm.weight.std() > 0.1
-
-
-@pytest.mark.parametrize(("norm", "reads"), [
-    (lambda: nn.GroupNorm(1, 8), "pairs"), (lambda: nn.GroupNorm(4, 8), "pairs"),
-    (lambda: nn.GroupNorm(2, 8), "pairs"), (lambda: nn.InstanceNorm1d(8), "pairs"),
-])  # fmt: skip
-def test_norms_of_samples(norm, reads):
-    model, report = initialize(nn.Conv1d(2, 8, 1), norm(), nn.ReLU(), nn.Conv1d(8, 2, 1))
-    assert report["3"].reads == reads
-    assert "depends on the sample" in next(iter(report.notes))
-    assert is_odd(model, torch.randn(3, 2, 5).double())
-
-
-def test_groups_across_the_halves_are_no_pairs():
-    _, report = initialize(nn.Conv1d(2, 12, 1), nn.GroupNorm(3, 12), nn.ReLU(), nn.Conv1d(12, 2, 1))
-    assert report["3"].reads == "units"
-
-
-def test_kernels():
-    center, valid = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3)
-    strided, skipping = nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 1, stride=2)
-    layers = [center, valid, strided, skipping]
-    _, report = initialize(*[each for layer in layers for each in (layer, nn.ReLU())])
-    assert [each.kernel for each in report.values()] == ["center", "patch", "patch", ""]
-    assert torch.count_nonzero(center.weight[0, 0]) == 1 and center.weight[0, 0, 1, 1] != 0
-    assert torch.count_nonzero(valid.weight) == valid.weight.numel()
-
-
-def test_odd_numbers_of_units_have_no_pairs():
-    model, report = initialize(nn.Linear(64, 63), nn.ReLU(), nn.Linear(63, 64), nn.ReLU(), nn.Linear(64, 1))
-    assert report["0"] == ("units", "units", "", "its 63 units are an odd number")
-    assert report["2"].reads == "units" and report["2"].makes == "pairs"
-    assert not report.is_linear
-    # The ReLU halves the mean square of what has no pairs.
-    assert model[2].weight.square().sum(1).mean().item() == pytest.approx(2)
-    z = model[2](model[1](model[0](torch.randn(2000, 64).double())))
-    assert z.square().mean().item() == pytest.approx(1, rel=0.25)
-
-
-def test_layers_without_a_relu_have_no_pairs():
-    _, report = initialize(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4), nn.Linear(4, 6), nn.ReLU())
-    assert [each.makes for each in report.values()] == ["units", "units", "pairs"]
-    assert report["0"].reason == "no ReLU follows its units"
 
 
 def test_mirrored_units_that_are_read_directly():
@@ -126,24 +53,6 @@ def test_mirrored_units_that_are_read_directly():
         assert each.square().mean().item() == pytest.approx(1, rel=0.1)
 
 
-@pytest.mark.parametrize(("layer", "reason"), [
-    (lambda: nn.Conv1d(8, 8, 1, groups=4), "it has groups"),
-    (lambda: nn.ConvTranspose1d(8, 8, 1), "it is transposed"),
-    (lambda: parametrizations.weight_norm(nn.Conv1d(8, 8, 1)), "it is parametrized"),
-    (lambda: type("Own", (nn.Conv1d,), {})(8, 8, 1), "it is no layer of a kind that it knows"),
-])  # fmt: skip
-def test_layers_that_are_left(layer, reason):
-    torch.manual_seed(0)
-    layer = layer()
-    before = [each.clone() for each in layer.parameters()]
-    model, report = initialize(nn.Conv1d(2, 8, 1), nn.ReLU(), layer, nn.ReLU(), nn.Conv1d(8, 2, 1))
-    assert report["2"] == ("", "", "", reason)
-    assert all(map(torch.equal, layer.parameters(), [each.double() for each in before]))
-    assert report["0"].makes == "pairs" and report["4"].reads == "units"
-    assert not report.is_linear
-    assert torch.isfinite(model(torch.randn(3, 2, 5).double())).all()
-
-
 def test_shared_weights_are_left():
     first, second = nn.Linear(4, 4), nn.Linear(4, 4)
     second.weight = first.weight
@@ -160,15 +69,6 @@ def test_one_layer_called_twice():
     model, report = initialize(nn.Linear(4, 4), relu, layer, relu, layer, relu, nn.Linear(4, 2))
     assert report["2"].reads == "pairs" and report.is_linear
     assert is_odd(model, torch.randn(5, 4).double())
-
-
-def test_skip():
-    model, _ = double(*LINEAR["leaky"])
-    before = model[2].weight.clone()
-    report = jk.looks_linear_(model, skip=["2"])
-    assert report["2"].reason == "it is skipped"
-    assert torch.equal(model[2].weight, before)
-    assert not report.is_linear and any("2 (Linear): it reads pairs" in note for note in report.notes)
 
 
 def test_units_that_are_added_to_units_without_pairs():
@@ -229,12 +129,6 @@ def test_nonlinear_layers_that_it_does_not_know_are_noted():
     assert not report.is_linear
 
 
-def test_a_model_that_returns_pairs_is_not_linear():
-    _, report = initialize(nn.Linear(4, 8), nn.ReLU())
-    assert report["0"].makes == "pairs"
-    assert list(report.notes) == ["the model returns pairs, of which the difference alone is linear"]
-
-
 @pytest.mark.parametrize("name", [*LINKED, *PLAIN])
 @pytest.mark.parametrize("shapes", [False, True], ids=["", "shapes"])
 def test_what_is_said_to_be_linear_is(name, shapes):
@@ -278,24 +172,6 @@ def test_a_view_needs_example_inputs():
     assert report["last"].reads == "pairs" and report.is_linear
     y = torch.randn_like(x)
     torch.testing.assert_close(model(x + y), model(x) + model(y))
-
-
-@pytest.mark.parametrize("call", [torch.abs, torch.square, lambda x: x * x, lambda x: x + 1, lambda x: -x])
-def test_calls_that_would_make_twins_alike_are_not_followed(call):
-    """``V |z| − V |−z|`` would be zero, and all units behind it dead."""
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.second, self.last = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
-
-        def forward(self, x):
-            return self.last(F.relu(self.second(call(F.relu(self.first(x)) + call(self.first(x))))))
-
-    model = Net()
-    report = jk.looks_linear_(model)
-    assert report["second"].reads == "units" and not report.is_linear
-    assert model(torch.randn(50, 4)).std() > 0.01
 
 
 def test_dense_layers_of_a_transformer_run():

@@ -1,6 +1,8 @@
 """Calls of a model, traced, with the shapes of all tensors where example inputs are given."""
 
+import contextlib
 import inspect
+import io
 import itertools
 from typing import Any
 
@@ -24,6 +26,9 @@ def check_wrappers(model: nn.Module) -> None:
             raise ValueError(
                 f"{where} is a {type(module).__name__}: pass the model in it, before it is wrapped"
             )
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"the module {name!r}" if name else "the model"
+            raise ValueError(f"{where} is a ScriptModule: pass the model from which it was scripted or traced")
 
 
 def trace_calls(model: nn.Module, example_inputs: Any) -> list[fx.Graph]:
@@ -74,10 +79,12 @@ def _find_shapes(model: nn.Module, graph: fx.Graph, example: tuple[Any, ...]) ->
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = [mode.from_tensor(each) if isinstance(each, torch.Tensor) else each for each in tensors]
     try:
-        with torch.no_grad():
+        # ShapeProp prints the traceback of an error that it raises.
+        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
             ShapeProp(fx.GraphModule(model, graph), fake_mode=mode).propagate(*fakes)
     except Exception as error:
-        raise ValueError(f"example_inputs do not run: {type(error).__name__}: {error}") from error
+        cause = error.__cause__ or error  # of ShapeProp's, which names a node
+        raise ValueError(f"example_inputs do not run: {type(cause).__name__}: {cause}") from cause
     for node in graph.nodes:
         shape = getattr(node.meta.get("tensor_meta"), "shape", None)
         if shape is not None:
