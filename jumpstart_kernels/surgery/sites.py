@@ -149,7 +149,7 @@ def _left_by_an_earlier_call(module: nn.Module, activations: Activations) -> str
 
 def find_skipped(model: nn.Module, skip: Skip) -> set[nn.Module]:
     """The modules that ``skip`` names, and those below them."""
-    if isinstance(skip, (str, type, nn.Module)):
+    if isinstance(skip, (str, type, nn.Module)) or not isinstance(skip, Iterable):
         raise TypeError(f"skip must be a list or tuple of names, module types and modules, got {skip!r}")
     skipped: set[nn.Module] = set()
     named = list(model.named_modules(remove_duplicate=False))

@@ -32,7 +32,8 @@ def test_bad_arguments(arguments, error, message):
 
 @pytest.mark.parametrize(("options", "error", "message"), [
     ({"generator": 1}, TypeError, "generator must be a torch.Generator or None, got int"),
-    ({"skip": "0"}, TypeError, "skip must be"), ({"skip": ["1"]}, ValueError, "no module of the model"),
+    ({"skip": "0"}, TypeError, "skip must be"), ({"skip": len}, TypeError, "skip must be"),
+    ({"skip": ["1"]}, ValueError, "no module of the model"),
 ])  # fmt: skip
 def test_bad_options(options, error, message):
     model = nn.Sequential(nn.Linear(2, 2))

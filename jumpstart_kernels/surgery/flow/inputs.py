@@ -21,14 +21,13 @@ _WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel", "Full
 def check_wrappers(model: nn.Module) -> None:
     """Raise for what holds on to the parameters of a model, or to what it has made of it."""
     for name, module in model.named_modules():
+        where = f"the module {name!r}" if name else "the model"
         if type(module).__name__ in _WRAPPERS and is_of_torch(type(module)):
-            where = f"the module {name!r}" if name else "the model"
             raise ValueError(
                 f"{where} is a {type(module).__name__}: pass the model in it, before it is wrapped"
             )
         if isinstance(module, torch.jit.ScriptModule):
-            where = f"the module {name!r}" if name else "the model"
-            raise ValueError(f"{where} is a ScriptModule: pass the model from which it was scripted or traced")
+            raise ValueError(f"{where} is a ScriptModule: pass the model that was scripted or traced")
 
 
 def trace_calls(model: nn.Module, example_inputs: Any) -> list[fx.Graph]:
