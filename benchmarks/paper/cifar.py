@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.paper.cifar_images import Images, load_images
 from benchmarks.paper.cifar_techniques import LAMS, OPTIMIZERS, TECHNIQUES
-from benchmarks.paper.cifar_training import Schedule, train_network
+from benchmarks.paper.cifar_training import Schedule, Training
 from benchmarks.paper.sweep import CPU, Record, run_command, runs_of, sweep
 from jumpstart_kernels.cli.inputs import positive
 
@@ -74,7 +74,7 @@ def work(task: Task) -> list[Record]:
     """Train a task's network."""
     images, count = load_parts(task.data, task.counts), task.counts.train
     validation = images.x_train[count:], images.y_train[count:]
-    record = train_network(
+    training = Training(
         TECHNIQUES[task.technique],
         task.learning_rate,
         task.lam,
@@ -82,6 +82,8 @@ def work(task: Task) -> list[Record]:
         task.schedule,
         Images(images.x_train[:count], images.y_train[:count], *validation, images.classes),
         CPU,
+    )
+    record = training.run(
         unseen=None if task.tuning else (images.x_test, images.y_test),
         diagnosed=not task.tuning and task.seed == 0,
     )

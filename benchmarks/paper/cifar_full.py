@@ -21,7 +21,7 @@ from benchmarks.models import BLOCKS
 from benchmarks.paper import cifar
 from benchmarks.paper.cifar_images import load_images
 from benchmarks.paper.cifar_techniques import TECHNIQUES
-from benchmarks.paper.cifar_training import Schedule, train_network
+from benchmarks.paper.cifar_training import Schedule, Training
 from benchmarks.paper.sweep import SCHEMA, Record, continued, run_command, runs_of, write
 from benchmarks.result_files import FOLDER
 from jumpstart_kernels.bench.machine import describe
@@ -150,9 +150,8 @@ def run(arguments: argparse.Namespace, command: list[str]) -> Record:
             rate, lam = chosen[network]
             schedule = Schedule(steps, batch, EVALUATIONS, arguments.width, network.growth, blocks=blocks)
             technique = TECHNIQUES[network.technique]
-            entry |= train_network(
-                technique, rate, lam, arguments.seed, schedule, images, device, diagnosed=True, report=show
-            )
+            training = Training(technique, rate, lam, arguments.seed, schedule, images, device)
+            entry |= training.run(diagnosed=True, report=show)
             entry |= {"schedule": asdict(schedule), "finished": True}
             write(arguments.output, record)
             longest = max(longest, time.monotonic() - started)

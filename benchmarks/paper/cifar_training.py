@@ -68,7 +68,8 @@ class Training:
         device: torch.device,
     ) -> None:
         torch.manual_seed(seed)
-        self.technique, self.lam, self.schedule, self.device = technique, lam, schedule, device
+        self.technique, self.learning_rate, self.lam, self.seed = technique, learning_rate, lam, seed
+        self.schedule, self.device = schedule, device
         self.generator = torch.Generator().manual_seed(seed)
         self.images = images.to(device)
         pixels = images.x_train[:5000].float()
@@ -90,6 +91,66 @@ class Training:
         self.optimizers = make_optimizers(technique.optimizer, self.model, learning_rate)
         self.rates = [[group["lr"] for group in each.param_groups] for each in self.optimizers]
         self.step = 0
+
+    def run(
+        self,
+        *,
+        unseen: tuple[Tensor, Tensor] | None = None,
+        diagnosed: bool = False,
+        report: Callable[[float], object] = lambda accuracy: None,
+    ) -> Record:
+        """Train in full.
+
+        Args:
+            unseen: further images and labels, for the accuracy at the end alone.
+            diagnosed: whether to look inside, before the first step and at every evaluation.
+            report: called with the accuracy at every evaluation.
+
+        Returns:
+            Accuracies after the last step, ``accuracy`` on the images to measure it on, ``train_accuracy``
+            and ``unseen_accuracy``, and the course of training. A network whose loss is not finite stops
+            there, ``diverged``.
+        """
+        course: list[Record] = []
+        diagnoses = [self.diagnosis()] if diagnosed else []
+        losses, penalties, seconds, begin = [], [], 0.0, time.perf_counter()
+        every = max(1, self.schedule.steps // self.schedule.evaluations)
+        batches = self.batches()
+        while self.step < self.schedule.steps:
+            loss, penalty = self.train(next(batches))
+            losses.append(loss)
+            penalties.append(penalty)
+            if self.step % every and self.step < self.schedule.steps:
+                continue
+            means = [torch.stack(values).mean().item() for values in (losses, penalties)]
+            seconds += time.perf_counter() - begin
+            finite = all(map(math.isfinite, means))
+            accuracy = self.accuracy(self.images.x_test, self.images.y_test)
+            if finite:
+                course.append(
+                    {"step": self.step, "loss": means[0], "penalty": means[1], "accuracy": accuracy}
+                )
+            report(accuracy)
+            if diagnosed and finite:
+                diagnoses.append(self.diagnosis())
+            losses, penalties, begin = [], [], time.perf_counter()
+            if not finite:
+                break
+        return {
+            "learning_rate": self.learning_rate,
+            "lam": self.lam,
+            "seed": self.seed,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "accuracy": accuracy,
+            "train_accuracy": self.accuracy(self.images.x_train, self.images.y_train),
+            "unseen_accuracy": None if unseen is None else self.accuracy(*unseen),
+            "diverged": not finite,
+            "train_seconds": round(seconds, 2),
+            "course": course,
+            "diagnoses": diagnoses,
+            "units": self.unit_ratios(),
+            "schedule": asdict(self.schedule),
+        }
 
     def factor(self) -> float:
         """Of the learning rate, at the next step."""
@@ -144,6 +205,14 @@ class Training:
         return {"step": self.step} | diagnose(
             self.model, self.prepare(self.images.x_train[:PROBES]), self.images.y_train[:PROBES]
         )
+
+    def unit_ratios(self) -> Record:
+        """The shares of dead and linear units over the test images, of networks with ReLUs or leaky ones."""
+        if self.technique.activation not in ("relu", "leaky_relu"):
+            return {}
+        batches = (self.prepare(x) for x in self.images.x_test.split(EVALUATION_BATCH))
+        ratios = jk.unit_usage(self.model, batches).ratios
+        return {name: float(ratios[name]) for name in ("unit_dead_ratio", "unit_linear_ratio")}
 
     def prepare(self, x: Tensor) -> Tensor:
         return standardize(x, self.mean, self.deviation).contiguous(memory_format=torch.channels_last)
@@ -200,87 +269,3 @@ class KernelMuon:
 def as_matrix(kernel: Tensor) -> Tensor:
     """``[outputs, inputs, height, width]`` as ``[outputs, height · width · inputs]``."""
     return kernel.permute(0, 2, 3, 1).flatten(1)
-
-
-def train_network(
-    technique: Technique,
-    learning_rate: float,
-    lam: float,
-    seed: int,
-    schedule: Schedule,
-    images: Images,
-    device: torch.device,
-    *,
-    unseen: tuple[Tensor, Tensor] | None = None,
-    diagnosed: bool = False,
-    report: Callable[[float], object] = lambda accuracy: None,
-) -> Record:
-    """Train one network.
-
-    Args:
-        technique: how to train.
-        learning_rate: the highest.
-        lam: weight of the penalty.
-        seed: of weights, order and augmentation.
-        schedule: what all share.
-        images: to train on, and to measure accuracy on.
-        device: where.
-        unseen: further images and labels, for the accuracy at the end alone.
-        diagnosed: whether to look inside, before the first step and at every evaluation.
-        report: called with the accuracy at every evaluation.
-
-    Returns:
-        Accuracies after the last step, ``accuracy`` on the images to measure it on, ``train_accuracy`` and
-        ``unseen_accuracy``, and the course of training. A network whose loss is not finite stops there,
-        ``diverged``.
-    """
-    training = Training(technique, learning_rate, lam, seed, schedule, images, device)
-    course: list[Record] = []
-    diagnoses = [training.diagnosis()] if diagnosed else []
-    losses, penalties, seconds, begin = [], [], 0.0, time.perf_counter()
-    every = max(1, schedule.steps // schedule.evaluations)
-    batches = training.batches()
-    while training.step < schedule.steps:
-        loss, penalty = training.train(next(batches))
-        losses.append(loss)
-        penalties.append(penalty)
-        if training.step % every and training.step < schedule.steps:
-            continue
-        means = [torch.stack(values).mean().item() for values in (losses, penalties)]
-        seconds += time.perf_counter() - begin
-        finite = all(map(math.isfinite, means))
-        accuracy = training.accuracy(training.images.x_test, training.images.y_test)
-        if finite:
-            course.append(
-                {"step": training.step, "loss": means[0], "penalty": means[1], "accuracy": accuracy}
-            )
-        report(accuracy)
-        if diagnosed and finite:
-            diagnoses.append(training.diagnosis())
-        losses, penalties, begin = [], [], time.perf_counter()
-        if not finite:
-            break
-    return {
-        "learning_rate": learning_rate,
-        "lam": lam,
-        "seed": seed,
-        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
-        "accuracy": accuracy,
-        "train_accuracy": training.accuracy(training.images.x_train, training.images.y_train),
-        "unseen_accuracy": None if unseen is None else training.accuracy(*unseen),
-        "diverged": not finite,
-        "train_seconds": round(seconds, 2),
-        "course": course,
-        "diagnoses": diagnoses,
-        "units": unit_ratios(training),
-        "schedule": asdict(schedule),
-    }
-
-
-def unit_ratios(training: Training) -> Record:
-    """The shares of dead and linear units over the test images, of networks with ReLUs or leaky ones."""
-    if training.technique.activation not in ("relu", "leaky_relu"):
-        return {}
-    batches = (training.prepare(x) for x in training.images.x_test.split(EVALUATION_BATCH))
-    ratios = jk.unit_usage(training.model, batches).ratios
-    return {name: float(ratios[name]) for name in ("unit_dead_ratio", "unit_linear_ratio")}

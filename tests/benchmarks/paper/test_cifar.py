@@ -15,7 +15,7 @@ from benchmarks.paper.cifar_images import Images
 from benchmarks.paper.cifar_networks import build_network, convolutions, tat_slope
 from benchmarks.paper.cifar_penalties import PenaltyOf, slacks
 from benchmarks.paper.cifar_techniques import TECHNIQUES, Penalty
-from benchmarks.paper.cifar_training import KernelMuon, Schedule, Training, as_matrix, train_network
+from benchmarks.paper.cifar_training import KernelMuon, Schedule, Training, as_matrix
 from benchmarks.paper.report import cifar as report
 from benchmarks.paper.sweep import CPU
 
@@ -44,17 +44,8 @@ def images() -> Images:
 @pytest.mark.parametrize("name", techniques())
 def test_every_technique_trains(name, images):
     technique = TECHNIQUES[name]
-    record = train_network(
-        technique,
-        technique.learning_rates[0],
-        technique.lams[-1],
-        0,
-        SMALL,
-        images,
-        CPU,
-        unseen=(images.x_test[:10], images.y_test[:10]),
-        diagnosed=True,
-    )
+    training = Training(technique, technique.learning_rates[0], technique.lams[-1], 0, SMALL, images, CPU)
+    record = training.run(unseen=(images.x_test[:10], images.y_test[:10]), diagnosed=True)
     assert [each["step"] for each in record["course"]] == [2, 4]
     assert [each["step"] for each in record["diagnoses"]] == [0, 2, 4]
     assert record["accuracy"] == record["course"][-1]["accuracy"]
@@ -75,13 +66,13 @@ def test_every_technique_trains(name, images):
 @pytest.mark.parametrize("name", techniques("jumpstart_adamw", "looks_linear_jumpstart_muon"))
 def test_a_network_learns_to_tell_the_kinds_apart(name, images):
     schedule = replace(SMALL, steps=40, width=8)
-    record = train_network(TECHNIQUES[name], 5e-3, 0.1, 0, schedule, images, CPU)
+    record = Training(TECHNIQUES[name], 5e-3, 0.1, 0, schedule, images, CPU).run()
     assert record["accuracy"] >= 0.9 and not record["diverged"]
     assert record["course"][-1]["loss"] < record["course"][0]["loss"]
 
 
 def test_a_network_that_diverges_stops(images):
-    record = train_network(TECHNIQUES["plain_sgd"], 1e30, 0.0, 0, SMALL, images, CPU)
+    record = Training(TECHNIQUES["plain_sgd"], 1e30, 0.0, 0, SMALL, images, CPU).run()
     assert record["diverged"] and len(record["course"]) < 2
     json.dumps(record, allow_nan=False)
 
