@@ -43,8 +43,8 @@ def looks_linear_(
     the whole patch, since a center alone would drop what is beside it. A layer without a ReLU behind it,
     such as the last, has no pairs, nor has one with an odd number of units, or whose pairs no layer would
     read: its weight is ``V`` alone, ``[V, −V]`` for pairs that it reads. ReLUs without pairs count as
-    halving the mean square. What is
-    grouped, transposed, parametrized, shared, hooked, or of another kind is left as it is, and norms are.
+    halving the mean square. What is grouped, transposed, parametrized, shared, hooked, or of another kind is
+    left as it is, and norms are.
 
     The model is exactly linear unless something says otherwise in ``notes`` of the report: max pooling and a
     ReLU of a sum with a skip connection, for example, leave it odd, ``f(−x) = −f(x)``. Dropout counts as in

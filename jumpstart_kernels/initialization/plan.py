@@ -54,8 +54,7 @@ class _Planner:
             for graph, outcomes in zip(self._graphs, self._outcomes, strict=True):
                 follower.follow(graph, outcomes)
             # Pairs that nobody reads as such are the same units twice.
-            unread = {layer: where for layer, where in follower.lost.items() if layer in paired}
-            unread = {layer: where for layer, where in unread.items() if layer not in follower.read}
+            unread = {layer: follower.lost[layer] for layer in (follower.lost.keys() & paired) - follower.read}
             if not unread:
                 break
             lost |= {layer: f"its pairs would not get past {where}" for layer, where in unread.items()}
