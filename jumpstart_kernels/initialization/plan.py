@@ -54,10 +54,10 @@ class _Planner:
             for graph, outcomes in zip(self._graphs, self._outcomes, strict=True):
                 follower.follow(graph, outcomes)
             # Pairs that nobody reads as such are the same units twice.
-            unread = {layer: follower.lost[layer] for layer in (follower.lost.keys() & paired) - follower.read}
+            unread = (follower.lost.keys() & paired) - follower.read
             if not unread:
                 break
-            lost |= {layer: f"its pairs would not get past {where}" for layer, where in unread.items()}
+            lost |= {layer: f"its pairs would not get past {follower.lost[layer]}" for layer in unread}
         readings = {layer: Reading(follower.read_by(layer), layer in paired) for layer in self._settable}
         return Plan(readings, unpaired, self._left, follower.notes)
 
