@@ -83,6 +83,7 @@ def with_penalty(technique: Technique, **options: Any) -> Technique:
 def _jumpstart(
     title: str, group: str = "penalty", penalty: Penalty | None = None, **changes: Any
 ) -> Technique:
+    title = f"{JUMPSTART.title}, {title}"
     return replace(JUMPSTART, title=title, group=group, penalty=penalty or Penalty(), **changes)
 
 
@@ -91,16 +92,11 @@ _TRAINED_BY_ALL: dict[str, Technique] = {
     "plain": PLAIN,
     "jumpstart": JUMPSTART,
     "looks_linear": LOOKS_LINEAR,
-    "looks_linear_jumpstart": replace(with_penalty(LOOKS_LINEAR), group="together"),
 }
 _TRAINED_BY_TWO: dict[str, Technique] = {
+    "looks_linear_jumpstart": replace(with_penalty(LOOKS_LINEAR), group="together"),
     "tat": TAT,
     "tat_jumpstart": with_penalty(TAT),
-    "batch_norm": BATCH_NORM,
-    "selu": SELU,
-    "linked": LINKED,
-    "linked_looks_linear": replace(LINKED, title="linked ReLU, looks-linear", initialization="looks_linear"),
-    "fixup": FIXUP,
 }
 _TRAINED_BY_ADAMW: dict[str, Technique] = {
     "sample_means": _jumpstart("units over samples' means", penalty=Penalty(units="sample_means")),
@@ -114,21 +110,13 @@ _TRAINED_BY_ADAMW: dict[str, Technique] = {
     "no_bias": _jumpstart("no bias, as published", "initialization", bias=False),
 }
 _TRAINED_BY_MUON: dict[str, Technique] = {
-    "looks_linear_sample_means": replace(
-        LOOKS_LINEAR,
-        title="looks-linear + Jumpstart, units over samples' means",
-        group="together",
-        penalty=Penalty(units="sample_means"),
-    ),
-    "looks_linear_quantiles": replace(
-        LOOKS_LINEAR,
-        title="looks-linear + Jumpstart, units over quantiles",
-        group="together",
-        penalty=Penalty(units="quantiles"),
-    ),
+    "batch_norm": BATCH_NORM,
     "batch_norm_jumpstart": with_penalty(BATCH_NORM),
+    "selu": SELU,
     "selu_jumpstart": with_penalty(SELU),
+    "linked": LINKED,
     "linked_jumpstart": with_penalty(LINKED),
+    "fixup": FIXUP,
 }
 
 

@@ -157,7 +157,7 @@ def test_initializations_keep_the_scale(initialization):
 def test_fixup_starts_at_the_skip_connections():
     torch.manual_seed(0)
     x = torch.randn(4, 3, 16, 16)
-    model = build_network(TECHNIQUES["fixup_adamw"], 4, 2, x, blocks=(2,))
+    model = build_network(TECHNIQUES["fixup_muon"], 4, 2, x, blocks=(2,))
     stem = model[:2](x)
     block = model[2]
     torch.testing.assert_close(block(stem), block.skip(stem).relu())
