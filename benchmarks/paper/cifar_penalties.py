@@ -1,5 +1,6 @@
 """The penalties of the CIFAR-10 comparison: the package's, and some that it does not have."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,12 +53,23 @@ def slacks(x: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
     elif penalty.units == "quantiles":
         values = x.transpose(0, 1).flatten(1)  # [C, N · H · W]
         count = max(1, int(penalty.quantile * values.shape[1]))
-        unit_max = values.kthvalue(values.shape[1] - count + 1, 1).values
-        unit_min = values.kthvalue(count, 1).values
+        unit_min, unit_max = order_statistics(values, [count - 1, values.shape[1] - count]).unbind(1)
     return (
         _hinge(unit_max, unit_min, penalty.margin),
         _hinge(statistics.point_max, statistics.point_min, penalty.margin).flatten(),
     )
+
+
+def order_statistics(values: Tensor, ranks: list[int]) -> Tensor:
+    """The values of these ranks, from 0, of each row, ``[rows, ranks]``; each is that of one element.
+
+    Faster than ``torch.kthvalue`` twice.
+    """
+    found = torch.from_numpy(np.partition(values.detach().cpu().numpy(), ranks, axis=1)[:, ranks])
+    places = [
+        (values.detach() == each[:, None]).byte().argmax(1) for each in found.to(values.device).unbind(1)
+    ]
+    return values.gather(1, torch.stack(places, 1))
 
 
 def _hinge(maximum: Tensor, minimum: Tensor, margin: float) -> Tensor:
