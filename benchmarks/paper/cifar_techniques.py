@@ -134,5 +134,5 @@ TECHNIQUES: dict[str, Technique] = {
     **_by(("adamw",), _TRAINED_BY_ADAMW),
     **_by(("muon",), _TRAINED_BY_MUON),
 }
-TECHNIQUES["batch_norm_skips_muon"] = replace(TECHNIQUES["batch_norm_skips_muon"], further_rates=(0.15, 0.5))
 """By name, those first that matter most."""
+TECHNIQUES["batch_norm_skips_muon"] = replace(TECHNIQUES["batch_norm_skips_muon"], further_rates=(0.15, 0.5))

@@ -13,7 +13,7 @@ from benchmarks.paper import cifar, cifar_full
 from benchmarks.paper.cifar_diagnosis import diagnose, effective_rank
 from benchmarks.paper.cifar_images import Images
 from benchmarks.paper.cifar_networks import build_network, convolutions, tat_slope
-from benchmarks.paper.cifar_penalties import PenaltyOf, slacks
+from benchmarks.paper.cifar_penalties import PenaltyOf, order_statistics, slacks
 from benchmarks.paper.cifar_techniques import TECHNIQUES, Penalty
 from benchmarks.paper.cifar_training import KernelMuon, Schedule, Training, as_matrix
 from benchmarks.paper.report import cifar as report
@@ -121,6 +121,15 @@ def test_slacks_are_those_of_the_definition(units, points):
     of_points = x.flatten(1) if points == "sample" else x.movedim(1, -1).reshape(-1, 3)
     high, low = of_points.amax(1), of_points.amin(1)
     torch.testing.assert_close(found[1], ((0.7 - high).clamp(min=0) + (0.7 + low).clamp(min=0)) / 2)
+
+
+def test_order_statistics_pass_their_gradient_to_the_elements_they_are():
+    x = torch.randn(3, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    found, weights = order_statistics(x, [3, 36]), torch.tensor([1.0, 2.0]).double()
+    (gradient,) = torch.autograd.grad((found * weights).sum(), x)
+    values = [x.kthvalue(4, 1).values, x.kthvalue(37, 1).values]
+    (expected,) = torch.autograd.grad((values[0] + 2 * values[1]).sum(), x)
+    assert torch.equal(found, torch.stack(values, 1)) and torch.equal(gradient, expected)
 
 
 def test_penalties_forget_what_they_have_seen(images):
