@@ -1,9 +1,9 @@
 """The base class of schedules, and checks of their arguments."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from jumpstart_kernels.functional.numbers import check_nonnegative
 from jumpstart_kernels.penalties.injection import PenaltyInjection
 
 
@@ -103,28 +103,3 @@ def check_closed_form(name: str, schedule: object) -> PenaltySchedule:
         kind = type(schedule).__name__
         raise TypeError(f"{name} must not be a {kind}: wrap the others in it instead")
     return schedule
-
-
-def check_nonnegative(name: str, number: float) -> float:
-    """Raise for anything but a finite, nonnegative number."""
-    if isinstance(number, bool) or not isinstance(number, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(number).__name__}")
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{name} must be finite and at least 0, got {number}")
-    return float(number)
-
-
-def check_ratio(name: str, number: float) -> float:
-    """Raise for anything but a number in [0, 1]."""
-    if check_nonnegative(name, number) > 1:
-        raise ValueError(f"{name} must be in [0, 1], got {number}")
-    return float(number)
-
-
-def check_count(name: str, number: int, least: int = 0) -> int:
-    """Raise for anything but an int of at least ``least``."""
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise TypeError(f"{name} must be an int, got {type(number).__name__}")
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number

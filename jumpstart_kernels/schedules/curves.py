@@ -4,11 +4,10 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from jumpstart_kernels.functional.numbers import check_count, check_nonnegative
 from jumpstart_kernels.schedules.base import (
     PenaltySchedule,
     check_closed_form,
-    check_count,
-    check_nonnegative,
 )
 
 

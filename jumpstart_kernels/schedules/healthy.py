@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jumpstart_kernels.functional.numbers import check_count, check_nonnegative, check_ratio
 from jumpstart_kernels.schedules.base import (
     PenaltySchedule,
     check_closed_form,
-    check_count,
-    check_nonnegative,
-    check_ratio,
 )
 
 

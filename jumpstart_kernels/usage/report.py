@@ -8,7 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from jumpstart_kernels.functional.numbers import check_nonnegative
+
 DEAD, LINEAR, NONLINEAR = STATUSES = (-1, 0, 1)
+TAU = 0.025  # of Sokar et al. for counting, who recycle at 0.1
 UNMATCHED = 2  # dimension 0 of the layer does not hold the samples: they have no status
 
 
@@ -49,6 +52,30 @@ class UsageReport(Mapping[str, float]):
     """Likewise the smallest."""
     cosines: dict[str, float] = field(default_factory=dict)
     """The mean cosine between samples of each layer; empty unless asked for with ``cosines=True``."""
+    dormancy: dict[str, Tensor] = field(default_factory=dict)
+    """``[C]`` of each layer, float64: the dormancy score of each unit; empty unless asked for."""
+    unit_mean: dict[str, Tensor] = field(default_factory=dict)
+    """Likewise the mean of each unit's output, not of its magnitude."""
+
+    def dormant(self, tau: float = TAU) -> dict[str, Tensor]:
+        """Which units are τ-dormant, bool ``[C]`` of each layer: those whose score is at most ``tau``.
+
+        A unit's score is the mean magnitude of its output over that of its layer: Eq. 1 of Sokar et al., *The
+        Dormant Neuron Phenomenon in Deep Reinforcement Learning*, arXiv 2302.12902. Where all outputs of a
+        layer are 0 the scores are 0. A unit that put out a NaN is not dormant.
+
+        Args:
+            tau: 0 for units whose output is always 0.
+
+        Raises:
+            TypeError, ValueError: ``tau`` is not a number of 0 or more; or the report has no scores.
+        """
+        check_nonnegative("tau", tau)
+        if not self.dormancy:
+            raise ValueError(
+                "the report has no dormancy scores: ask for them, as in unit_usage(model, loader, dormancy=True)"
+            )
+        return {name: scores <= tau for name, scores in self.dormancy.items()}
 
     def __getitem__(self, name: str) -> float:
         return self.ratios[name]
