@@ -73,7 +73,8 @@ class UsageReport(Mapping[str, float]):
         check_nonnegative("tau", tau)
         if not self.dormancy:
             raise ValueError(
-                "the report has no dormancy scores: ask for them, as in unit_usage(model, loader, dormancy=True)"
+                "the report has no dormancy scores: ask for them, for example by "
+                "unit_usage(model, loader, dormancy=True)"
             )
         return {name: scores <= tau for name, scores in self.dormancy.items()}
 
