@@ -21,6 +21,7 @@ from jumpstart_kernels.penalties import (
 )
 from jumpstart_kernels.surgery import find_relu, link_relu, replace_relu, restore_relu
 from jumpstart_kernels.usage.cosines import sample_cosines
+from jumpstart_kernels.usage.rolling import UnitWarning, watch
 from jumpstart_kernels.usage.watching import layer_extrema
 from jumpstart_kernels.version import __version__
 
@@ -29,6 +30,7 @@ __all__ = [
     "PenaltyCounts",
     "PenaltyInjection",
     "UnitUsage",
+    "UnitWarning",
     "__version__",
     "count_units_and_points",
     "find_relu",
@@ -48,14 +50,18 @@ __all__ = [
     "schedules",
     "unit_usage",
     "use_backend",
+    "watch",
 ]
+
+_NEED_TORCHMETRICS = {
+    "UnitUsage": "jumpstart_kernels.usage.metric",
+    "unit_usage": "jumpstart_kernels.usage.loader",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("UnitUsage", "unit_usage"):  # they import torchmetrics, which training does not need
-        from jumpstart_kernels.usage import metric
-
-        return getattr(metric, name)
+    if name in _NEED_TORCHMETRICS:  # which training does not need
+        return getattr(importlib.import_module(_NEED_TORCHMETRICS[name]), name)
     if name in ("integrations", "plots", "pruning"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

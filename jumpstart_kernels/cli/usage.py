@@ -62,7 +62,7 @@ def add_usage(commands: argparse._SubParsersAction) -> None:
 def usage(arguments: argparse.Namespace) -> int:
     """Print the usage report of a model over a data set, and write the output if requested."""
     try:
-        from jumpstart_kernels.usage.metric import unit_usage
+        from jumpstart_kernels.usage.loader import unit_usage
     except ImportError as error:
         raise CommandError(error) from error
     if arguments.output is not None:

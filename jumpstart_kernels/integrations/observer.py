@@ -9,7 +9,7 @@ from torch import nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from jumpstart_kernels.schedules import ConstantPenalty, PenaltySchedule, StopWhenHealthy
-from jumpstart_kernels.usage.cosines import UsageWatch
+from jumpstart_kernels.usage.collecting import UsageWatch
 from jumpstart_kernels.usage.metric import UnitUsage
 from jumpstart_kernels.usage.report import UsageReport
 
@@ -22,15 +22,19 @@ class UsageObserver:
     Args:
         layers: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
         unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
-        cosines: as of :class:`~jumpstart_kernels.UnitUsage`.
+        cosines: as of :class:`~jumpstart_kernels.UnitUsage`, like ``dormancy``.
     """
 
     def __init__(
-        self, layers: Iterable[str] | None = None, unit_dim: int | str = "auto", cosines: bool = False
+        self,
+        layers: Iterable[str] | None = None,
+        unit_dim: int | str = "auto",
+        cosines: bool = False,
+        dormancy: bool = False,
     ) -> None:
         self._layers = layers if layers is None or isinstance(layers, str) else list(layers)
         self._unit_dim = unit_dim
-        self._metric = UnitUsage(cosines=cosines)
+        self._metric = UnitUsage(cosines=cosines, dormancy=dormancy)
         self._watch: UsageWatch | None = None
         self._batches = 0  # that ended while watching
 
@@ -43,7 +47,7 @@ class UsageObserver:
             return not model.training
 
         options: dict[str, Any] = {"layers": self._layers, "unit_dim": self._unit_dim}
-        self._watch = UsageWatch(model, when=evaluating, cosines=self._metric.cosines, **options)
+        self._watch = UsageWatch(model, when=evaluating, extras=self._metric.extras, **options)
         self._watch.start()
         parameter = next(model.parameters(), None)
         if parameter is not None:
@@ -66,10 +70,10 @@ class UsageObserver:
         if self._watch is None:
             return
         self._batches += 1
-        extrema, cosines = self._watch.take()
-        if extrema:
-            self._metric.to(next(iter(extrema.values())).unit_max.device)
-            self._metric.update(extrema, cosines)
+        seen = self._watch.take()
+        if seen.extrema:
+            self._metric.to(next(iter(seen.extrema.values())).unit_max.device)
+            self._metric.update(*seen)
 
     def report(self) -> UsageReport | None:
         """The report over all batches since the last one, and all processes; None without a batch.
@@ -111,8 +115,9 @@ class UsageObserver:
 
 
 def logged(report: UsageReport) -> dict[str, float]:
-    """The ratios by name, and the cosine of each layer, if the report has them, as ``cosine/<layer>``."""
-    return {**report, **{f"cosine/{layer}": cosine for layer, cosine in report.cosines.items()}}
+    """The ratios by name and, if the report has them, dormant units and each layer's ``cosine/<layer>``."""
+    dormant = {"unit_dormant_ratio": report.dormant_ratio()} if report.dormancy else {}
+    return {**report, **dormant, **{f"cosine/{layer}": cosine for layer, cosine in report.cosines.items()}}
 
 
 def as_schedule(weight: float | PenaltySchedule) -> PenaltySchedule:

@@ -51,13 +51,13 @@ class UsageWriter:
     def add_usage(
         self, usage: UsageReport, step: int, *, by_layer: bool = True, figures: bool = False
     ) -> None:
-        """The ten ratios as scalars.
+        """The ten ratios as scalars, and the fraction of dormant units if the report has scores.
 
         Args:
             usage: from :func:`~jumpstart_kernels.unit_usage` or ``UnitUsage.report()``.
             step: the global step.
-            by_layer: whether to add each layer's fractions of dead and linear units, and its mean cosine
-                between samples if the report has it.
+            by_layer: whether to add each layer's fractions of dead and linear units and, if the report has
+                them, its fraction of dormant units, its effective rank and its mean cosine between samples.
             figures: whether to add the maps of units and points, which need matplotlib.
 
         Raises:
@@ -67,12 +67,18 @@ class UsageWriter:
             raise TypeError(f"usage must be a UsageReport, got {type(usage).__name__}")
         for name, ratio in usage.items():
             self._scalar(name, ratio, step)
+        if usage.dormancy:
+            self._scalar("unit_dormant_ratio", usage.dormant_ratio(), step)
         if by_layer:
             for name, layer in usage.layers.items():
                 if not layer.units:
                     continue
                 self._scalar(f"unit_dead_ratio/{name}", layer.dead / layer.units, step)
                 self._scalar(f"unit_linear_ratio/{name}", layer.linear / layer.units, step)
+            for name, mask in usage.dormant().items() if usage.dormancy else ():
+                self._scalar(f"unit_dormant_ratio/{name}", float(mask.double().mean()), step)
+            for name, rank in usage.effective_ranks.items():
+                self._scalar(f"effective_rank/{name}", rank, step)
             for name, cosine in usage.cosines.items():
                 self._scalar(f"cosine/{name}", cosine, step)
         if figures:

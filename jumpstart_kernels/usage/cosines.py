@@ -5,7 +5,7 @@ In a deep plain network no unit need be dead for all inputs to be mapped to near
 arXiv 2302.09712.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from jumpstart_kernels.functional.checks import check_input
 from jumpstart_kernels.nn.activation import JumpstartActivation, LayerExtrema, as_batch
 from jumpstart_kernels.ops.layout import along_units
-from jumpstart_kernels.usage.watching import LayerWatch, Watch, take_once, uncompiled
+from jumpstart_kernels.usage.watching import Watch, take_once, uncompiled
 
 
 class SampleCosine(NamedTuple):
@@ -56,57 +56,6 @@ class CosineWatch(Watch[SampleCosine]):
     def _leave_out(self, name: str, x: Tensor) -> None:
         if self._warn:
             super()._leave_out(name, x)
-
-
-class UsageWatch:
-    """Collects what a ``UnitUsage`` is updated with; started and stopped like a ``Watch``.
-
-    >>> with UsageWatch(model, cosines=True) as watch:
-    ...     model(x)
-    ...     metric.update(*watch.take())
-
-    Args:
-        model: as in :class:`~jumpstart_kernels.usage.watching.Watch`, like the other options.
-        cosines: whether to collect the cosines, too.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        layers: Iterable[str] | None = None,
-        unit_dim: int | str = "auto",
-        when: Callable[[], bool] = lambda: True,
-        cosines: bool = False,
-    ) -> None:
-        layers = layers if layers is None or isinstance(layers, str) else list(layers)
-        self._extrema = LayerWatch(model, layers=layers, unit_dim=unit_dim, when=when)
-        self._cosines: CosineWatch | None = None
-        if cosines:
-            self._cosines = CosineWatch(model, layers=layers, unit_dim=unit_dim, when=when, warn=False)
-
-    def __enter__(self) -> "UsageWatch":
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Start collecting; no effect if already started."""
-        self._extrema.start()
-        if self._cosines is not None:
-            self._cosines.start()
-
-    def stop(self) -> None:
-        """Stop collecting, and drop what was not taken."""
-        self._extrema.stop()
-        if self._cosines is not None:
-            self._cosines.stop()
-
-    def take(self) -> tuple[dict[str, LayerExtrema], dict[str, SampleCosine] | None]:
-        """Extrema and cosines by layer since the last ``take()``; None for cosines that are not collected."""
-        return self._extrema.take(), None if self._cosines is None else self._cosines.take()
 
 
 def sample_cosines(

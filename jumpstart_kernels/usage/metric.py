@@ -16,18 +16,12 @@ except ImportError as error:
     raise ImportError("UnitUsage and unit_usage need torchmetrics: pip install torchmetrics") from error
 
 from jumpstart_kernels.nn.activation import LayerExtrema
-from jumpstart_kernels.usage.batches import call_with_batch, track
-from jumpstart_kernels.usage.cosines import SampleCosine, UsageWatch, check_cosines, mean_over_batches
-from jumpstart_kernels.usage.report import (
-    UNMATCHED,
-    LayerUsage,
-    UsageReport,
-    count_statuses,
-    status_of,
-    usage_ratios,
-)
+from jumpstart_kernels.usage.assembly import LayerTotals, assemble_report
+from jumpstart_kernels.usage.collecting import Extras, UsageWatch
+from jumpstart_kernels.usage.cosines import SampleCosine, check_cosines, mean_over_batches
+from jumpstart_kernels.usage.outputs import UnitOutputs, check_outputs
+from jumpstart_kernels.usage.report import UsageReport
 from jumpstart_kernels.usage.updates import join, point_statuses, units_of
-from jumpstart_kernels.usage.watching import evaluating, uncompiled
 
 
 class UnitUsage(Metric):
@@ -42,6 +36,10 @@ class UnitUsage(Metric):
     A unit is dead if its pre-activation is positive nowhere on the data, linear if it is positive everywhere,
     else nonlinear; a data point likewise, in each layer. NaN is neither ``<= 0`` nor ``> 0``: a unit or point
     that saw one is nonlinear.
+
+    In the smooth activations of PyTorch (GELU, SiLU, tanh, ...) the slope decides: a unit is dead, or
+    saturated, if the activation's derivative is at most 0.01 in magnitude everywhere, linear if it varies by
+    no more than that.
 
     ``compute()`` returns a dict of 0-dim tensors:
 
@@ -63,6 +61,10 @@ class UnitUsage(Metric):
         cosines: whether :meth:`report` also has the mean cosine between samples by layer, over the pairs
             within each batch (:func:`~jumpstart_kernels.sample_cosines`), for which every pre-activation is
             read again.
+        dormancy: whether :meth:`report` also has the dormancy score of every unit, for which every output of
+            a layer is read again.
+        effective_rank: whether :meth:`report` also has the effective rank of each layer's outputs: a product
+            of matrices in float64, and 8 C² bytes, for a layer of C units.
         **options: those of ``torchmetrics.Metric``.
     """
 
@@ -76,19 +78,34 @@ class UnitUsage(Metric):
     unmatched_points: Tensor  # int64 [layers, 3], counts that do not fit in point_status
     cosine_means: list[Tensor]  # [1, layers] of each update
     cosine_pairs: list[Tensor]  # int64 [1, layers] of each update
+    slope_max: Tensor  # [units of all layers]; only read where the layer is judged by its slope
+    slope_min: Tensor
+    output_counts: Tensor  # int64 [layers]
+    output_sums: Tensor  # float64 [2, units of all layers' outputs], of values and of magnitudes
+    output_products: Tensor  # float64 [squares of the units of all layers' outputs]
 
-    def __init__(self, *, cosines: bool = False, **options: Any) -> None:
+    def __init__(
+        self, *, cosines: bool = False, dormancy: bool = False, effective_rank: bool = False, **options: Any
+    ) -> None:
         super().__init__(**options)
-        self.cosines = cosines
+        self.extras = Extras(cosines, dormancy, effective_rank)
         # The defaults have size 1 to broadcast against the units and layers of the first update.
         self.add_state("unit_max", torch.tensor([-torch.inf]), dist_reduce_fx="max")
         self.add_state("unit_min", torch.tensor([torch.inf]), dist_reduce_fx="min")
         self.add_state("point_status", [], dist_reduce_fx="cat")
         self.add_state("unmatched_points", torch.zeros((1, 3), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("slope_max", torch.tensor([-torch.inf]), dist_reduce_fx="max")
+        self.add_state("slope_min", torch.tensor([torch.inf]), dist_reduce_fx="min")
+        if self.extras.outputs:
+            self.add_state("output_counts", torch.zeros(1, dtype=torch.int64), dist_reduce_fx="sum")
+            self.add_state("output_sums", torch.zeros((2, 1), dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state("output_products", torch.zeros(1, dtype=torch.float64), dist_reduce_fx="sum")
         if cosines:
             self.add_state("cosine_means", [], dist_reduce_fx="cat")
             self.add_state("cosine_pairs", [], dist_reduce_fx="cat")
         self._units: dict[str, int] | None = None  # of each layer, in the order of the first update
+        self._sloped: frozenset[str] = frozenset()  # the layers judged by their slope
+        self._output_units: list[int] = []  # of each layer's output
 
     @contextmanager
     def watch(
@@ -102,7 +119,9 @@ class UnitUsage(Metric):
         Args:
             model: the module that is called, which is the wrapper if there is one (DDP).
             layers: names in ``model.named_modules()``, of modules whose first argument is the pre-activation;
-                by default every Jumpstart layer, ``nn.ReLU`` and ``nn.LeakyReLU``.
+                by default every Jumpstart layer, ``nn.ReLU`` and ``nn.LeakyReLU``, and the other hidden
+                activations of PyTorch: CELU, ELU, GELU, Hardswish, Hardtanh, Mish, PReLU, ReLU6, SELU, SiLU,
+                Softplus, Softsign, Tanh.
             unit_dim: dimension of the units, for modules that are no Jumpstart layer; or ``"auto"``,
                 inferred as in :func:`~jumpstart_kernels.replace_relu`.
 
@@ -111,7 +130,7 @@ class UnitUsage(Metric):
             ValueError: there is no such layer, or no layer at all.
         """
         depth = 0  # of forwards of the model within one another
-        options: dict[str, Any] = {"layers": layers, "unit_dim": unit_dim, "cosines": self.cosines}
+        options: dict[str, Any] = {"layers": layers, "unit_dim": unit_dim, "extras": self.extras}
         watch = UsageWatch(model, when=lambda: depth > 0, **options)
 
         def enter(*_: Any) -> None:
@@ -136,29 +155,54 @@ class UnitUsage(Metric):
             yield
 
     def update(
-        self, extrema: Mapping[str, LayerExtrema], cosines: Mapping[str, SampleCosine] | None = None
+        self,
+        extrema: Mapping[str, LayerExtrema],
+        cosines: Mapping[str, SampleCosine] | None = None,
+        outputs: Mapping[str, UnitOutputs] | None = None,
+        slopes: Mapping[str, LayerExtrema] | None = None,
     ) -> None:
-        """Add one batch: the extrema of each layer by its name, in the order of the layers.
+        """Add one batch, as a :class:`~jumpstart_kernels.usage.collecting.UsageWatch` collects it.
 
-        With ``cosines=True`` also the cosines of the layers.
+        Args:
+            extrema: of the pre-activation of each layer by its name, in the order of the layers.
+            cosines: of each layer with ``cosines=True``, else None.
+            outputs: of each layer with ``dormancy=True`` or ``effective_rank=True``, else None.
+            slopes: the extrema of the derivative of the layers that are judged by it.
 
         Raises:
             ValueError: there are no layers, the layers or units differ from the first update, or a layer has
-                no cosine.
+                no cosine or no outputs.
         """
-        units = self._check(extrema, cosines)
+        units = self._check(extrema, cosines, outputs)
+        slopes = {name: slopes[name] for name in units if name in slopes} if slopes else {}
         layers = [extrema[name] for name in units]
-        status, unmatched = point_statuses(layers, self.device)
-        unit_max = join([layer.unit_max for layer in layers], self.device)
-        unit_min = join([layer.unit_min for layer in layers], self.device)
-        self.unit_max = torch.maximum(self.unit_max, unit_max)
-        self.unit_min = torch.minimum(self.unit_min, unit_min)
+        judged = [slopes.get(name, extrema[name]) for name in units]
+        status, unmatched = point_statuses(layers, [slopes.get(name) for name in units], self.device)
+        self.unit_max, self.unit_min = self._widened(self.unit_max, self.unit_min, layers)
+        if slopes:
+            self.slope_max, self.slope_min = self._widened(self.slope_max, self.slope_min, judged)
         self.point_status.append(status)
         self.unmatched_points = self.unmatched_points + unmatched
         if cosines is not None:
             for state, side in ((self.cosine_means, 0), (self.cosine_pairs, 1)):
                 state.append(join([cosines[name][side][None] for name in units], self.device)[None])
-        self._units = units
+        if outputs is not None:
+            self._add_outputs([outputs[name] for name in units])
+        self._units, self._sloped = units, frozenset(slopes)
+
+    def _widened(self, maxima: Tensor, minima: Tensor, layers: list[LayerExtrema]) -> tuple[Tensor, Tensor]:
+        """The extrema of the units so far and of these."""
+        largest = join([layer.unit_max for layer in layers], self.device)
+        smallest = join([layer.unit_min for layer in layers], self.device)
+        return torch.maximum(maxima, largest), torch.minimum(minima, smallest)
+
+    def _add_outputs(self, outputs: list[UnitOutputs]) -> None:
+        counts, totals, magnitudes, products = zip(*outputs, strict=True)
+        sums = torch.stack([join(totals, self.device), join(magnitudes, self.device)])
+        self.output_counts = self.output_counts + join([count[None] for count in counts], self.device)
+        self.output_sums = self.output_sums + sums
+        self.output_products = self.output_products + join([each.flatten() for each in products], self.device)
+        self._output_units = [len(total) for total in totals]
 
     def compute(self) -> dict[str, Tensor]:
         """The ten ratios, float32. Raises RuntimeError if it has seen no data."""
@@ -176,30 +220,40 @@ class UnitUsage(Metric):
         self._units = None
 
     def forward(
-        self, extrema: Mapping[str, LayerExtrema], cosines: Mapping[str, SampleCosine] | None = None
+        self,
+        extrema: Mapping[str, LayerExtrema],
+        cosines: Mapping[str, SampleCosine] | None = None,
+        outputs: Mapping[str, UnitOutputs] | None = None,
+        slopes: Mapping[str, LayerExtrema] | None = None,
     ) -> dict[str, Tensor]:
         """Add one batch, as ``update`` does; returns the ratios of this batch alone."""
-        self._check(extrema, cosines)  # before the reset inside forgets the layers
-        return super().forward(extrema, cosines)
+        self._check(extrema, cosines, outputs)  # before the reset inside forgets the layers
+        return super().forward(extrema, cosines, outputs, slopes)
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add the data of another ``UnitUsage``. Raises ValueError if it has other layers or ``cosines``."""
+        """Add the data of another ``UnitUsage``. Raises ValueError if it has other layers or options."""
         if not isinstance(incoming_state, UnitUsage):
             raise TypeError(f"incoming_state must be a UnitUsage, got {type(incoming_state).__name__}")
-        if incoming_state.cosines != self.cosines:
-            raise ValueError(f"incoming_state must have cosines={self.cosines}, as this UnitUsage has")
+        for name, value in vars(self.extras).items():
+            if getattr(incoming_state.extras, name) != value:
+                raise ValueError(f"incoming_state must have {name}={value}, as this UnitUsage has")
         if incoming_state._units is None:
             return
         self._units = self._check_layers(incoming_state._units)
+        self._sloped, self._output_units = incoming_state._sloped, incoming_state._output_units
         super().merge_state(incoming_state)
         self._update_count += incoming_state._update_count
         self._computed = None
 
     def _check(
-        self, extrema: Mapping[str, LayerExtrema], cosines: Mapping[str, SampleCosine] | None
+        self,
+        extrema: Mapping[str, LayerExtrema],
+        cosines: Mapping[str, SampleCosine] | None,
+        outputs: Mapping[str, UnitOutputs] | None,
     ) -> dict[str, int]:
         units = self._check_layers(units_of(extrema))
-        check_cosines(self.cosines, extrema, cosines)
+        check_cosines(self.extras.cosines, extrema, cosines)
+        check_outputs(self.extras.outputs, extrema, outputs)
         return units
 
     def _check_layers(self, units: dict[str, int]) -> dict[str, int]:
@@ -215,7 +269,8 @@ class UnitUsage(Metric):
         self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None
     ) -> None:
         # Processes with different layers would exchange mismatched shapes, or deadlock.
-        layers = torch.tensor([zlib.crc32(repr((self._units, self.cosines)).encode())], device=self.device)
+        seen = repr((self._units, sorted(self._sloped), self.extras))
+        layers = torch.tensor([zlib.crc32(seen.encode())], device=self.device)
         gathered = torch.cat(dist_sync_fn(layers, group=process_group or self.process_group))
         if (gathered != layers).any():
             raise RuntimeError("every process must have seen a batch, and the same layers in the same order")
@@ -228,69 +283,30 @@ class UnitUsage(Metric):
                 "UnitUsage has seen no data: call the model inside `with metric.watch(model):`, as model(x) "
                 "rather than model.forward(x)"
             )
-        point_status = point_status.cpu()  # [points, layers]
-        point_counts = count_statuses(point_status) + self.unmatched_points.cpu()  # [layers, 3]
-        unit_status = status_of(self.unit_max, self.unit_min).cpu()  # [units of all layers]
-        by_layer = self._by_layer(unit_status)
-        layers = {}
-        for (name, status), points in zip(by_layer.items(), point_counts.tolist(), strict=True):
-            units = count_statuses(status[:, None])[0].tolist()
-            layers[name] = LayerUsage._make([len(status), *units, sum(points), *points])
-        matched = (point_status != UNMATCHED).all(0)  # [layers]
-        point_layers = tuple(name for name, keep in zip(layers, matched.tolist(), strict=True) if keep)
-        point_status = point_status if len(point_layers) == len(layers) else point_status[:, matched]
-        nan_units = int(self.unit_max.isnan().sum())
-        ratios = usage_ratios(unit_status, point_status)
-        unit_max, unit_min = (self._by_layer(side.cpu()) for side in (self.unit_max, self.unit_min))
-        cosines = {}
-        if self.cosines:
+        layers = {name: LayerTotals(*sides) for name, sides in self._by_layer(self.unit_max, self.unit_min)}
+        for name, sides in self._by_layer(self.slope_max, self.slope_min) if self._sloped else ():
+            if name in self._sloped:
+                layers[name] = layers[name]._replace(slope_extrema=sides)
+        if self.extras.cosines:
             states = (dim_zero_cat(self.cosine_means), dim_zero_cat(self.cosine_pairs))
-            cosines = dict(zip(layers, mean_over_batches(*states), strict=True))
-        return UsageReport(
-            ratios, layers, by_layer, point_status, point_layers, nan_units, unit_max, unit_min, cosines
-        )
+            for name, cosine in zip(self._units, mean_over_batches(*states), strict=True):
+                layers[name] = layers[name]._replace(cosine=cosine)
+        if self.extras.outputs:
+            for name, outputs in zip(self._units, self._outputs(), strict=True):
+                layers[name] = layers[name]._replace(outputs=outputs)
+        return assemble_report(layers, point_status.cpu(), self.unmatched_points.tolist(), self.extras)
 
-    def _by_layer(self, units: Tensor) -> dict[str, Tensor]:
+    def _by_layer(self, maxima: Tensor, minima: Tensor) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
         """``[units of all layers]`` by layer."""
         assert self._units is not None  # there was data
-        return dict(zip(self._units, units.split(list(self._units.values())), strict=True))
+        sides = (side.cpu().split(list(self._units.values())) for side in (maxima, minima))
+        yield from zip(self._units, zip(*sides, strict=True), strict=True)
 
-
-def unit_usage(
-    model: nn.Module,
-    loader: Iterable[Any],
-    *,
-    layers: Iterable[str] | None = None,
-    unit_dim: int | str = "auto",
-    cosines: bool = False,
-    progress: bool = False,
-) -> UsageReport:
-    """Run ``model`` over ``loader`` in ``eval()`` without grad and report dead, linear and nonlinear units.
-
-    Under ``torch.distributed`` the report covers the data of all processes.
-
-    Args:
-        model: any model with layers to watch; a compiled one runs uncompiled. Its training
-            flags are restored.
-        loader: yields the model's input: a tensor; a dict of tensors, passed as keyword arguments (as for
-            transformers); or a tuple or list whose first item is one of these. Arrays become tensors;
-            floating-point ones are cast to the dtype of the parameters. All are moved to the device of the
-            first parameter. For other batches write your own loop inside :meth:`UnitUsage.watch`.
-        layers: as in :meth:`UnitUsage.watch`.
-        unit_dim: as in :meth:`UnitUsage.watch`.
-        cosines: as of :class:`UnitUsage`.
-        progress: whether to show a progress bar, if ``rich`` is installed.
-
-    Raises:
-        TypeError: a batch has another type.
-        ValueError: the loader is empty; and the errors of :meth:`UnitUsage.watch`.
-    """
-    model = uncompiled(model)
-    metric = UnitUsage(cosines=cosines)
-    with metric.watch(model, layers=layers, unit_dim=unit_dim), evaluating(model) as device:
-        metric.to(device)
-        for batch in track(loader, "unit usage") if progress else loader:
-            call_with_batch(model, batch, device, "a batch of loader")
-    if not metric.update_called:
-        raise ValueError("loader must yield at least one batch, got none")
-    return metric.report()
+    def _outputs(self) -> Iterator[UnitOutputs]:
+        """Those of each layer."""
+        totals, magnitudes = (sums.split(self._output_units) for sums in self.output_sums.cpu())
+        sizes = [units if self.extras.effective_rank else 0 for units in self._output_units]
+        products = self.output_products.cpu().split([size * size for size in sizes])
+        squares = [each.view(size, size) for each, size in zip(products, sizes, strict=True)]
+        sums = zip(self.output_counts.cpu(), totals, magnitudes, squares, strict=True)
+        yield from map(UnitOutputs._make, sums)

@@ -56,6 +56,11 @@ class UsageReport(Mapping[str, float]):
     """``[C]`` of each layer, float64: the dormancy score of each unit; empty unless asked for."""
     unit_mean: dict[str, Tensor] = field(default_factory=dict)
     """Likewise the mean of each unit's output, not of its magnitude."""
+    effective_ranks: dict[str, float] = field(default_factory=dict)
+    """How many directions the outputs of each layer fill, from 1 to ``C``: the exponential of the entropy of
+    their normalized singular values (Roy, Vetterli, 2007), positions taken as samples. Empty unless asked
+    for.
+    """
 
     def dormant(self, tau: float = TAU) -> dict[str, Tensor]:
         """Which units are τ-dormant, bool ``[C]`` of each layer: those whose score is at most ``tau``.
@@ -78,6 +83,10 @@ class UsageReport(Mapping[str, float]):
             )
         return {name: scores <= tau for name, scores in self.dormancy.items()}
 
+    def dormant_ratio(self, tau: float = TAU) -> float:
+        """The fraction of all units that are τ-dormant; arguments and errors as of :meth:`dormant`."""
+        return _mean(torch.cat(list(self.dormant(tau).values())))
+
     def __getitem__(self, name: str) -> float:
         return self.ratios[name]
 
@@ -92,8 +101,7 @@ class UsageReport(Mapping[str, float]):
         rows += [("layer", *("count", "dead", "linear", "nonlinear") * 2)]
         for name, layer in [*self.layers.items(), ("total", self._total())]:
             rows.append((name, *_shares(*layer[:4]), *_shares(*layer[4:])))
-        if self.cosines:
-            column = ["samples", "cosine", *map(shown_cosine, self.cosines.values()), ""]
+        for column in self._further_columns():
             rows = [(*row, cell) for row, cell in zip(rows, column, strict=True)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = []
@@ -113,6 +121,17 @@ class UsageReport(Mapping[str, float]):
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _further_columns(self) -> Iterator[list[str]]:
+        if self.dormancy:
+            masks = self.dormant()
+            counts = [(len(mask), int(mask.sum())) for mask in masks.values()]
+            total = tuple(map(sum, zip(*counts, strict=True)))
+            yield ["outputs", "dormant", *(_shares(*each)[1] for each in [*counts, total])]
+        if self.effective_ranks:
+            yield ["", "rank", *(shown_rank(rank) for rank in self.effective_ranks.values()), ""]
+        if self.cosines:
+            yield ["samples", "cosine", *map(shown_cosine, self.cosines.values()), ""]
 
     def _total(self) -> LayerUsage:
         units = [layer[:4] for layer in self.layers.values()]
@@ -156,6 +175,11 @@ def usage_ratios(unit_status: Tensor, point_status: Tensor) -> dict[str, float]:
 def shown_cosine(cosine: float) -> str:
     """A cosine in three digits; a dash for NaN."""
     return "-" if math.isnan(cosine) else f"{cosine:.3f}"
+
+
+def shown_rank(rank: float) -> str:
+    """An effective rank in one digit behind the point; a dash for NaN."""
+    return "-" if math.isnan(rank) else f"{rank:.1f}"
 
 
 def _mean(values: Tensor) -> float:

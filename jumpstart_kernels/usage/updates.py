@@ -8,6 +8,7 @@ from torch import Tensor
 
 from jumpstart_kernels.nn.activation import LayerExtrema
 from jumpstart_kernels.usage.report import UNMATCHED, count_statuses, status_of
+from jumpstart_kernels.usage.slopes import slope_status
 
 
 def units_of(extrema: Mapping[str, LayerExtrema]) -> dict[str, int]:
@@ -21,16 +22,22 @@ def units_of(extrema: Mapping[str, LayerExtrema]) -> dict[str, int]:
     return {name: len(layer.unit_max) for name, layer in extrema.items()}
 
 
-def point_statuses(layers: Sequence[LayerExtrema], device: torch.device) -> tuple[Tensor, Tensor]:
+def point_statuses(
+    layers: Sequence[LayerExtrema], slopes: Sequence[LayerExtrema | None], device: torch.device
+) -> tuple[Tensor, Tensor]:
     """The status of each point, int8 ``[points, layers]``, and int64 counts ``[layers, 3]`` of other points.
 
-    The points are those of most layers; the others have their counts alone.
+    The points are those of most layers; the others have their counts alone. Layers that have slopes are
+    judged by them.
     """
     points = [layer.per_sample() for layer in layers]
     maxima, minima = (join(side, device) for side in zip(*points, strict=True))
     counts = [len(maxima) for maxima, _ in points]
     samples = Counter(counts).most_common(1)[0][0]
     columns = list(status_of(maxima, minima).split(counts))
+    for i, slope in enumerate(slopes):
+        if slope is not None:
+            columns[i] = slope_status(*slope.per_sample()).to(device)
     unmatched = torch.zeros((len(layers), 3), dtype=torch.int64, device=device)
     for i, column in enumerate(columns):
         if len(column) != samples:

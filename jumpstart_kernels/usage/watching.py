@@ -2,23 +2,33 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from jumpstart_kernels.functional import jumpstart_stats
-from jumpstart_kernels.nn import LAYERS, records
+from jumpstart_kernels.nn import records
 from jumpstart_kernels.nn.activation import JumpstartActivation, LayerExtrema, as_batch, warn_of_no_units
 from jumpstart_kernels.nn.recording import check_module
 from jumpstart_kernels.surgery import check_unit_dim, find_unit_dims
+from jumpstart_kernels.usage.activations import BY_SIGN, SMOOTH
 from jumpstart_kernels.usage.batches import call_with_batch
 
 Seen = TypeVar("Seen")
+
+
+class UnitDims(NamedTuple):
+    """Dimensions of the units of layers that are no Jumpstart layer."""
+
+    by_layer: dict[str, int]
+    derived: bool
+    """Whether they were inferred, not given."""
 
 
 class Watch(Generic[Seen]):
@@ -30,9 +40,10 @@ class Watch(Generic[Seen]):
     Args:
         model: any model; watch a compiled one before its first call, or watch the model that it wraps.
         layers: names in ``model.named_modules()``, of modules whose first argument is the pre-activation; by
-            default every Jumpstart layer, ``nn.ReLU`` and ``nn.LeakyReLU``.
+            default every Jumpstart layer, ``nn.ReLU`` and ``nn.LeakyReLU``, and the other hidden activations
+            of PyTorch (:data:`~jumpstart_kernels.usage.activations.SMOOTH`).
         unit_dim: dimension of the units, for modules that are no Jumpstart layer; or ``"auto"``,
-            inferred as in :func:`~jumpstart_kernels.replace_relu`.
+            inferred as in :func:`~jumpstart_kernels.replace_relu`; or what :func:`unit_dims_of` has found.
         when: called at every forward to decide whether to collect it.
 
     Raises:
@@ -45,18 +56,13 @@ class Watch(Generic[Seen]):
         model: nn.Module,
         *,
         layers: Iterable[str] | None = None,
-        unit_dim: int | str = "auto",
+        unit_dim: "int | str | UnitDims" = "auto",
         when: Callable[[], bool] = lambda: True,
     ) -> None:
         self._layers = find_layers(model, layers)
-        check_unit_dim(unit_dim)
-        plain = {
-            name: layer for name, layer in self._layers.items() if not isinstance(layer, JumpstartActivation)
-        }
-        self._derived = not isinstance(unit_dim, int)
-        self._unit_dims = (
-            dict.fromkeys(plain, unit_dim) if isinstance(unit_dim, int) else find_unit_dims(model, plain)
-        )
+        if not isinstance(unit_dim, UnitDims):
+            unit_dim = unit_dims_of(model, self._layers, unit_dim)
+        self._unit_dims, self._derived = unit_dim
         self._without_units: set[str] = set()
         self._when = when
         self._calls: Counter[str] = Counter()
@@ -100,23 +106,26 @@ class Watch(Generic[Seen]):
         """Observe every forward of a layer; returns the function that ends it."""
 
         def observe_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not self._collecting():
-                return
-            x: Any = next(chain(args, kwargs.values()), None)
-            if isinstance(x, Tensor) and x.dim() < 2:
-                self._leave_out(name, x)
-                return
-            try:
-                with torch.no_grad():
-                    seen = self._see(name, module, x)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"layer {name!r}: {error}") from error
-            self._add(name, seen)
+            self._observe(name, module, next(chain(args, kwargs.values()), None))
 
         return module.register_forward_pre_hook(observe_input, with_kwargs=True).remove
 
+    def _observe(self, name: str, module: nn.Module, x: Any) -> None:
+        """Collect from the tensor that a layer is called with, or that it returns."""
+        if not self._collecting():
+            return
+        if isinstance(x, Tensor) and x.dim() < 2:
+            self._leave_out(name, x)
+            return
+        try:
+            with torch.no_grad():
+                seen = self._see(name, module, x)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"layer {name!r}: {error}") from error
+        self._add(name, seen)
+
     def _see(self, name: str, module: nn.Module, x: Tensor) -> Seen:
-        """What to collect of an input of two dimensions or more."""
+        """What to collect of a tensor of two dimensions or more."""
         raise NotImplementedError
 
     def _leave_out(self, name: str, x: Tensor) -> None:
@@ -193,14 +202,13 @@ def find_layers(model: nn.Module, layers: Iterable[str] | None) -> dict[str, nn.
         raise TypeError(f"layers must be a list of names, got the str {layers!r}")
     modules = dict(model.named_modules())
     if layers is None:
-        plain = tuple(layer.plain for layer in LAYERS.values())
-        activations: tuple[type[nn.Module], ...] = (JumpstartActivation, *plain)
-        watched = {name: module for name, module in modules.items() if isinstance(module, activations)}
+        known = BY_SIGN + SMOOTH
+        watched = {name: module for name, module in modules.items() if isinstance(module, known)}
         if not watched:
-            names = " or ".join(f"nn.{each.__name__}" for each in plain)
             raise ValueError(
-                f"model has no {names} layer and none of Jumpstart to watch: name other modules in layers, "
-                "or turn calls such as F.relu into layers with jumpstart_kernels.replace_relu(model)"
+                "model has no nn.ReLU, nn.GELU or other hidden activation to watch, and none of Jumpstart: "
+                "name other modules in layers, or turn calls such as F.relu into layers with "
+                "jumpstart_kernels.replace_relu(model)"
             )
         return watched
     chosen = list(layers)
@@ -210,9 +218,29 @@ def find_layers(model: nn.Module, layers: Iterable[str] | None) -> dict[str, nn.
     return {name: modules[name] for name in chosen}
 
 
+def unit_dims_of(model: nn.Module, layers: Mapping[str, nn.Module], unit_dim: int | str) -> UnitDims:
+    """The unit dimension of each layer's input, as given or inferred. Raises for one that is none."""
+    check_unit_dim(unit_dim)
+    plain = {name: layer for name, layer in layers.items() if not isinstance(layer, JumpstartActivation)}
+    if isinstance(unit_dim, int):
+        return UnitDims(dict.fromkeys(plain, unit_dim), False)
+    return UnitDims(find_unit_dims(model, plain), True)
+
+
 def uncompiled(model: nn.Module) -> nn.Module:
     """The model inside ``torch.compile``'s wrapper, which does not see hooks added later."""
     return getattr(model, "_orig_mod", model)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside the wrappers of ``torch.compile`` and data parallelism: its names are the user's."""
+    while True:
+        if isinstance(model, (DataParallel, DistributedDataParallel)):
+            model = model.module
+        elif uncompiled(model) is not model:
+            model = uncompiled(model)
+        else:
+            return model
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from cli_runs import run
 from torch import nn
 
-from jumpstart_kernels.usage.metric import unit_usage
+from jumpstart_kernels.usage.loader import unit_usage
 
 
 def test_usage_prints_the_report(models, capsys, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from cli_runs import run
 from torch import nn
 
-from jumpstart_kernels.usage.metric import unit_usage
+from jumpstart_kernels.usage.loader import unit_usage
 
 
 class Page(HTMLParser):

@@ -19,7 +19,7 @@ from jumpstart_kernels.schedules import (
     SequentialPenalty,
     StopWhenHealthy,
 )
-from jumpstart_kernels.usage.metric import unit_usage
+from jumpstart_kernels.usage.loader import unit_usage
 
 HEALTHY = {"unit_dead_ratio": 0.05, "unit_linear_ratio": 0.0}
 DEAD = {"unit_dead_ratio": 0.06, "unit_linear_ratio": 0.0}

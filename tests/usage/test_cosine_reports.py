@@ -18,7 +18,8 @@ from usage.definition import (
 import jumpstart_kernels as jk
 from jumpstart_kernels import JumpstartReLU
 from jumpstart_kernels.usage.cosines import sample_cosine
-from jumpstart_kernels.usage.metric import UnitUsage, unit_usage
+from jumpstart_kernels.usage.loader import unit_usage
+from jumpstart_kernels.usage.metric import UnitUsage
 
 
 def test_a_bias_left_to_the_activation_counts():

@@ -19,7 +19,8 @@ from usage.definition import (
 import jumpstart_kernels as jk
 from jumpstart_kernels import JumpstartReLU
 from jumpstart_kernels.usage.cosines import CosineWatch, sample_cosine
-from jumpstart_kernels.usage.metric import UnitUsage, unit_usage
+from jumpstart_kernels.usage.loader import unit_usage
+from jumpstart_kernels.usage.metric import UnitUsage
 
 
 @st.composite

@@ -15,7 +15,8 @@ from usage.definition import (
     watched,
 )
 
-from jumpstart_kernels.usage.metric import UnitUsage, unit_usage
+from jumpstart_kernels.usage.loader import unit_usage
+from jumpstart_kernels.usage.metric import UnitUsage
 
 WRAPS = {
     "tensor": lambda x: x,
@@ -76,7 +77,7 @@ def test_errors_of_watch():
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     for error, match, arguments in [
         (TypeError, "model must be a torch.nn.Module, got list", {"model": []}),
-        (ValueError, "model has no nn.ReLU or nn.LeakyReLU layer", {"model": nn.Linear(2, 2)}),
+        (ValueError, "model has no nn.ReLU, nn.GELU or other hidden activation", {"model": nn.Linear(2, 2)}),
         (TypeError, "layers must be a list of names, got the str '1'", {"model": model, "layers": "1"}),
         (
             ValueError,

@@ -22,7 +22,8 @@ from usage.definition import (
 from jumpstart_kernels import JumpstartReLU, clear_records, penalty
 from jumpstart_kernels.nn import LAYERS
 from jumpstart_kernels.nn.activation import JumpstartActivation
-from jumpstart_kernels.usage.metric import UnitUsage, unit_usage
+from jumpstart_kernels.usage.loader import unit_usage
+from jumpstart_kernels.usage.metric import UnitUsage
 from jumpstart_kernels.usage.watching import find_layers
 
 
@@ -109,7 +110,7 @@ def test_a_module_called_twice_is_two_layers(activation):
 
 def test_layers_chooses_any_module():
     x = torch.randn(6, 3)
-    model = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 4), nn.ReLU())
+    model = nn.Sequential(nn.Linear(3, 4), nn.Identity(), nn.Linear(4, 4), nn.ReLU())
     metric = watched(model, [x], layers=["1"])
     assert list(metric.report().layers) == ["1"]
     assert_ratios(metric, definition([model[0](x)]))

@@ -12,7 +12,7 @@ from benchmarks.paper.optimizer import StackedAdam
 from benchmarks.paper.stack import Stack, convolve
 from benchmarks.paper.stack_training import take_step, unit_shares
 from jumpstart_kernels.penalties.reduction import REDUCTIONS, TERMS
-from jumpstart_kernels.usage.metric import unit_usage
+from jumpstart_kernels.usage.loader import unit_usage
 
 RATES, LAMS, MAX_NORMS, DECAYS = (0.01, 0.001, 0.01), (0.0, 0.1, 1.0), (None, 0.05, 0.5), (0.1, 0.0, 0.01)
 STEPS, SAMPLES, DEPTH = 10, 17, 5

@@ -1,0 +1,96 @@
+"""A report over the last forwards of a model, whose layers may differ from one to the next."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from jumpstart_kernels.nn.activation import LayerExtrema
+from jumpstart_kernels.usage.assembly import LayerTotals, assemble_report
+from jumpstart_kernels.usage.collecting import Extras, LayersSeen
+from jumpstart_kernels.usage.cosines import mean_over_batches
+from jumpstart_kernels.usage.outputs import add_outputs
+from jumpstart_kernels.usage.report import UNMATCHED, UsageReport
+from jumpstart_kernels.usage.updates import point_statuses
+
+Tree = TypeVar("Tree")
+CPU = torch.device("cpu")
+
+
+def window_report(forwards: Sequence[LayersSeen], extras: Extras) -> UsageReport:
+    """The report over several forwards, at least one of which has a layer, on the CPU.
+
+    A layer that ran in some of them is judged by these. If its number of units has changed, those with the
+    last number count. It is in the ratios over points if it ran in all.
+
+    Args:
+        forwards: oldest first, collected with these ``extras``.
+        extras: what the report has beside statuses.
+    """
+    widths = {name: len(layer.unit_max) for seen in forwards for name, layer in seen.extrema.items()}
+    layers = {name: _totals(name, width, forwards) for name, width in widths.items()}
+    status, unmatched = zip(*(_points(seen, list(layers)) for seen in forwards if seen.extrema), strict=True)
+    return assemble_report(layers, torch.cat(status), torch.stack(unmatched).sum(0).tolist(), extras)
+
+
+def _totals(name: str, width: int, forwards: Iterable[LayersSeen]) -> LayerTotals:
+    """What is known of the units of a layer."""
+    ran = [seen for seen in forwards if name in seen.extrema and len(seen.extrema[name].unit_max) == width]
+    extrema = [seen.extrema[name] for seen in ran]
+    totals = LayerTotals(_largest(e.unit_max for e in extrema), _smallest(e.unit_min for e in extrema))
+    slopes = [seen.slopes[name] for seen in ran if seen.slopes and name in seen.slopes]
+    outputs = [seen.outputs[name] for seen in ran if seen.outputs is not None and name in seen.outputs]
+    cosines = [seen.cosines[name] for seen in ran if seen.cosines is not None and name in seen.cosines]
+    if slopes:
+        sides = _largest(each.unit_max for each in slopes), _smallest(each.unit_min for each in slopes)
+        totals = totals._replace(slope_extrema=sides)
+    if outputs:
+        totals = totals._replace(outputs=add_outputs(outputs))
+    if cosines:
+        means, pairs = (torch.stack(side)[:, None] for side in zip(*cosines, strict=True))
+        totals = totals._replace(cosine=mean_over_batches(means, pairs)[0])
+    return totals
+
+
+def _points(seen: LayersSeen, names: list[str]) -> tuple[Tensor, Tensor]:
+    """Status ``[points, layers]`` and further counts ``[layers, 3]`` of a forward, for these layers."""
+    slopes = [(seen.slopes or {}).get(name) for name in seen.extrema]
+    status, unmatched = point_statuses(list(seen.extrema.values()), slopes, CPU)
+    columns = [names.index(name) for name in seen.extrema]
+    all_status = torch.full((len(status), len(names)), UNMATCHED, dtype=torch.int8)
+    all_unmatched = torch.zeros((len(names), 3), dtype=torch.int64)
+    all_status[:, columns], all_unmatched[columns] = status, unmatched
+    return all_status, all_unmatched
+
+
+def _largest(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(tensors)).amax(0)
+
+
+def _smallest(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(tensors)).amin(0)
+
+
+def without_positions(seen: LayersSeen) -> LayersSeen:
+    """With points reduced to samples, which is all that a report needs and less to keep."""
+    extrema = {
+        name: LayerExtrema(layer.unit_max, layer.unit_min, *layer.per_sample())
+        for name, layer in seen.extrema.items()
+    }
+    return seen._replace(extrema=extrema)
+
+
+def on_cpu(tree: Tree) -> Tree:
+    """Nested tuples, lists and dicts with their tensors on the CPU, in one transfer a device and dtype."""
+    leaves, spec = pytree.tree_flatten(tree)
+    groups: dict[Any, list[int]] = {}
+    for i, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor) and leaf.device != CPU:
+            groups.setdefault((leaf.device, leaf.dtype), []).append(i)
+    for group in groups.values():
+        flat = torch.cat([leaves[i].flatten() for i in group]).cpu()
+        for i, piece in zip(group, flat.split([leaves[i].numel() for i in group]), strict=True):
+            leaves[i] = piece.view(leaves[i].shape)
+    return pytree.tree_unflatten(leaves, spec)
