@@ -69,7 +69,7 @@ def sum_outputs(x: Tensor, unit_dim: int, products: bool = False) -> UnitOutputs
     rest = [dim for dim in range(x.dim()) if dim != unit_dim % x.dim()]
     count = torch.full((), x.numel() // max(units, 1), dtype=torch.int64, device=x.device)
     total = x.sum(rest, dtype=narrow)
-    magnitude = torch.linalg.vector_norm(x, 1, rest, dtype=narrow)
+    magnitude = x.abs().sum(rest, dtype=narrow)  # vector_norm does without a copy, but adds up one by one
     matrix = x.new_zeros((0, 0), dtype=wide)
     if products:
         columns = x.movedim(unit_dim, -1).reshape(-1, units).to(wide)  # [N · positions, C]
