@@ -1,6 +1,5 @@
 """``jk.watch``: the state of a model's units while it trains, from a sample of its forwards."""
 
-import sys
 import warnings
 from collections import deque
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from jumpstart_kernels.nn.recording import check_module
 from jumpstart_kernels.usage.collecting import Extras, LayersSeen, UsageWatch
 from jumpstart_kernels.usage.forwards import Forwards
 from jumpstart_kernels.usage.report import UsageReport
-from jumpstart_kernels.usage.watching import unwrapped
+from jumpstart_kernels.usage.watching import uncompiled_calls, unwrapped
 from jumpstart_kernels.usage.window import on_cpu, window_report, without_positions
 
 MODES = ("training", "evaluation")
@@ -30,7 +29,7 @@ class UnitWarning(UserWarning):
 def watch(
     model: nn.Module,
     *,
-    every: int = 20,
+    every: int = 50,
     window: int = 10,
     warn_dead: float | None = 0.1,
     warn_linear: float | None = 0.1,
@@ -190,8 +189,7 @@ class ModelWatch:
         if (self.forwards[self._mode] - 1) % self._every:
             return
         self._observing = ExitStack()
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and the import takes a second
-            self._observing.enter_context(torch.compiler.set_stance("force_eager"))
+        self._observing.enter_context(uncompiled_calls())
         self._observing.callback(self._watch.stop)
         self._watch.start()
 

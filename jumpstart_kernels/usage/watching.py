@@ -1,6 +1,7 @@
 """Watching a model's layers: the extrema of their inputs, from the kernels that run anyway."""
 
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -253,7 +254,7 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), _uncompiled_parts():
+        with torch.no_grad(), uncompiled_calls():
             yield tensor.device
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -262,10 +263,26 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
 
 
 @contextmanager
-def _uncompiled_parts() -> Iterator[None]:
-    """Run compiled code eagerly, in parts of the model too: it does not see hooks added later."""
+def uncompiled_calls() -> Iterator[None]:
+    """Run compiled code eagerly, in parts of a model too: it does not see hooks added later.
+
+    Blocks may overlap without one being inside the other, as those of two watches of a model do.
+    """
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the import takes a second
         yield
         return
-    with torch.compiler.set_stance("force_eager"):
+    with _stance_lock:
+        _stances.append(torch.compiler.set_stance("force_eager") if not _stances else None)
+    try:
         yield
+    finally:
+        with _stance_lock:
+            if len(_stances) == 1:
+                _stances[0].__exit__(None, None, None)
+                _stances.clear()
+            else:
+                _stances.pop()
+
+
+_stances: list[Any] = []  # one for each open block; the first holds what there was before
+_stance_lock = threading.Lock()

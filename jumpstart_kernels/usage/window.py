@@ -1,7 +1,7 @@
 """A report over the last forwards of a model, whose layers may differ from one to the next."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from jumpstart_kernels.usage.outputs import add_outputs
 from jumpstart_kernels.usage.report import UNMATCHED, UsageReport
 from jumpstart_kernels.usage.updates import point_statuses
 
-Tree = TypeVar("Tree")
 CPU = torch.device("cpu")
 
 
@@ -82,13 +81,14 @@ def without_positions(seen: LayersSeen) -> LayersSeen:
     return seen._replace(extrema=extrema)
 
 
-def on_cpu(tree: Tree) -> Tree:
-    """Nested tuples, lists and dicts with their tensors on the CPU, in one transfer a device and dtype."""
-    leaves, spec = pytree.tree_flatten(tree)
+def on_cpu(forwards: list[LayersSeen]) -> list[LayersSeen]:
+    """The same with all tensors on the CPU, in one transfer for each device and dtype."""
+    if all(layer.unit_max.device == CPU for seen in forwards for layer in seen.extrema.values()):
+        return forwards
+    leaves, spec = pytree.tree_flatten(forwards)
     groups: dict[Any, list[int]] = {}
     for i, leaf in enumerate(leaves):
-        if isinstance(leaf, Tensor) and leaf.device != CPU:
-            groups.setdefault((leaf.device, leaf.dtype), []).append(i)
+        groups.setdefault((leaf.device, leaf.dtype), []).append(i)
     for group in groups.values():
         flat = torch.cat([leaves[i].flatten() for i in group]).cpu()
         for i, piece in zip(group, flat.split([leaves[i].numel() for i in group]), strict=True):

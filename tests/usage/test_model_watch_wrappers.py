@@ -95,6 +95,19 @@ def test_inside_other_compiled_code_nothing_is_observed_but_by_batches():
     assert len(watch.report().point_status) == 6
 
 
+def test_two_watches_leave_compiled_code_as_it_was():
+    model, x = make_network(), torch.randn(6, 3)
+    compiled = torch.compile(model, fullgraph=True)
+    with jk.watch(compiled, every=1), jk.watch(compiled, every=2), jk.watch(compiled, every=1):
+        for _ in range(3):
+            compiled(x)
+    ran = []
+    model.relu.register_forward_hook(lambda *_: ran.append(torch.compiler.is_dynamo_compiling()))
+    torch._dynamo.reset()
+    compiled(x)
+    assert ran == [True]
+
+
 def local_and_common(x):
     part = x[:5] if dist.get_rank() == 0 else x[5:]
     model = nn.Sequential(nn.ReLU())
