@@ -56,6 +56,16 @@ def add_usage(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="also the mean cosine between samples by layer: near 1, all inputs are mapped to one direction",
     )
+    parser.add_argument(
+        "--dormancy",
+        action="store_true",
+        help="also how many units are dormant: their mean output is at most 0.025 of their layer's",
+    )
+    parser.add_argument(
+        "--effective-rank",
+        action="store_true",
+        help="also how many directions the outputs of each layer fill",
+    )
     parser.set_defaults(run=usage)
 
 
@@ -76,6 +86,8 @@ def usage(arguments: argparse.Namespace) -> int:
             data.split(arguments.batch_size),
             unit_dim=arguments.unit_dim,
             cosines=arguments.cosines,
+            dormancy=arguments.dormancy,
+            effective_rank=arguments.effective_rank,
             progress=sys.stderr.isatty(),
         ),
     )

@@ -29,15 +29,18 @@ except ImportError as error:
         "jumpstart_kernels.integrations.lightning needs Lightning: pip install jumpstart_kernels[lightning]"
     ) from error
 
+from jumpstart_kernels.functional.numbers import check_count
 from jumpstart_kernels.integrations.observer import (
     UsageObserver,
     as_schedule,
     check_interval,
+    latest,
     logged,
     observe,
 )
 from jumpstart_kernels.schedules import PenaltySchedule
 from jumpstart_kernels.usage.report import UsageReport
+from jumpstart_kernels.usage.rolling import ModelWatch
 
 
 class JumpstartCallback(Callback):
@@ -45,7 +48,8 @@ class JumpstartCallback(Callback):
 
     It logs ``jumpstart/weight`` in training, and after each validation the ten ratios,
     ``jumpstart/unit_dead_ratio`` and so on, from the validation's own forwards. A
-    :class:`~jumpstart_kernels.schedules.StopWhenHealthy` observes them.
+    :class:`~jumpstart_kernels.schedules.StopWhenHealthy` observes them. With ``watch_every`` the model is
+    also watched in training, and ``jumpstart/train_unit_dead_ratio`` and so on are logged window by window.
 
     Args:
         weight: the schedule whose ``weight`` the loss uses; or a number, which is only logged; by default
@@ -57,11 +61,15 @@ class JumpstartCallback(Callback):
         unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
         cosines: whether to also log the mean cosine between samples of each layer,
             ``jumpstart/cosine/<layer>``, for which every pre-activation of the validation is read again.
+        dormancy: whether to also log the fraction of dormant units, for which every output is read again.
+        watch_every: watch one training batch in so many, as :func:`~jumpstart_kernels.watch` does; by default
+            none is watched.
         prefix: of the logged names.
 
     Attributes:
         schedule: the schedule of λ, or None.
         report: the :class:`~jumpstart_kernels.usage.report.UsageReport` of the last validation, or None.
+        watch: the :class:`~jumpstart_kernels.usage.rolling.ModelWatch` of the training, or None.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type or an invalid value.
@@ -76,6 +84,8 @@ class JumpstartCallback(Callback):
         layers: Iterable[str] | None = None,
         unit_dim: int | str = "auto",
         cosines: bool = False,
+        dormancy: bool = False,
+        watch_every: int | None = None,
         prefix: str = "jumpstart/",
     ) -> None:
         super().__init__()
@@ -85,7 +95,10 @@ class JumpstartCallback(Callback):
         self.usage = usage
         self.prefix = prefix
         self.report: UsageReport | None = None
-        self._observer = UsageObserver(layers, unit_dim, cosines)
+        self.watch: ModelWatch | None = None
+        self._watch_every = None if watch_every is None else check_count("watch_every", watch_every, least=1)
+        self._observer = UsageObserver(layers, unit_dim, cosines, dormancy)
+        self._logged_windows = 0
         self._optimizer_steps = 0
         self._stepped_epoch = -1
 
@@ -99,8 +112,23 @@ class JumpstartCallback(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._optimizer_steps = trainer.global_step
+        if self._watch_every is not None:
+            self.watch, self._logged_windows = self._observer.watch(pl_module, self._watch_every), 0
+
+    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
+        if self.watch is not None:
+            self.watch.begin_batch("training")
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.watch is not None:
+            self.watch.remove()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any, **__: Any) -> None:
+        if self.watch is not None:
+            self.watch.end_batch()
+            ratios, self._logged_windows = latest(self.watch, self._logged_windows)
+            named = {f"{self.prefix}{name}": value for name, value in ratios.items()}
+            pl_module.log_dict(named, on_step=True, on_epoch=False)
         if self.schedule is None:
             return
         if trainer.global_step != self._optimizer_steps:  # else the batch only accumulates gradients
@@ -145,6 +173,7 @@ class JumpstartCallback(Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._observer.stop()
+        self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the schedule, and the epoch after which it was stepped."""

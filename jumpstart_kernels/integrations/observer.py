@@ -12,6 +12,7 @@ from jumpstart_kernels.schedules import ConstantPenalty, PenaltySchedule, StopWh
 from jumpstart_kernels.usage.collecting import UsageWatch
 from jumpstart_kernels.usage.metric import UnitUsage
 from jumpstart_kernels.usage.report import UsageReport
+from jumpstart_kernels.usage.rolling import ModelWatch, watch
 
 INTERVALS = ("step", "epoch")
 
@@ -52,6 +53,11 @@ class UsageObserver:
         parameter = next(model.parameters(), None)
         if parameter is not None:
             self._metric.to(parameter.device)  # used by the collective if this process sees no batch
+
+    def watch(self, model: nn.Module, every: int) -> ModelWatch:
+        """A watch of the model in training, with these options."""
+        dormancy = self._metric.extras.dormancy
+        return watch(model, every=every, layers=self._layers, unit_dim=self._unit_dim, dormancy=dormancy)
 
     def stop(self) -> None:
         """Stop watching, and drop what was collected."""
@@ -118,6 +124,18 @@ def logged(report: UsageReport) -> dict[str, float]:
     """The ratios by name and, if the report has them, dormant units and each layer's ``cosine/<layer>``."""
     dormant = {"unit_dormant_ratio": report.dormant_ratio()} if report.dormancy else {}
     return {**report, **dormant, **{f"cosine/{layer}": cosine for layer, cosine in report.cosines.items()}}
+
+
+def latest(watch: ModelWatch | None, logged: int) -> tuple[dict[str, float], int]:
+    """The ratios of the last full window of training if it is newer than the ``logged`` ones before it.
+
+    Returns:
+        The ratios by name, empty if there is none, and how many windows are logged with them.
+    """
+    if watch is None or len(watch.history) == logged:
+        return {}, logged
+    ratios = {f"train_{name}": value for name, value in watch.history[-1].items() if name != "forward"}
+    return ratios, len(watch.history)
 
 
 def as_schedule(weight: float | PenaltySchedule) -> PenaltySchedule:

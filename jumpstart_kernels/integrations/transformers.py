@@ -21,16 +21,19 @@ except ImportError as error:
 
 import torch
 
+from jumpstart_kernels.functional.numbers import check_count
 from jumpstart_kernels.integrations.observer import (
     UsageObserver,
     as_schedule,
     check_interval,
+    latest,
     logged,
     observe,
 )
 from jumpstart_kernels.penalties.reduction import penalty
 from jumpstart_kernels.schedules import PenaltySchedule
 from jumpstart_kernels.usage.report import UsageReport
+from jumpstart_kernels.usage.rolling import ModelWatch
 
 _STATE = "jumpstart_schedule"  # key among the callbacks in trainer_state.json
 
@@ -43,6 +46,9 @@ class JumpstartCallback(TrainerCallback):
     evaluation has and logs them; the callback alone only covers evaluations during training, in their
     metrics. A :class:`~jumpstart_kernels.schedules.StopWhenHealthy` observes those during training.
 
+    With ``watch_every`` the model is also watched in training; :class:`JumpstartTrainer` then logs
+    ``train_unit_dead_ratio`` and so on, window by window.
+
     Args:
         weight: the schedule of λ, or a number.
         interval: step the schedule after every optimizer ``"step"``, or after the last step of every
@@ -53,11 +59,15 @@ class JumpstartCallback(TrainerCallback):
         unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
         cosines: whether to also add the mean cosine between samples of each layer,
             ``eval_cosine/<layer>``, for which every pre-activation of the evaluation is read again.
+        dormancy: whether to also add the fraction of dormant units, for which every output is read again.
+        watch_every: watch one training batch in so many, as :func:`~jumpstart_kernels.watch` does; by default
+            none is watched.
         **penalty_options: options of :func:`~jumpstart_kernels.penalty` in the trainer's loss.
 
     Attributes:
         schedule: the schedule of λ.
         report: the :class:`~jumpstart_kernels.usage.report.UsageReport` of the last evaluation, or None.
+        training_watch: the :class:`~jumpstart_kernels.usage.rolling.ModelWatch` of the training, or None.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type or an invalid value.
@@ -72,6 +82,8 @@ class JumpstartCallback(TrainerCallback):
         layers: Iterable[str] | None = None,
         unit_dim: int | str = "auto",
         cosines: bool = False,
+        dormancy: bool = False,
+        watch_every: int | None = None,
         **penalty_options: Any,
     ) -> None:
         check_interval(interval)
@@ -80,7 +92,10 @@ class JumpstartCallback(TrainerCallback):
         self.usage = usage
         self.penalty_options = penalty_options
         self.report: UsageReport | None = None
-        self._observer = UsageObserver(layers, unit_dim, cosines)
+        self.training_watch: ModelWatch | None = None
+        self._watch_every = None if watch_every is None else check_count("watch_every", watch_every, least=1)
+        self._observer = UsageObserver(layers, unit_dim, cosines, dormancy)
+        self._logged_windows = 0
         self._training = False
         self._stepped_epoch = -1
         self._observed: UsageReport | None = None
@@ -105,6 +120,11 @@ class JumpstartCallback(TrainerCallback):
         prefix = runtime.removesuffix("runtime")
         metrics.update({f"{prefix}{name}": value for name, value in logged(report).items()})
 
+    def add_training_usage(self, logs: dict[str, float]) -> None:
+        """Add the ratios of the last full window of training to a log, once."""
+        ratios, self._logged_windows = latest(self.training_watch, self._logged_windows)
+        logs.update(ratios)
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._training = True
         self._stepped_epoch = -1
@@ -112,12 +132,28 @@ class JumpstartCallback(TrainerCallback):
         if stored is not None:
             self.schedule.load_state_dict(stored["attributes"])
         self._store(state)
+        if self._watch_every is not None:
+            self.training_watch = self._observer.watch(kwargs["model"], self._watch_every)
+            self._logged_windows = 0
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._training = False
         self.forget()
+        if self.training_watch is not None:
+            self.training_watch.remove()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.training_watch is not None:
+            self.training_watch.begin_batch("training")
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.training_watch is not None:  # the next micro-batch is announced by nothing
+            self.training_watch.end_batch()
+            self.training_watch.begin_batch("training")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.training_watch is not None:
+            self.training_watch.end_batch()
         self._step("step", state, control, kwargs.get("model"))
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -209,6 +245,7 @@ class PenaltyMixin:
             logs["jumpstart_weight"] = self._penalty_weight
             logs["jumpstart_penalty"] = float(self._penalty_sum) / self._penalties
             self._penalty_sum, self._penalties = 0.0, 0
+            callback.add_training_usage(logs)
         else:
             callback.add_usage(logs)
         super().log(logs, *args, **kwargs)  # type: ignore[misc]

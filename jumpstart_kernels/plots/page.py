@@ -12,7 +12,7 @@ from jumpstart_kernels.plots import sources, style
 from jumpstart_kernels.plots.bars import penalty_bars
 from jumpstart_kernels.plots.maps import point_status_map, unit_status_map
 from jumpstart_kernels.plots.strips import extrema_strips
-from jumpstart_kernels.usage.report import UsageReport, shown_cosine
+from jumpstart_kernels.usage.report import UsageReport, shown_cosine, shown_rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,6 +118,13 @@ def _lines(
     statuses = ("dead", "linear", "nonlinear")
     header: tuple[str, ...] = ("layer", "units", *statuses, "points", *statuses)
     rows = [(name, *(f"{n:,}" for n in layer)) for name, layer in usage.layers.items()]
+    if usage.dormancy:
+        header = (*header, "dormant outputs")
+        masks = usage.dormant().values()
+        rows = [(*row, f"{int(mask.sum()):,}") for row, mask in zip(rows, masks, strict=True)]
+    if usage.effective_ranks:
+        header = (*header, "effective rank of outputs")
+        rows = [(*row, shown_rank(usage.effective_ranks[row[0]])) for row in rows]
     if usage.cosines:
         header = (*header, "cosine between samples")
         rows = [(*row, shown_cosine(usage.cosines[row[0]])) for row in rows]

@@ -120,6 +120,7 @@ class ModelWatch:
         self._fresh = 0  # observed forwards in training since the last full window
         self._warned: set[tuple[str, str]] = set()  # statuses and layers
         self._mode = MODES[0]  # of the forward that is under way
+        self._given_mode: str | None = None  # of a batch that begins
         self._observing: ExitStack | None = None  # while it is observed
         self._hooks = Forwards(model, self._begin, self._end, self._abandon)
 
@@ -171,20 +172,30 @@ class ModelWatch:
         """Stop watching; reports stay as they are. No effect if it is removed already."""
         self._hooks.detach()
 
-    def begin_batch(self) -> None:
-        """Count all that runs until :meth:`end_batch` as one forward, in the mode that the model is in.
+    def begin_batch(self, mode: str | None = None) -> None:
+        """Count all that runs until :meth:`end_batch` as one forward.
 
         For loops that call parts of the model, and for compiled code around it. A batch that was begun and
         not ended, as after an error, is dropped.
+
+        Args:
+            mode: ``"training"`` or ``"evaluation"``; by default that in which the model is now.
+
+        Raises:
+            ValueError: ``mode`` is another one.
         """
+        if mode is not None:
+            check_choice("mode", mode, MODES)
+        self._given_mode = mode
         self._hooks.begin_batch()
+        self._given_mode = None
 
     def end_batch(self) -> None:
         """End the batch: see :meth:`begin_batch`. No effect without one."""
         self._hooks.end_batch()
 
     def _begin(self) -> None:
-        self._mode = MODES[0] if self._model.training else MODES[1]
+        self._mode = self._given_mode or (MODES[0] if self._model.training else MODES[1])
         self.forwards[self._mode] += 1
         if (self.forwards[self._mode] - 1) % self._every:
             return

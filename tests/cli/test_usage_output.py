@@ -66,14 +66,16 @@ def test_usage_prints_and_writes_cosines(models, capsys):
     torch.save(torch.randn(20, 13), "x.pt")
     torch.manual_seed(0)
     arguments = ["usage", "--model", f"{models}:plain", "--data", "x.pt", "--output", "page.html"]
-    status, out, err = run(capsys, *arguments, "--cosines")
+    status, out, err = run(capsys, *arguments, "--cosines", "--dormancy", "--effective-rank")
     assert (status, err) == (0, "")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(13, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU())
-    report = unit_usage(model, [torch.load("x.pt")], cosines=True)
-    assert out.startswith(f"{report}\n") and "cosine" in str(report)
+    report = unit_usage(model, [torch.load("x.pt")], cosines=True, dormancy=True, effective_rank=True)
+    assert out.startswith(f"{report}\n") and "dormant  rank   cosine" in str(report)
     cells = Page(Path("page.html").read_text(encoding="utf-8")).cells
-    assert cells[-11::10] == [f"{cosine:.3f}" for cosine in report.cosines.values()]
+    assert cells[-13::12] == [f"{cosine:.3f}" for cosine in report.cosines.values()]
+    assert cells[-14::12] == [f"{rank:.1f}" for rank in report.effective_ranks.values()]
+    assert cells[-15::12] == [str(int(mask.sum())) for mask in report.dormant().values()]
 
 
 @pytest.mark.parametrize(("name", "start"), [("units.png", b"\x89PNG"), ("units.svg", b"<?xml")])

@@ -110,6 +110,30 @@ def test_validation_logs_the_cosines_if_asked_to(tmp_path):
     assert found == pytest.approx(expected, abs=1e-6) and list(expected) == ["1", "3"]
 
 
+def test_training_is_watched_if_asked_to(tmp_path):
+    schedule = ConstantPenalty(0.5)
+    module, callback = Classifier(schedule), JumpstartCallback(schedule, watch_every=2, dormancy=True)
+    plain = Classifier(ConstantPenalty(0.5))
+    fit(plain, JumpstartCallback(plain.schedule), tmp_path)
+    trainer = fit(module, callback, tmp_path, max_epochs=7)  # of 3 batches, 21 in all
+    assert callback.watch.forwards == {"training": 21, "evaluation": 0}
+    (record,) = callback.watch.history
+    assert record["forward"] == 19
+    logged = trainer.callback_metrics
+    assert logged["jumpstart/train_unit_dead_ratio"] == pytest.approx(record["unit_dead_ratio"])
+    assert logged["jumpstart/train_unit_dormant_ratio"] == pytest.approx(record["unit_dormant_ratio"])
+    assert logged["jumpstart/unit_dormant_ratio"] == pytest.approx(callback.report.dormant_ratio())
+    assert list(callback.watch.report().layers) == ["model.1", "model.3"]
+    layers = [layer for layer in module.modules() if isinstance(layer, jk.JumpstartReLU)]
+    assert not any(layer._watchers or layer._forward_hooks for layer in layers)
+    again = Classifier(ConstantPenalty(0.5))
+    fit(again, JumpstartCallback(again.schedule, watch_every=1), tmp_path)
+    for mine, other in zip(again.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    with pytest.raises(ValueError, match="watch_every must be at least 1"):
+        JumpstartCallback(watch_every=0)
+
+
 def test_accumulated_batches_are_one_step(tmp_path):
     schedule = LinearPenalty(0.6, total_steps=6)
     module = Classifier(schedule)

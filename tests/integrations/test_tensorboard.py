@@ -49,6 +49,19 @@ def test_usage_by_name_and_layer(tmp_path):
     assert not found
 
 
+def test_dormancy_and_rank_by_layer_if_the_report_has_them(tmp_path):
+    report = jk.unit_usage(make_model(), [X], dormancy=True, effective_rank=True)
+    with UsageWriter(tmp_path) as writer:
+        writer.add_usage(report, 3)
+    written = scalars(read(tmp_path))
+    assert written["jumpstart/unit_dormant_ratio"] == [(3, pytest.approx(report.dormant_ratio()))]
+    for name, mask in report.dormant().items():
+        expected = mask.double().mean().item()
+        assert written[f"jumpstart/unit_dormant_ratio/{name}"] == [(3, pytest.approx(expected))]
+        rank = report.effective_ranks[name]
+        assert written[f"jumpstart/effective_rank/{name}"] == [(3, pytest.approx(rank))]
+
+
 def test_cosines_by_layer_if_the_report_has_them(tmp_path):
     report = jk.unit_usage(make_model(), [X], cosines=True)
     with UsageWriter(tmp_path) as writer:

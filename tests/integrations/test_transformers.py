@@ -145,6 +145,28 @@ def test_evaluations_have_the_cosines_if_asked_to(tmp_path):
     assert logged(trainer, "eval_cosine/layers.1") == [found["1"]]
 
 
+@pytest.mark.parametrize("options", [{}, {"torch_compile": True}, {"gradient_accumulation_steps": 3}])
+def test_training_is_watched_if_asked_to(tmp_path, options):
+    trained = []
+    for watched in ({}, {"watch_every": 2, "dormancy": True}):
+        callback = JumpstartCallback(0.5, **watched)
+        trainer = make_trainer(tmp_path, callback, num_train_epochs=7, **options)  # of 3 batches, 21 in all
+        trainer.train()
+        trained.append(list(trainer.model.parameters()))
+    for mine, other in zip(*trained, strict=True):
+        torch.testing.assert_close(mine, other)
+    watch = callback.training_watch
+    assert watch.forwards == {"training": 21, "evaluation": 21}
+    assert list(watch.report().layers) == ["layers.1", "layers.3"]
+    (record,) = watch.history
+    assert logged(trainer, "train_unit_dead_ratio") == [record["unit_dead_ratio"]]
+    assert logged(trainer, "train_unit_dormant_ratio") == [record["unit_dormant_ratio"]]
+    assert len(logged(trainer, "eval_unit_dormant_ratio")) == 7
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in trainer.model.modules())
+    with pytest.raises(TypeError, match="watch_every must be an int"):
+        JumpstartCallback(0.5, watch_every=True)
+
+
 def test_the_loss_of_an_evaluation_is_plain(tmp_path):
     trainer = make_trainer(tmp_path, JumpstartCallback(100.0), per_device_eval_batch_size=24)
     expected = cross_entropy(trainer.model.layers(X), Y).item()

@@ -211,6 +211,14 @@ def test_batches_of_several_calls():
     assert list(watch.report().layers) == names and len(watch.report().point_status) == 4
     watch.begin_batch()
     assert watch.forwards["training"] == 3  # it is removed
+    with jk.watch(model.eval(), every=1) as watch:
+        for mode in ("training", None, "training"):
+            watch.begin_batch(mode)
+            model.activations[0](torch.ones(2, 3))
+            watch.end_batch()
+    assert watch.forwards == {"training": 2, "evaluation": 1}
+    with pytest.raises(ValueError, match="mode must be one of 'training', 'evaluation', got 'test'"):
+        watch.begin_batch("test")
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
