@@ -1,4 +1,4 @@
-"""Draw the figures of docs/instruments.md and docs/pruning.md: the demo's network, plain and with Jumpstart.
+"""Draw the figures of docs/instruments.md, watching.md and pruning.md: the demo's network, plain and regularized.
 
 python -m benchmarks.instruments        (--epochs N)
 """
@@ -22,6 +22,7 @@ FOLDER = Path(__file__).parent.parent / "docs" / "figures"
 LAM = 0.2
 EPOCHS_PER_COSINE = 5
 TOLERANCE = 0.1
+WATCH: dict[str, Any] = {"every": 2, "window": 5, "warn_dead": None, "warn_linear": None}
 PLAIN, JUMPSTART = "plain", "Jumpstart"
 
 
@@ -34,11 +35,14 @@ def main() -> None:
     torch.manual_seed(0)
     plain = build_network(data.features, data.classes)
     jumpstart = jk.replace_relu(copy.deepcopy(plain))
+    watches = {name: jk.watch(model, **WATCH) for name, model in ((PLAIN, plain), (JUMPSTART, jumpstart))}
     with one_thread():
         runs = {
             PLAIN: train(plain, data, arguments.epochs, lam=0.0),
             JUMPSTART: train(jumpstart, data, arguments.epochs, lam=LAM),
         }
+        for watch in watches.values():
+            watch.remove()
         models = {PLAIN: plain, JUMPSTART: jumpstart}
         usage = {name: jk.unit_usage(model, [data.x_train]) for name, model in models.items()}
         extrema = {name: jk.layer_extrema(model, data.x_train) for name, model in models.items()}
@@ -57,6 +61,10 @@ def main() -> None:
         draw_pair(sources, draw, arguments.folder / f"instruments_{name}.png")
     curves: Any = plots.learning_curves(runs, y="test accuracy").figure
     curves.savefig(arguments.folder / "instruments_curves.png", dpi=style.DPI)
+    histories = {name: watch.history for name, watch in watches.items()}
+    units: Any = plots.learning_curves(histories, x="forward", y=["unit_dead_ratio", "unit_dormant_ratio"])
+    units.set_ylabel("fraction of units")
+    units.figure.savefig(arguments.folder / "instruments_watch.png", dpi=style.DPI)
 
 
 def train(model: torch.nn.Module, data: Data, epochs: int, lam: float) -> list[dict[str, Any]]:

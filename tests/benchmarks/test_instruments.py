@@ -1,4 +1,4 @@
-"""The pictures of docs/instruments.md and docs/pruning.md."""
+"""The pictures of docs/instruments.md, watching.md and pruning.md."""
 
 import sys
 from pathlib import Path
@@ -16,6 +16,7 @@ def test_the_pictures_of_the_page_are_those_it_draws(tmp_path, monkeypatch):
     instruments.main()
     drawn = sorted(path.name for path in tmp_path.iterdir())
     docs = Path(instruments.__file__).parents[1] / "docs"
-    pages = "".join((docs / name).read_text(encoding="utf-8") for name in ("instruments.md", "pruning.md"))
-    assert len(drawn) == 7 and all(f"(figures/{name})" in pages for name in drawn)
+    names = ("instruments.md", "watching.md", "pruning.md")
+    pages = "".join((docs / name).read_text(encoding="utf-8") for name in names)
+    assert len(drawn) == 8 and all(f"(figures/{name})" in pages for name in drawn)
     assert sorted(path.name for path in instruments.FOLDER.glob("instruments_*.png")) == drawn

@@ -16,7 +16,7 @@ def test_a_network(tmp_path, capsys, monkeypatch):
     (record,) = results["networks"]
     assert record["rounds"] == 2 and record["plain"]["ratio"] == 1
     assert (record["watched"]["iterations"], record["observed"]["iterations"]) == (3, watching.OBSERVED)
-    assert record["observed"]["median"] > record["plain"]["median"]
+    assert all(record[name]["median"] > 0 for name in watching.VARIANTS)
     assert "ratio watched" in capsys.readouterr().out
 
 
