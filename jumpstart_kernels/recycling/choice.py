@@ -110,19 +110,20 @@ def _sort_units(
     last = {name: (flow, node) for flow in ways.flows for node, name in flow.sites.items()}
     units: dict[nn.Module, set[int]] = {}
     for name, mask in chosen.items():
-        value = None
+        value, cause = None, ""
         general = "" if name in last else "no call of it is seen in the forward"
         if name in last:
             flow, node = last[name]
             source = input_of(node)
             value = None if source is None else flow.values[source]
-            general = _unseen(value, len(mask))
+            cause = ways.cause_before(flow, node)
+            general = _unseen(value, len(mask), cause)
         runs = [(run.width, i) for run in value.runs for i in range(run.size)] if value is not None else []
         found: list[int] = []
         left: Counter[str] = Counter()
         for channel in mask.nonzero().flatten().tolist():
             layer, unit = (None, 0) if general else runs[channel]
-            unknown = general or "no layer that it follows makes them"
+            unknown = general or cause
             reason = reasons[layer][unit] if layer in reasons else unknown
             if reason:
                 left[reason] += 1
@@ -136,10 +137,10 @@ def _sort_units(
     choice.units = {layer: torch.tensor(sorted(units[layer])) for layer in order}
 
 
-def _unseen(value: Value | None, units: int) -> str:
+def _unseen(value: Value | None, units: int, cause: str) -> str:
     """Why the units of an activation are not known from its input; "" if they are."""
     if value is None:
-        return "it does not see which layer makes them"
+        return cause
     if value.scaled:
         return "they are flattened in front of it"
     return "" if value.total == units else "the report has another number of units"

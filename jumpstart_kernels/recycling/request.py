@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from jumpstart_kernels.functional.numbers import check_nonnegative
+from jumpstart_kernels.nn.linked import LinkedActivation
 from jumpstart_kernels.recycling.choice import SILENT_IF_DEAD
 from jumpstart_kernels.recycling.states import CHOICES
 from jumpstart_kernels.recycling.wrappers import Unwrapped
@@ -85,8 +86,12 @@ def request(unwrapped: Unwrapped, report: UsageReport, status: str, tau: float, 
             raise ValueError(f"usage must be of model, which has no layer {base!r}")
         found.names[f"{name}{mark}{call}"] = layer
         module = found.modules[layer] = modules[name]
-        if dead and type(module) not in SILENT_IF_DEAD and bool(mask.any()):
-            reason = f"a dead unit of {type(module).__name__} is not silent: status='dormant'"
+        kind, reason = type(module), ""
+        if isinstance(module, LinkedActivation):
+            reason = "they are linked"
+        elif dead and kind not in SILENT_IF_DEAD:
+            reason = f"a dead unit of {kind.__name__} is not silent: status='dormant'"
+        if reason and bool(mask.any()):
             found.left[layer] = Counter({reason: int(mask.sum())})
             found.units[layer] = torch.zeros_like(mask)
     return found

@@ -96,6 +96,22 @@ class Ways:
                     way = self.ways.setdefault(module, Way(self._names[module], self._own_obstacle(module)))
                     self._walk(module, way, flow, node)
 
+    def cause_before(self, flow: Flow, node: fx.Node) -> str:
+        """Why the units that a node gets are not known: its maker says, or what hides them."""
+        cause = ""
+        seen, todo = {node}, [node]
+        for each in todo:
+            for source in each.all_input_nodes:
+                module = called_module(self._model, source)
+                if module in self.ways and self.ways[module].obstacle:
+                    return self.ways[module].obstacle
+                if refusal := flow.outcomes[source].refusal:
+                    cause = cause or (refusal if module is None else f"they pass {self._described(module)}")
+                if source not in seen and module not in self.ways:
+                    seen.add(source)
+                    todo.append(source)
+        return cause or "they are no units of a layer"
+
     def _follow(self, graph: fx.Graph, layers: Container[str]) -> Flow:
         rules = Rules({}, self._names)
         flow = Flow(graph, {}, {}, {}, Counter())
