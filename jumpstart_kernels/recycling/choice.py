@@ -73,15 +73,14 @@ def choose(
     for flow in ways.flows:
         choice.means.update(follow_means(model, flow, measured))
     reasons: dict[nn.Module, list[str]] = {}
+    flags = {name: mask.tolist() for name, mask in chosen.items()}
     for layer, way in ways.ways.items():
         general = way.obstacle or reason_to_leave(way) or ("" if way.readers else "no layer reads them")
         size = _units_of(layer)
         each = reasons[layer] = [general] * size
         for name, offsets in way.sites.items():
             for unit in range(size) if not general else ():
-                if not all(offset + unit < len(chosen[name]) for offset in offsets):
-                    each[unit] = f"the report has another number of units for {name}"
-                elif not all(bool(chosen[name][offset + unit]) for offset in offsets):
+                if not all(flags[name][offset + unit : offset + unit + 1] == [True] for offset in offsets):
                     each[unit] = each[unit] or f"they are not so behind {name}"
         if keep_mean and not general:
             _check_means(choice, way, each)
@@ -97,9 +96,9 @@ def _check_means(choice: Choice, way: Way, reasons: list[str]) -> None:
     """Give a reason for each unit whose mean is not known where a layer reads it."""
     for name, read in way.readers.items():
         known = choice.mean_at(read)
+        unknown = None if known is None else known.mean.isnan().tolist()
         for unit, reason in enumerate(reasons):
-            at = [offset + unit for offset in read.offsets]
-            if not reason and (known is None or bool(known.mean[at].isnan().any())):
+            if not reason and (unknown is None or any(unknown[offset + unit] for offset in read.offsets)):
                 reasons[unit] = f"it does not know what is left of their mean where {name} reads it"
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from jumpstart_kernels.nn import JumpstartReLU
 from jumpstart_kernels.recycling.ways import Flow, input_of
 from jumpstart_kernels.surgery.code import is_of_torch
-from jumpstart_kernels.surgery.flow.calls import name_of_call, words
+from jumpstart_kernels.surgery.flow.calls import name_of_call, shape_of, words
 from jumpstart_kernels.surgery.flow.nodes import called_module, is_relu_call
 
 # Modules and functions whose output is their input where this is constant.
@@ -76,15 +76,17 @@ def follow_means(model: nn.Module, flow: Flow, measured: dict[str, Known]) -> di
 
 
 def _joined(node: fx.Node, flow: Flow, found: dict[fx.Node, Known]) -> Known | None:
-    parts = []
+    joined, parts = flow.values[node], []
     for operand in node.args[0] if isinstance(node.args[0], (list, tuple)) else ():  # in turn
-        value = flow.values.get(operand) if isinstance(operand, fx.Node) else None
-        known = found.get(operand) if isinstance(operand, fx.Node) else None
-        if known is None and value is not None:
-            unknown = torch.full((value.total,), torch.nan, dtype=torch.float64)
-            known = Known(unknown, unknown.isnan() & False)
-        if known is not None:
-            parts.append(known)
+        if not isinstance(operand, fx.Node) or joined is None:
+            return None
+        value, shape = flow.values[operand], shape_of(operand)
+        if operand in found:
+            parts.append(found[operand])
+        elif value is not None or shape is not None:
+            size = value.total if value is not None else (shape or ())[joined.dim]
+            unknown = torch.full((size,), torch.nan, dtype=torch.float64)
+            parts.append(Known(unknown, torch.zeros(size, dtype=torch.bool)))
     return Known._make(map(torch.cat, zip(*parts, strict=True))) if parts else None
 
 

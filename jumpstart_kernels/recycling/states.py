@@ -64,7 +64,7 @@ def restart(optimizers: Sequence[Optimizer], regions: list[Region], how: str) ->
         how: ``"mean"``, ``"zero"`` or ``"restart"``, see :func:`~jumpstart_kernels.recycle`.
     """
     states = States([], [], [])
-    for region in regions:
+    for region in _merged(regions):
         gradient = region.parameter.grad
         if gradient is not None and not gradient.is_sparse:
             states.edits.append(_zeros(gradient, region.dim, region.at))
@@ -73,6 +73,16 @@ def restart(optimizers: Sequence[Optimizer], regions: list[Region], how: str) ->
             if state:
                 _restart(states, optimizer, state, region, how)
     return states
+
+
+def _merged(regions: list[Region]) -> list[Region]:
+    """One region for each parameter and dimension."""
+    found: dict[tuple[int, int], Region] = {}
+    for region in regions:
+        key = (id(region.parameter), region.dim)
+        at = torch.cat([found[key].at, region.at]) if key in found else region.at
+        found[key] = region._replace(at=at.unique())
+    return list(found.values())
 
 
 def _restart(states: States, optimizer: Optimizer, state: dict[Any, Any], region: Region, how: str) -> None:
