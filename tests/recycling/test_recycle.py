@@ -1,6 +1,7 @@
 """What recycle does to weights and output, case by case."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -13,6 +14,7 @@ import jumpstart_kernels as jk
 
 X = torch.randn(64, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 IMAGES = torch.randn(32, 2, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+FIELDS = ("unit_status", "dormancy", "unit_mean")
 
 
 def close(one, other):
@@ -275,6 +277,29 @@ def test_the_mean_is_kept(activation):
     assert not torch.allclose(model[:3](X), before)
 
 
+def test_means_of_several_layers():
+    """A layer that reads units of two others, those of one twice, gets the sum of all their means."""
+    torch.manual_seed(0)
+    model = alive(Cat())
+    with torch.no_grad():
+        for layer, unit, constant in ((model.a, 1, 0.02), (model.b, 0, 0.03), (model.b, 3, 0.05)):
+            layer.weight[unit], layer.bias[unit] = 0, constant
+    given = copy.deepcopy(model)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(X).square().sum().backward()
+    optimizer.step()
+    model.load_state_dict(given.state_dict())
+    squares = optimizer.state[model.c.weight]["exp_avg_sq"].clone()
+    report = jk.recycle(model, optimizer, record(model, X), example_inputs=X)
+    assert {name: units.tolist() for name, units in report.by_layer.items()} == {"a": [1], "b": [0, 3]}
+    close(model(X), given(X))
+    fresh = [1, 3, 6, 9]
+    live = [i for i in range(11) if i not in fresh]
+    after = optimizer.state[model.c.weight]["exp_avg_sq"]
+    assert torch.equal(after[:, live], squares[:, live])
+    close(after[:, fresh], squares[:, live].mean(1, keepdim=True).expand(3, 4))
+
+
 def test_without_keep_mean():
     model = mlp()
     with torch.no_grad():
@@ -483,6 +508,17 @@ def test_compiled():
         close(compiled(X), given(X))
         assert not torch.equal(model[0].weight, given[0].weight)
         close(compiled(10 * X), model(10 * X))
+
+
+def test_names_of_a_wrapper():
+    model = mlp()
+    kill(model[0], [1])
+    compiled = torch.compile(model)
+    usage = record(model, X)
+    usage = dataclasses.replace(
+        usage, **{field: {f"_orig_mod.{k}": v for k, v in getattr(usage, field).items()} for field in FIELDS}
+    )
+    assert jk.recycle(compiled, None, usage).recycled["_orig_mod.1"].tolist() == [1]
 
 
 def test_sequences():
