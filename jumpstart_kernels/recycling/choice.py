@@ -14,7 +14,8 @@ from jumpstart_kernels.recycling.ways import Read, Way, Ways, input_of
 from jumpstart_kernels.surgery.flow.units import Value
 from jumpstart_kernels.usage.report import DEAD, UsageReport
 
-SILENT_IF_DEAD = (nn.ReLU, JumpstartReLU, nn.ReLU6)
+SILENT_IF_DEAD = (nn.ReLU, JumpstartReLU)
+"""Activations whose output is 0 if the pre-activation is never positive."""
 
 
 @dataclass(eq=False)

@@ -65,7 +65,8 @@ def recycle(
         usage: a report of :func:`~jumpstart_kernels.unit_usage` with ``dormancy=True``, or of whatever has
             ``report()`` and ``reset()``, which is then reset, as it has seen the units before.
         tau: units whose dormancy is at most this are dormant; 0 for those that are always 0.
-        status: ``"dormant"``, or ``"dead"`` for units of a ReLU whose pre-activation is never positive.
+        status: ``"dormant"``, or ``"dead"``: units of a ReLU whose pre-activation is never positive, and of
+            GELU, tanh and their like if they are saturated on all data, at any constant.
         keep_mean: whether biases take the mean of what is recycled; a batch norm that follows a layer without
             bias takes it into its running mean. At the border of a convolution that pads with zeros it is not
             exact.

@@ -11,6 +11,7 @@ from jumpstart_kernels.nn.linked import LinkedActivation
 from jumpstart_kernels.recycling.choice import SILENT_IF_DEAD
 from jumpstart_kernels.recycling.states import CHOICES
 from jumpstart_kernels.recycling.wrappers import Unwrapped
+from jumpstart_kernels.usage.activations import has_slopes
 from jumpstart_kernels.usage.report import DEAD, UsageReport
 
 STATUSES = ("dormant", "dead")
@@ -71,12 +72,6 @@ def request(unwrapped: Unwrapped, report: UsageReport, status: str, tau: float, 
     statuses = report.unit_status
     dead = status == "dead"
     units = {name: each == DEAD for name, each in statuses.items()} if dead else report.dormant(tau)
-    missing = [name for name in units if name not in report.unit_mean]
-    if missing and keep_mean and not dead:
-        raise ValueError(
-            f"usage must have unit_mean of {missing[0]!r}, which it has not: with keep_mean=False it is not "
-            "needed"
-        )
     found = Request({}, {}, {name: mask.cpu() for name, mask in units.items()}, {})
     modules = dict(unwrapped.model.named_modules())
     for layer, mask in found.units.items():
@@ -89,9 +84,15 @@ def request(unwrapped: Unwrapped, report: UsageReport, status: str, tau: float, 
         kind, reason = type(module), ""
         if isinstance(module, LinkedActivation):
             reason = "they are linked"
-        elif dead and kind not in SILENT_IF_DEAD:
-            reason = f"a dead unit of {kind.__name__} is not silent: status='dormant'"
+        elif dead and kind not in SILENT_IF_DEAD and not has_slopes(module):
+            reason = f"a dead unit of {kind.__name__} is not constant: status='dormant'"
         if reason and bool(mask.any()):
             found.left[layer] = Counter({reason: int(mask.sum())})
             found.units[layer] = torch.zeros_like(mask)
+        needed = keep_mean and not (dead and kind in SILENT_IF_DEAD) and bool(found.units[layer].any())
+        if needed and layer not in report.unit_mean:
+            raise ValueError(
+                f"usage must have unit_mean of {layer!r}, as with dormancy=True; with keep_mean=False it is "
+                "not needed"
+            )
     return found

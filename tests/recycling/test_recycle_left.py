@@ -206,7 +206,7 @@ def test_dead_is_not_silent():
     model = nn.Sequential(nn.Linear(4, 6), nn.LeakyReLU(), nn.Linear(6, 3)).double()
     kill(model[0], [1])
     report = jk.recycle(model, None, record(model, X), status="dead")
-    assert report.left["1"] == {"a dead unit of LeakyReLU is not silent: status='dormant'": 1}
+    assert report.left["1"] == {"a dead unit of LeakyReLU is not constant: status='dormant'": 1}
 
 
 def test_two_producers_of_a_set_are_left():
@@ -263,7 +263,11 @@ REFUSED = {
     "lbfgs": (lambda m: {"optimizer": torch.optim.LBFGS(m.parameters())}, ValueError, "LBFGS"),
     "usage": (lambda m: {"usage": {"relu": 1}}, TypeError, "usage must be a UsageReport"),
     "no scores": (lambda m: {"usage": usage_without(m, dormancy={})}, ValueError, "no dormancy scores"),
-    "no means": (lambda m: {"usage": usage_without(m, unit_mean={})}, ValueError, "unit_mean of '1'"),
+    "no means": (
+        lambda m: {"usage": usage_without(m, unit_mean={})},
+        ValueError,
+        "usage must have unit_mean of '1'",
+    ),
     "other model": (
         lambda m: {"usage": usage_without(m, dormancy={"relu9": torch.zeros(6)}, unit_mean={"relu9": 0})},
         ValueError,
