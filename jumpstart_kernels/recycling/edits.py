@@ -109,13 +109,23 @@ class Edits:
             return None
         if reader.bias is not None:
             return (reader.bias, 1) if reader.bias.requires_grad else None
-        users = list(read.node.users)
-        norm: Any = called_module(self._model, users[0]) if len(users) == 1 else None
-        once = norm is not None and all(flow.calls[norm] <= 1 for flow in self._ways.flows)
-        follows = isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm_dims(norm) is not None
-        if not once or not follows or norm.running_mean is None:
+        norm = called_module(self._model, next(iter(read.node.users)))
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm_dims(norm) is None:
             return None
-        return (norm.running_mean, -1) if len(norm.running_mean) == _outputs(reader) else None
+        if norm.running_mean is None or len(norm.running_mean) != len(reader.weight):
+            return None
+        return (norm.running_mean, -1) if self._is_only_pair(reader, norm) else None
+
+    def _is_only_pair(self, layer: nn.Module, norm: nn.Module) -> bool:
+        """Whether in every trace a layer is read by a norm alone, which reads nothing else."""
+        for flow in self._ways.flows:
+            users = []
+            for node in flow.graph.nodes:
+                if called_module(self._model, node) is layer:
+                    users += [called_module(self._model, user) for user in node.users]
+            if flow.calls[norm] != len(users) or any(user is not norm for user in users):
+                return False
+        return True
 
     def _renew(self, layer: Any, way: Way, units: Tensor, initialize: Initialize | None) -> None:
         """Fresh weights in front of these units, and norms as new."""
@@ -161,7 +171,3 @@ def _on_cpu(tensor: Tensor) -> Tensor:
 
 def _all_of(tensor: Tensor) -> Tensor:
     return torch.arange(len(tensor), device=tensor.device)
-
-
-def _outputs(layer: Any) -> int:
-    return layer.weight.shape[0]

@@ -1,39 +1,27 @@
 """What recycle does to weights and output, case by case."""
 
 import copy
-import dataclasses
-import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from recycling.recorded import kill, record, same, snapshot, trained
+from recycling.recycle_models import (
+    IMAGES,
+    Cat,
+    Dense,
+    Shared,
+    X,
+    alive,
+    close,
+    conv_net,
+    mlp,
+    other_norms,
+    transposed,
+)
 from torch import nn
 
 import jumpstart_kernels as jk
-
-X = torch.randn(64, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-IMAGES = torch.randn(32, 2, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-FIELDS = ("unit_status", "dormancy", "unit_mean")
-
-
-def close(one, other):
-    torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-
-
-def alive(model):
-    """With weights by which no unit is dormant, before some are made so."""
-    for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-            nn.init.normal_(module.weight, 0, module.weight[0].numel() ** -0.5)
-            if module.bias is not None:
-                nn.init.uniform_(module.bias, 0.5, 1)
-    return model.double()
-
-
-def mlp(activation=nn.ReLU):
-    torch.manual_seed(0)
-    return alive(nn.Sequential(nn.Linear(4, 6), activation(), nn.Linear(6, 5), activation(), nn.Linear(5, 3)))
 
 
 def test_by_hand():
@@ -56,83 +44,6 @@ def test_by_hand():
     assert model[2].bias.tolist() == [1 + 4 * 0.25]
     assert torch.equal(model(x), before(x))
     assert (report.total, report.unchanged, report.on_average, report.changed) == (2, 1, 1, 0)
-
-
-class Cat(nn.Module):
-    """Two layers whose units are concatenated, one of them twice, for two readers."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 5)
-        self.relu_a, self.relu_b = nn.ReLU(), nn.ReLU()
-        self.c, self.d = nn.Linear(11, 3), nn.Linear(5, 3)
-
-    def forward(self, x):
-        a, b = self.relu_a(self.a(x)), self.relu_b(self.b(x))
-        return self.c(torch.cat([a, b, a], 1)) + self.d(b)
-
-
-class Shared(nn.Module):
-    """One activation, called twice."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c, self.relu = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3), nn.ReLU()
-
-    def forward(self, x):
-        return self.c(self.relu(self.b(self.relu(self.a(x)))))
-
-
-class Dense(nn.Module):
-    """Units that two norms and activations see, alone and among others."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(6, 4, 3, padding=1, bias=False)
-        self.norm_a, self.norm_b = nn.BatchNorm2d(6), nn.BatchNorm2d(10)
-        self.relu_a, self.relu_b = nn.ReLU(), nn.ReLU()
-        self.fc = nn.Linear(10, 3)
-
-    def forward(self, x):
-        x = torch.cat([x, self.a(x)], 1)
-        x = torch.cat([x, self.b(self.relu_a(self.norm_a(x)))], 1)
-        return self.fc(self.relu_b(self.norm_b(x)).mean((2, 3)))
-
-
-def conv_net():
-    return nn.Sequential(
-        nn.Conv2d(2, 6, 3, padding=1, bias=False),
-        nn.BatchNorm2d(6),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
-        nn.Conv2d(6, 5, 3),
-        nn.ReLU(),
-        nn.Dropout(0.1),
-        nn.Flatten(),
-        nn.Linear(20, 4),
-        nn.ReLU(),
-        nn.Linear(4, 3),
-    )
-
-
-def transposed():
-    return nn.Sequential(
-        *(
-            nn.ConvTranspose2d(2, 6, 3),
-            nn.ReLU(),
-            nn.ConvTranspose2d(6, 4, 2, 2),
-            nn.ReLU(),
-            nn.Conv2d(4, 3, 1),
-        ),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-    )
-
-
-def other_norms():
-    return nn.Sequential(
-        *(nn.Conv2d(2, 6, 3), nn.InstanceNorm2d(6, affine=True), nn.ReLU(), nn.Conv2d(6, 4, 3)),
-        *(nn.GroupNorm(4, 4), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-    )
 
 
 # The model, its input, and by layer or norm whose bias kills: units, activations, layers that read, columns.
@@ -257,98 +168,6 @@ def test_rows_between_recycled_units_are_fresh():
     assert model[0].weight.grad.any()
 
 
-@pytest.mark.parametrize(
-    "activation", [nn.GELU, nn.SiLU, nn.Tanh, nn.ELU, nn.LeakyReLU, jk.JumpstartLeakyReLU]
-)
-def test_the_mean_is_kept(activation):
-    """Of a unit that is constant nothing is lost; of others the mean output of the reader is as before."""
-    model = mlp(activation)
-    with torch.no_grad():
-        model[0].weight[2] = 0
-        model[0].bias[2] = 0.01
-        model[0].weight[4] *= 1e-3
-        model[0].bias[4] = -0.02
-    usage = record(model, X)
-    before = model[:3](X)
-    report = jk.recycle(model, None, usage, tau=0.1)
-    assert report.recycled["1"].tolist() == [2, 4]
-    assert (report.unchanged, report.on_average, report.changed) == (0, 2, 0)
-    close(model[:3](X).mean(0), before.mean(0))
-    assert not torch.allclose(model[:3](X), before)
-
-
-def test_means_of_several_layers():
-    """A layer that reads units of two others, those of one twice, gets the sum of all their means."""
-    torch.manual_seed(0)
-    model = alive(Cat())
-    with torch.no_grad():
-        for layer, unit, constant in ((model.a, 1, 0.02), (model.b, 0, 0.03), (model.b, 3, 0.05)):
-            layer.weight[unit], layer.bias[unit] = 0, constant
-    given = copy.deepcopy(model)
-    optimizer = torch.optim.Adam(model.parameters())
-    model(X).square().sum().backward()
-    optimizer.step()
-    model.load_state_dict(given.state_dict())
-    squares = optimizer.state[model.c.weight]["exp_avg_sq"].clone()
-    report = jk.recycle(model, optimizer, record(model, X), example_inputs=X)
-    assert {name: units.tolist() for name, units in report.by_layer.items()} == {"a": [1], "b": [0, 3]}
-    close(model(X), given(X))
-    fresh = [1, 3, 6, 9]
-    live = [i for i in range(11) if i not in fresh]
-    after = optimizer.state[model.c.weight]["exp_avg_sq"]
-    assert torch.equal(after[:, live], squares[:, live])
-    close(after[:, fresh], squares[:, live].mean(1, keepdim=True).expand(3, 4))
-
-
-def test_without_keep_mean():
-    model = mlp()
-    with torch.no_grad():
-        model[0].weight[2] = 0
-        model[0].bias[2] = 0.01
-    bias = model[2].bias.clone()
-    report = jk.recycle(model, None, record(model, X), keep_mean=False)
-    assert report.changed == 1 and torch.equal(model[2].bias, bias)
-
-
-@pytest.mark.parametrize("kind", ["reader pads", "no bias", "norm behind", "transposed"])
-def test_means_that_a_reader_cannot_take_exactly(kind):
-    torch.manual_seed(0)
-    reader = {
-        "reader pads": [nn.Conv2d(4, 3, 3, padding=1)],
-        "no bias": [nn.Conv2d(4, 3, 3, bias=False)],
-        "norm behind": [nn.Conv2d(4, 3, 3, bias=False), nn.BatchNorm2d(3)],
-        "transposed": [nn.ConvTranspose2d(4, 3, 3)],
-    }[kind]
-    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), *reader).double()
-    model(IMAGES)
-    with torch.no_grad():
-        model[0].weight[1] = 0
-        model[0].bias[1] = 0.01
-    given = copy.deepcopy(model).eval()
-    report = jk.recycle(model, None, record(model, IMAGES))
-    exact = kind == "norm behind"
-    assert (report.on_average, report.changed) == ((1, 0) if exact else (0, 1))
-    y, before = model.eval()(IMAGES), given(IMAGES)
-    if kind == "reader pads":
-        close(y[..., 1:-1, 1:-1], before[..., 1:-1, 1:-1])
-    assert exact == torch.allclose(y, before, rtol=1e-12, atol=1e-12)
-
-
-def test_a_norm_behind_the_activation():
-    """It makes a constant of a dead unit, which is no zero, and goes into the bias."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 3)).double()
-    model(X)
-    with torch.no_grad():
-        model[2].bias.uniform_(1, 2)
-    kill(model[0], [3])
-    given = copy.deepcopy(model).eval()
-    report = jk.recycle(model, None, record(model, X))
-    assert report.unchanged == 1
-    close(model.eval()(X), given(X))
-    assert model[2].bias[3] == 0
-
-
 def test_the_count_falls_and_the_unit_is_used():
     torch.manual_seed(0)
     model = mlp()
@@ -373,152 +192,6 @@ def test_the_count_falls_and_the_unit_is_used():
     with torch.no_grad():
         model[2].weight[:, [0, 1, 2]] = 0
     assert F.mse_loss(model(X), target) > before * 1.01
-
-
-def test_weights_are_drawn_as_pytorch_does():
-    model = nn.Sequential(nn.Linear(400, 300), nn.ReLU(), nn.Linear(300, 2))
-    kill(model[0], slice(None))
-    with torch.no_grad():
-        model[0].weight.fill_(5)
-    jk.recycle(model, None, record(model, torch.randn(3, 400)))
-    bound = 1 / math.sqrt(400)
-    for drawn in (model[0].weight, model[0].bias):
-        assert float(drawn.detach().abs().max()) < bound
-        assert float(drawn.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.1)
-
-
-def test_generators():
-    model, others = mlp(), []
-    kill(model[0], [1])
-    usage = record(model, X)
-    for seed in (0, 0, 1):
-        other, state = copy.deepcopy(model), torch.get_rng_state()
-        jk.recycle(other, None, usage, generator=torch.Generator().manual_seed(seed))
-        assert torch.equal(torch.get_rng_state(), state)
-        others.append(other[0].weight)
-    assert torch.equal(others[0], others[1]) and not torch.equal(others[1], others[2])
-    drawn = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        jk.recycle(other := copy.deepcopy(model), None, usage)
-        drawn.append((other[0].weight, torch.rand(1)))
-    assert torch.equal(drawn[0][0], drawn[1][0]) and torch.equal(drawn[0][1], drawn[1][1])
-
-
-def test_initialize():
-    def orthogonal(layer):
-        if isinstance(layer, nn.Linear):
-            nn.init.orthogonal_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    model = mlp().bfloat16()
-    kill(model[0], slice(None))
-    jk.recycle(model, None, record(model, X.bfloat16()), initialize=orthogonal)
-    assert model[0].weight.dtype == torch.bfloat16 and not model[0].bias.any()
-    close_to = torch.eye(4)
-    torch.testing.assert_close(
-        model[0].weight.float().T @ model[0].weight.float(), close_to, rtol=0, atol=0.02
-    )
-
-
-class Watcher:
-    """As the watcher of a model."""
-
-    def __init__(self, usage):
-        self.usage, self.resets = usage, 0
-
-    def report(self):
-        return self.usage
-
-    def reset(self):
-        self.resets += 1
-
-
-def test_a_watcher_is_reset():
-    model = mlp()
-    kill(model[0], [1])
-    watcher = Watcher(record(model, X))
-    assert jk.recycle(model, None, watcher).total == 1
-    assert watcher.resets == 1
-    with pytest.raises(ValueError, match="holds none"):
-        jk.recycle(model, torch.optim.SGD(mlp().parameters(), 0.1), watcher)
-    assert watcher.resets == 1
-
-
-def test_the_package_may_watch_the_activations():
-    """Hooks of other code keep units as they are, since they may change what passes."""
-    model = mlp()
-    kill(model[0], [1])
-    usage = record(model, X)
-    with jk.UnitUsage().watch(model):
-        assert jk.recycle(model, None, usage).total == 1
-    kill(model[0], [1])
-    model[1].register_forward_hook(lambda m, a, y: None)
-    report = jk.recycle(model, None, record(model, X))
-    assert report.left["1"] == {"1 (ReLU) has hooks": 1}
-
-
-@pytest.mark.parametrize("fuse_bias", [True, False])
-def test_replaced(fuse_bias):
-    """A bias that its activation adds is still the layer's."""
-    torch.manual_seed(0)
-    model = jk.replace_relu(mlp(), fuse_bias=fuse_bias)
-    kill(model[0], [1])
-    kill(model[2], [3])
-    optimizer = torch.optim.Adam(model.parameters())
-    given = copy.deepcopy(model).eval()
-    report = jk.recycle(model, optimizer, record(model, X), status="dead")
-    assert {name: u.tolist() for name, u in report.by_layer.items()} == {"0": [1], "2": [3]}
-    close(model.eval()(X), given(X))
-    close(model.train()(X), given(X))
-    assert -1 < model[0].bias[1].item() < 1
-
-
-class Functional(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.fc1, self.fc2 = nn.Conv2d(2, 4, 3), nn.Linear(36, 5), nn.Linear(5, 3)
-
-    def forward(self, x):
-        x = F.max_pool2d(F.relu(self.conv(x)), 2)
-        return self.fc2(F.relu(self.fc1(x.view(x.size(0), -1))))
-
-
-def test_functional_calls_once_replaced():
-    torch.manual_seed(0)
-    model = jk.replace_relu(alive(Functional()))
-    kill(model.conv, [1])
-    model.fc1.bias.data.add_(3)
-    kill(model.fc1, [2])
-    given = copy.deepcopy(model).eval()
-    report = jk.recycle(model, None, record(model, IMAGES))
-    assert {name: u.tolist() for name, u in report.by_layer.items()} == {"conv": [1], "fc1": [2]}
-    close(model.eval()(IMAGES), given(IMAGES))
-
-
-def test_compiled():
-    model = mlp()
-    kill(model[0], [1])
-    given = copy.deepcopy(model)
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    compiled(X)
-    usage = record(model, X)
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        assert jk.recycle(compiled, None, usage).total == 1
-        close(compiled(X), given(X))
-        assert not torch.equal(model[0].weight, given[0].weight)
-        close(compiled(10 * X), model(10 * X))
-
-
-def test_names_of_a_wrapper():
-    model = mlp()
-    kill(model[0], [1])
-    compiled = torch.compile(model)
-    usage = record(model, X)
-    usage = dataclasses.replace(
-        usage, **{field: {f"_orig_mod.{k}": v for k, v in getattr(usage, field).items()} for field in FIELDS}
-    )
-    assert jk.recycle(compiled, None, usage).recycled["_orig_mod.1"].tolist() == [1]
 
 
 def test_sequences():
