@@ -15,7 +15,7 @@ from jumpstart_kernels.recycling.report import RecycleReport
 from jumpstart_kernels.recycling.request import Request, check_options, report_of, request
 from jumpstart_kernels.recycling.states import check_optimizers, restart, warn_of, write, write_scalars
 from jumpstart_kernels.recycling.ways import Way, Ways
-from jumpstart_kernels.recycling.wrappers import agree, take_first, unwrap
+from jumpstart_kernels.recycling.wrappers import agree, average, take_first, unwrap
 from jumpstart_kernels.surgery.flow.inputs import trace_calls
 from jumpstart_kernels.surgery.tracing import Untraceable
 from jumpstart_kernels.usage.report import UsageReport
@@ -57,7 +57,7 @@ def recycle(
     inputs; :attr:`RecycleReport.changed` counts those of which not even the mean could be kept.
 
     Call it between steps. In DDP call it on all ranks, with the wrapper: a unit is recycled if it is dormant
-    on every rank, and all get the first rank's weights. Compiled code stays valid.
+    on every rank, their means are averaged, and all get the first rank's weights. Compiled code stays valid.
 
     Args:
         model: any module, or the wrapper of one (DDP, ``torch.compile``).
@@ -101,7 +101,7 @@ def recycle(
     ways = Ways(inner, _graphs_of(inner, example_inputs), wanted.names)
     device = next((each.device for each in inner.parameters()), torch.device("cpu"))
     wanted = wanted._replace(units=agree(wanted.units, group, device))
-    measured = measure(report, wanted.modules, wanted.units)
+    measured = average(measure(report, wanted.modules, wanted.units), group, device)
     choice = choose(
         inner,
         ways,

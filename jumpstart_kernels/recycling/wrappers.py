@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from jumpstart_kernels.nn.deferred_bias import is_distributed
 from jumpstart_kernels.nn.recording import check_module
+from jumpstart_kernels.recycling.constants import Known
 from jumpstart_kernels.surgery.code import is_of_torch
 from jumpstart_kernels.surgery.flow.inputs import check_wrappers
 
@@ -58,13 +59,25 @@ def unwrap(model: nn.Module) -> Unwrapped:
 
 
 def agree(chosen: dict[str, Tensor], group: Any, device: torch.device) -> dict[str, Tensor]:
-    """The units that every rank has chosen, by layer: of bool ``[C]`` each."""
+    """The units of which all ranks say the same, by layer: of bool ``[C]`` each."""
     if group is None or not chosen:
         return chosen
     everything = torch.cat(list(chosen.values())).to(device, torch.uint8)
     torch.distributed.all_reduce(everything, torch.distributed.ReduceOp.MIN, group)
     parts = everything.bool().cpu().split([len(each) for each in chosen.values()])
     return dict(zip(chosen, parts, strict=True))
+
+
+def average(measured: dict[str, Known], group: Any, device: torch.device) -> dict[str, Known]:
+    """What all ranks know together: the mean of their means, and which units are silent on all of them."""
+    if group is None or not measured:
+        return measured
+    silent = agree({name: known.silent for name, known in measured.items()}, group, device)
+    means = torch.cat([known.mean for known in measured.values()]).to(device)
+    torch.distributed.all_reduce(means, torch.distributed.ReduceOp.SUM, group)
+    means = (means / torch.distributed.get_world_size(group)).cpu()
+    parts = means.split([len(known.mean) for known in measured.values()])
+    return {name: Known(mean, silent[name]) for name, mean in zip(measured, parts, strict=True)}
 
 
 def take_first(values: Tensor, group: Any) -> Tensor:

@@ -19,8 +19,7 @@ def ranks():
 def run_recycle():
     rank = torch.distributed.get_rank()
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3, bias=False))
-    model.append(nn.BatchNorm1d(3)).double()
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).double()
     parallel = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.Adam(parallel.parameters())
     x = torch.randn(32, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(rank))
@@ -34,21 +33,23 @@ def run_recycle():
     usage = record(parallel, x)
     usage.dormancy["module.2"][2] += rank  # it is of use to the second rank
     usage.unit_mean["module.2"] *= 1 + rank
+    bias = model[3].bias + 1.5 * 0.001 * model[3].weight[:, 4]
     torch.manual_seed(rank + 7)
     report = jk.recycle(parallel, optimizer, usage, tau=0.1)
-    states = [value for p in parallel.parameters() for value in optimizer.state[p].values()]
-    tensors = [*model.state_dict().values(), *states]
+    torch.testing.assert_close(model[3].bias, bias, rtol=1e-12, atol=0)
+    tensors = model.state_dict()
+    for name, parameter in model.named_parameters():
+        tensors.update({f"{name}, {key}": value for key, value in optimizer.state[parameter].items()})
     return report.recycled["module.2"].tolist(), report.by_layer["0"].tolist(), tensors
 
 
 def test_ranks(ranks):
     (chosen, units, tensors), (other_chosen, other_units, other) = ranks(run_recycle)
     assert chosen == other_chosen == units == other_units == [1, 4]
-    for one, two in zip(tensors, other, strict=True):
-        if not (one.dtype == torch.float64 and one.shape in ((6,), (3,))):  # statistics are each rank's own
-            assert torch.equal(one, two)
-    for i in (0, 1):
-        assert torch.equal(tensors[i][units], other[i][units])
+    for name, tensor in tensors.items():
+        kept = slice(None) if "running" not in name else units  # statistics are each rank's own
+        one, two = (each.reshape(-1) if each.dim() == 0 else each for each in (tensor, other[name]))
+        assert torch.equal(one[kept], two[kept]), name
 
 
 def run_single():
