@@ -19,6 +19,7 @@ from jumpstart_kernels.penalties import (
     penalty,
     penalty_by_layer,
 )
+from jumpstart_kernels.recycling import recycle
 from jumpstart_kernels.surgery import find_relu, link_relu, replace_relu, restore_relu
 from jumpstart_kernels.usage.cosines import sample_cosines
 from jumpstart_kernels.usage.rolling import UnitWarning, watch
@@ -45,6 +46,7 @@ __all__ = [
     "replace_relu",
     "plots",
     "pruning",
+    "recycle",
     "restore_relu",
     "sample_cosines",
     "schedules",

@@ -14,7 +14,7 @@ from jumpstart_kernels.pruning.network import Network, Saved
 from jumpstart_kernels.pruning.repair import Map, fit, unexplained
 from jumpstart_kernels.pruning.unit_sets import Reader, Structure, UnitSet
 from jumpstart_kernels.surgery.flow.inputs import check_wrappers, trace_calls
-from jumpstart_kernels.surgery.flow.layers import is_linear, is_transposed
+from jumpstart_kernels.surgery.flow.layers import is_transposed, shows_border
 from jumpstart_kernels.surgery.flow.units import Value
 from jumpstart_kernels.surgery.tracing import Untraceable
 
@@ -244,16 +244,7 @@ class Reduction:
     def _takes_constant(self, name: str) -> bool:
         """Whether a constant input is the same as a bias: no padding shows its border."""
         layer: Any = self.given.get_submodule(name)
-        if layer.bias is None:
-            return False
-        if is_linear(layer):
-            return True
-        padded = (
-            layer.padding_mode == "zeros"
-            and layer.padding != "valid"
-            and any(side != 0 for side in (layer.padding if isinstance(layer.padding, tuple) else (1,)))
-        )
-        return not is_transposed(layer) and not padded
+        return layer.bias is not None and not shows_border(layer)
 
     def _keep_or_restore(self, units: UnitSet, saved: Saved) -> Check | None:
         check = self.decisions.check(self.network.model, self.max_flips)

@@ -17,10 +17,9 @@ from jumpstart_kernels.surgery.flow.layers import (
     is_matrix_layer,
     norm_dims,
     obstacles,
-    spatial_dims,
 )
 from jumpstart_kernels.surgery.flow.nodes import called_module, is_relu_call
-from jumpstart_kernels.surgery.flow.rules import Rules, factor_of
+from jumpstart_kernels.surgery.flow.rules import Rules, columns_per_unit
 from jumpstart_kernels.surgery.flow.units import Value
 
 
@@ -168,7 +167,7 @@ class Structure:
         sets = {id(each): each for width in value.widths if (each := self._set_of.get(width)) is not None}
         if module is not None and is_matrix_layer(module):
             depthwise = not is_linear(module) and module.groups > 1
-            reader = Reader(self._names[module], value, _factor(module, value), node.name)
+            reader = Reader(self._names[module], value, columns_per_unit(module, value), node.name)
             if not reader.factor:
                 return
             if not depthwise:
@@ -223,17 +222,9 @@ def _input_of(node: fx.Node, values: Values) -> Value | None:
     return values.get(node.all_input_nodes[0]) if node.all_input_nodes else None
 
 
-def _factor(layer: Any, value: Value) -> int:
-    """How many columns a layer has for each of these channels; 0 if they are not what it multiplies."""
-    inputs = layer.in_features if is_linear(layer) else layer.in_channels
-    dim = -1 - (spatial_dims(layer) or 0)
-    factor = factor_of(value, inputs) if value.dim == dim else 0
-    return factor if factor * value.total == inputs else 0
-
-
 def _layout(module: nn.Module, value: Value) -> tuple[Any, ...]:
     """What the values that a layer or a norm gets in several calls must have in common."""
-    scale = _factor(module, value) if is_matrix_layer(module) else value.scaled
+    scale = columns_per_unit(module, value) if is_matrix_layer(module) else value.scaled
     return (value.dim, tuple(run.size for run in value.runs), scale), tuple(run.width for run in value.runs)
 
 

@@ -12,11 +12,12 @@ _NOBODY = frozenset[Any]()
 Values = dict[fx.Node, Value | None]
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
     return frozenset(text.split())
 
 
-_UNARY = _words(
+_UNARY = words(
     """
     abs neg sqrt square sign clamp clip clamp_min clamp_max sigmoid tanh hardtanh
     relu relu6 leaky_relu elu selu celu gelu silu mish softplus hardswish hardsigmoid logsigmoid threshold
@@ -24,12 +25,12 @@ _UNARY = _words(
     contiguous clone detach to type float double half bfloat16 cpu cuda
     """
 )
-_BINARY = _words("add sub mul div true_divide truediv iadd isub imul itruediv maximum minimum where lerp")
-_CAT = _words("cat concat concatenate")
-_VIEWS = _words("view reshape")
-_REDUCTIONS = _words("mean sum amax amin std var")
-_HARMLESS = _words("dim ndim dtype device is_cuda get_device is_floating_point requires_grad layout")
-_KEYWORDS = _words(
+_BINARY = words("add sub mul div true_divide truediv iadd isub imul itruediv maximum minimum where lerp")
+_CAT = words("cat concat concatenate")
+_VIEWS = words("view reshape")
+_REDUCTIONS = words("mean sum amax amin std var")
+_HARMLESS = words("dim ndim dtype device is_cuda get_device is_floating_point requires_grad layout")
+_KEYWORDS = words(
     """
     input other value alpha tensors dim start_dim end_dim keepdim inplace p training min max negative_slope
     kernel_size stride padding dilation ceil_mode count_include_pad divisor_override return_indices

@@ -59,6 +59,18 @@ def is_matrix_layer(module: nn.Module) -> bool:
     return is_linear(module) or spatial_dims(module) is not None
 
 
+def shows_border(layer: Any) -> bool:
+    """Whether a constant input to a layer with a matrix gives an output that is not the same everywhere."""
+    if is_linear(layer):
+        return False
+    padded = (
+        layer.padding_mode == "zeros"
+        and layer.padding != "valid"
+        and any(side != 0 for side in (layer.padding if isinstance(layer.padding, tuple) else (1,)))
+    )
+    return is_transposed(layer) or padded
+
+
 def passed_dims(module: Any) -> int | None:
     """For a module that treats every unit alone: over how many of the last dimensions it works at once.
 

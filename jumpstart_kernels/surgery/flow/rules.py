@@ -142,3 +142,11 @@ def factor_of(value: Value, inputs: int) -> int:
     """How many columns of a layer's matrix every unit has; 0 if that is no whole number."""
     factor, rest = divmod(inputs, value.plain_total)
     return factor if value.scaled and not rest else int(not value.scaled)
+
+
+def columns_per_unit(layer: Any, value: Value) -> int:
+    """How many columns a layer has for each of these channels; 0 if they are not what it multiplies."""
+    inputs = layer.in_features if is_linear(layer) else layer.in_channels
+    dim = -1 - (spatial_dims(layer) or 0)
+    factor = factor_of(value, inputs) if value.dim == dim else 0
+    return factor if factor * value.total == inputs else 0
