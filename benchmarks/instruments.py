@@ -1,4 +1,4 @@
-"""Draw the figures of docs/instruments.md, watching.md and pruning.md: the demo's network, plain and regularized.
+"""Draw the figures of docs/instruments.md, watching.md and pruning.md, all of the demo's network.
 
 python -m benchmarks.instruments        (--epochs N)
 """
