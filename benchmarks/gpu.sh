@@ -10,10 +10,10 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 
 # The stages in order, and their limits in seconds.
-names=(info build smoke tests graphs large kernels operator bias linked sweep steps keys memcheck racecheck initcheck)
+names=(info build smoke tests graphs large kernels operator bias linked sweep steps keys watching memcheck racecheck initcheck)
 declare -A limits=(
   [info]=30 [build]=200 [smoke]=60 [tests]=240 [graphs]=180 [large]=60 [kernels]=60 [operator]=240 [bias]=150
-  [linked]=120 [sweep]=120 [steps]=240 [keys]=60 [memcheck]=90 [racecheck]=90 [initcheck]=90
+  [linked]=120 [sweep]=120 [steps]=240 [keys]=60 [watching]=60 [memcheck]=90 [racecheck]=90 [initcheck]=90
   [cifar]=580
 )
 
@@ -136,6 +136,12 @@ for name in "${stages[@]}"; do
       [ "$device" = cuda ] || size=(--units 256 --samples 2000)
       stage keys "$PYTHON" -m benchmarks.pruning_keys --device "$device" "${size[@]}" \
         --output "$OUT/${device}_pruning_keys.json"
+      ;;
+    watching)
+      size=(--seconds 4)
+      [ "$device" = cuda ] || size=(--rounds 1 --network "50 layers of 4 units")
+      stage watching "$PYTHON" -m benchmarks.watching --device "$device" "${size[@]}" \
+        --output "$OUT/${device}_watching.json"
       ;;
     cifar)
       if [ -z "${CIFAR:-}" ]; then

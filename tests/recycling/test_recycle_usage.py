@@ -90,3 +90,25 @@ def test_watch(compiled):
             watch.report()
         trained(model, X, steps=4)
         assert not bool(watch.report().dormant(0)["1"][1])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{"fused": True}, {"capturable": True}])
+def test_on_a_gpu(options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2)).cuda()
+    optimizer = torch.optim.Adam(model.parameters(), **options)
+    x = torch.randn(64, 3, device="cuda")
+    with torch.no_grad():
+        model[0].bias[:5] -= 100
+    with jk.watch(model, every=1) as watch:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+        before = model(x)
+        report = jk.recycle(model, optimizer, watch, status="dead")
+        torch.testing.assert_close(model(x), before)
+        assert set(report.by_layer["0"].tolist()) >= set(range(5))
+        assert watch.report().layers["1"].dead < 5
+    assert not optimizer.state[model[0].weight]["exp_avg"][:5].any()

@@ -162,3 +162,34 @@ def in_ddp(x):
 
 def test_in_ddp_the_names_are_those_of_the_model(ranks):
     assert ranks(in_ddp, torch.randn(12, 3)) == [(NAMES, 12)] * 2
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_report_is_that_of_the_cpu():
+    x, reports = torch.randn(64, 3), []
+    for device in ("cpu", "cuda"):
+        model = make_network().to(device)
+        with jk.watch(model, every=1, effective_rank=True, cosines=True) as watch:
+            for part in x.to(device).split(16):
+                model(part).sum().backward()
+        reports.append(watch.report())
+    assert reports[0].layers == reports[1].layers
+    for field in ("unit_max", "dormancy", "unit_mean", "cosines", "effective_ranks"):
+        mine, other = (getattr(report, field) for report in reports)
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_captured_forwards_are_passed_over():
+    model, x = make_network().cuda(), torch.randn(16, 3, device="cuda")
+    with jk.watch(model, every=1) as watch:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            model(x)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = model(x)
+        graph.replay()
+    assert watch.forwards["training"] == 1 and torch.equal(output, model(x))
