@@ -93,6 +93,7 @@ def test_watch(compiled):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("options", [{"fused": True}, {"capturable": True}])
 def test_on_a_gpu(options):
     torch.manual_seed(0)

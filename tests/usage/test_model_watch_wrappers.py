@@ -165,6 +165,7 @@ def test_in_ddp_the_names_are_those_of_the_model(ranks):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_the_report_is_that_of_the_cpu():
     x, reports = torch.randn(64, 3), []
     for device in ("cpu", "cuda"):
@@ -180,6 +181,7 @@ def test_on_a_gpu_the_report_is_that_of_the_cpu():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_captured_forwards_are_passed_over():
     model, x = make_network().cuda(), torch.randn(16, 3, device="cuda")
     with jk.watch(model, every=1) as watch:
