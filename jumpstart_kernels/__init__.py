@@ -22,7 +22,8 @@ from jumpstart_kernels.penalties import (
 from jumpstart_kernels.recycling import recycle
 from jumpstart_kernels.surgery import find_relu, link_relu, replace_relu, restore_relu
 from jumpstart_kernels.usage.cosines import sample_cosines
-from jumpstart_kernels.usage.rolling import UnitWarning, watch
+from jumpstart_kernels.usage.rolling import watch
+from jumpstart_kernels.usage.unit_warnings import UnitWarning
 from jumpstart_kernels.usage.watching import layer_extrema
 from jumpstart_kernels.version import __version__
 

@@ -13,7 +13,7 @@ You add the penalty itself to your loss:
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 try:  # the package that the program has imported, else the one that is installed
@@ -64,12 +64,13 @@ class JumpstartCallback(Callback):
         dormancy: whether to also log the fraction of dormant units, for which every output is read again.
         watch_every: watch one training batch in so many, as :func:`~jumpstart_kernels.watch` does; by default
             none is watched.
+        watch_options: further options of :func:`~jumpstart_kernels.watch`, such as ``{"window": 20}``.
         prefix: of the logged names.
 
     Attributes:
         schedule: the schedule of λ, or None.
         report: the :class:`~jumpstart_kernels.usage.report.UsageReport` of the last validation, or None.
-        watch: the :class:`~jumpstart_kernels.usage.rolling.ModelWatch` of the training, or None.
+        training_watch: the :class:`~jumpstart_kernels.usage.rolling.ModelWatch` of the training, or None.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type or an invalid value.
@@ -86,6 +87,7 @@ class JumpstartCallback(Callback):
         cosines: bool = False,
         dormancy: bool = False,
         watch_every: int | None = None,
+        watch_options: Mapping[str, Any] | None = None,
         prefix: str = "jumpstart/",
     ) -> None:
         super().__init__()
@@ -95,8 +97,9 @@ class JumpstartCallback(Callback):
         self.usage = usage
         self.prefix = prefix
         self.report: UsageReport | None = None
-        self.watch: ModelWatch | None = None
+        self.training_watch: ModelWatch | None = None
         self._watch_every = None if watch_every is None else check_count("watch_every", watch_every, least=1)
+        self._watch_options = dict(watch_options or {})
         self._observer = UsageObserver(layers, unit_dim, cosines, dormancy)
         self._logged_windows = 0
         self._optimizer_steps = 0
@@ -113,20 +116,22 @@ class JumpstartCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._optimizer_steps = trainer.global_step
         if self._watch_every is not None:
-            self.watch, self._logged_windows = self._observer.watch(pl_module, self._watch_every), 0
+            options = (self._watch_every, self._watch_options)
+            self.training_watch = self._observer.watch(pl_module, *options)
+            self._logged_windows = 0
 
     def on_train_batch_start(self, *_: Any, **__: Any) -> None:
-        if self.watch is not None:
-            self.watch.begin_batch("training")
+        if self.training_watch is not None:
+            self.training_watch.begin_batch("training")
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.watch is not None:
-            self.watch.remove()
+        if self.training_watch is not None:
+            self.training_watch.remove()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any, **__: Any) -> None:
-        if self.watch is not None:
-            self.watch.end_batch()
-            ratios, self._logged_windows = latest(self.watch, self._logged_windows)
+        if self.training_watch is not None:
+            self.training_watch.end_batch()
+            ratios, self._logged_windows = latest(self.training_watch, self._logged_windows)
             named = {f"{self.prefix}{name}": value for name, value in ratios.items()}
             pl_module.log_dict(named, on_step=True, on_epoch=False)
         if self.schedule is None:

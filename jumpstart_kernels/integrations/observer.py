@@ -1,7 +1,7 @@
 """Shared by the callbacks: the usage over an evaluation, and the schedule that it drives."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from jumpstart_kernels.schedules import ConstantPenalty, PenaltySchedule, StopWh
 from jumpstart_kernels.usage.collecting import UsageWatch
 from jumpstart_kernels.usage.metric import UnitUsage
 from jumpstart_kernels.usage.report import UsageReport
-from jumpstart_kernels.usage.rolling import ModelWatch, watch
+from jumpstart_kernels.usage.rolling import ModelWatch, in_process_group, watch
 
 INTERVALS = ("step", "epoch")
 
@@ -54,10 +54,11 @@ class UsageObserver:
         if parameter is not None:
             self._metric.to(parameter.device)  # used by the collective if this process sees no batch
 
-    def watch(self, model: nn.Module, every: int) -> ModelWatch:
-        """A watch of the model in training, with these options."""
+    def watch(self, model: nn.Module, every: int, further: Mapping[str, Any]) -> ModelWatch:
+        """A watch of the model in training, with these options and further ones."""
         dormancy = self._metric.extras.dormancy
-        return watch(model, every=every, layers=self._layers, unit_dim=self._unit_dim, dormancy=dormancy)
+        options: dict[str, Any] = {"layers": self._layers, "unit_dim": self._unit_dim, "dormancy": dormancy}
+        return watch(model, every=every, **{**options, **further})
 
     def stop(self) -> None:
         """Stop watching, and drop what was collected."""
@@ -90,11 +91,7 @@ class UsageObserver:
             RuntimeError: some of the processes have seen a batch and others have not, or other layers.
         """
         seen = [self._metric.update_called]
-        if (
-            self._watch is not None
-            and torch.distributed.is_available()
-            and torch.distributed.is_initialized()
-        ):
+        if self._watch is not None and in_process_group():
             # A process without a batch must not leave the others waiting.
             gathered = gather_all_tensors(torch.tensor(seen, dtype=torch.int32, device=self._metric.device))
             seen = [bool(count) for count in gathered]

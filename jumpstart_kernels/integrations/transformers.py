@@ -8,7 +8,7 @@ For another trainer class: ``class MyTrainer(PenaltyMixin, Seq2SeqTrainer): ...`
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 try:
@@ -62,6 +62,7 @@ class JumpstartCallback(TrainerCallback):
         dormancy: whether to also add the fraction of dormant units, for which every output is read again.
         watch_every: watch one training batch in so many, as :func:`~jumpstart_kernels.watch` does; by default
             none is watched.
+        watch_options: further options of :func:`~jumpstart_kernels.watch`, such as ``{"window": 20}``.
         **penalty_options: options of :func:`~jumpstart_kernels.penalty` in the trainer's loss.
 
     Attributes:
@@ -84,6 +85,7 @@ class JumpstartCallback(TrainerCallback):
         cosines: bool = False,
         dormancy: bool = False,
         watch_every: int | None = None,
+        watch_options: Mapping[str, Any] | None = None,
         **penalty_options: Any,
     ) -> None:
         check_interval(interval)
@@ -94,6 +96,7 @@ class JumpstartCallback(TrainerCallback):
         self.report: UsageReport | None = None
         self.training_watch: ModelWatch | None = None
         self._watch_every = None if watch_every is None else check_count("watch_every", watch_every, least=1)
+        self._watch_options = dict(watch_options or {})
         self._observer = UsageObserver(layers, unit_dim, cosines, dormancy)
         self._logged_windows = 0
         self._training = False
@@ -133,7 +136,9 @@ class JumpstartCallback(TrainerCallback):
             self.schedule.load_state_dict(stored["attributes"])
         self._store(state)
         if self._watch_every is not None:
-            self.training_watch = self._observer.watch(kwargs["model"], self._watch_every)
+            self.training_watch = self._observer.watch(
+                kwargs["model"], self._watch_every, self._watch_options
+            )
             self._logged_windows = 0
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

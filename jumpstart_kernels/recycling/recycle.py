@@ -15,7 +15,7 @@ from jumpstart_kernels.recycling.report import RecycleReport
 from jumpstart_kernels.recycling.request import Request, check_options, report_of, request
 from jumpstart_kernels.recycling.states import check_optimizers, restart, warn_of, write, write_scalars
 from jumpstart_kernels.recycling.ways import Way, Ways
-from jumpstart_kernels.recycling.wrappers import agree, average, take_first, unwrap
+from jumpstart_kernels.recycling.wrappers import agree, all_ranks, average, take_first, unwrap
 from jumpstart_kernels.surgery.flow.inputs import trace_calls
 from jumpstart_kernels.surgery.tracing import Untraceable
 from jumpstart_kernels.usage.report import UsageReport
@@ -56,15 +56,19 @@ def recycle(
     In ``eval()`` the output stays the same, but for rounding, if every recycled unit was silent on all
     inputs; :attr:`RecycleReport.changed` counts those of which not even the mean could be kept.
 
-    Call it between steps. In DDP call it on all ranks, with the wrapper: a unit is recycled if it is dormant
-    on every rank, their means are averaged, and all get the first rank's weights. Compiled code stays valid.
+    Call it between steps, each time with a new report. A watch (:func:`~jumpstart_kernels.watch`) is reset
+    afterwards, and as long as its window is not full nothing happens: recycling more often than it fills is
+    waiting, not deciding on scraps. In DDP call it on all ranks, with the wrapper: a unit is recycled if it
+    is dormant on every rank, their means are averaged, and all get the first rank's weights. Compiled code
+    stays valid.
 
     Args:
         model: any module, or the wrapper of one (DDP, ``torch.compile``).
         optimizer: what trains it, one or several; None if nothing does.
-        usage: a report of :func:`~jumpstart_kernels.unit_usage` with ``dormancy=True``, or of whatever has
-            ``report()`` and ``reset()``, which is then reset, as it has seen the units before.
-        tau: units whose dormancy is at most this are dormant; 0 for those that are always 0.
+        usage: a report of :func:`~jumpstart_kernels.unit_usage` with ``dormancy=True``, or what
+            :func:`~jumpstart_kernels.watch` returns (anything that has ``report()`` and ``reset()``).
+        tau: units whose dormancy is at most this are dormant; 0 for those that are always 0. Reports count
+            them at 0.025.
         status: ``"dormant"``, or ``"dead"``: units of a ReLU whose pre-activation is never positive, and of
             GELU, tanh and their like if they are saturated on all data, at any constant.
         keep_mean: whether biases take the mean of what is recycled; a batch norm that follows a layer without
@@ -96,10 +100,12 @@ def recycle(
     unwrapped = unwrap(model)
     inner, group = unwrapped.model, unwrapped.group
     optimizers = check_optimizers(optimizer, inner)
+    device = next((each.device for each in inner.parameters()), torch.device("cpu"))
+    if not all_ranks(bool(getattr(usage, "full", True)), group, device):
+        return RecycleReport({}, {}, {}, {}, {}, 0, 0, 0, waiting=True)
     report = report_of(usage)
     wanted = request(unwrapped, report, status, tau, keep_mean)
     ways = Ways(inner, _graphs_of(inner, example_inputs), wanted.names)
-    device = next((each.device for each in inner.parameters()), torch.device("cpu"))
     wanted = wanted._replace(units=agree(wanted.units, group, device))
     measured = average(measure(report, wanted.modules, wanted.units), group, device)
     choice = choose(
@@ -119,15 +125,19 @@ def recycle(
     warn_of(states.notes)
     if not isinstance(usage, UsageReport):
         usage.reset()
-    return _described(choice, edits, wanted, ways, tuple(dict.fromkeys(states.notes)))
+    criterion = "dead" if status == "dead" else f"dormant at τ = {tau:g}"
+    return _described(choice, edits, wanted, ways, criterion, tuple(dict.fromkeys(states.notes)))
 
 
 def _graphs_of(model: nn.Module, example_inputs: Any) -> list[fx.Graph]:
     try:
         graphs = trace_calls(model, example_inputs)
     except Untraceable as reason:
-        hint = "; example_inputs may tell how it is called" if example_inputs is None else ""
-        raise ValueError(f"model cannot be traced: {reason}{hint}") from reason
+        hint = "example_inputs may tell how it is called, or " if example_inputs is None else ""
+        raise ValueError(
+            f"model cannot be traced: {reason}; {hint}recycle those of its parts that can be, each by a "
+            "report of its own"
+        ) from reason
     return [graphs[0], *graphs[2:], graphs[1]]  # the last one is of eval()
 
 
@@ -143,7 +153,7 @@ def _untrained(model: nn.Module, way: Way, optimizers: Sequence[Optimizer]) -> s
 
 
 def _described(
-    choice: Choice, edits: Edits, wanted: Request, ways: Ways, notes: tuple[str, ...]
+    choice: Choice, edits: Edits, wanted: Request, ways: Ways, criterion: str, notes: tuple[str, ...]
 ) -> RecycleReport:
     recycled, left = {}, {}
     for name, layer in wanted.names.items():
@@ -159,5 +169,6 @@ def _described(
         unchanged=int((effects == UNCHANGED).sum()),
         on_average=int((effects == ON_AVERAGE).sum()),
         changed=int((effects == CHANGED).sum()),
+        criterion=criterion,
         notes=notes,
     )

@@ -12,7 +12,7 @@ class RecycleReport:
     units: dict[str, int]
     """How many units each activation of the usage report has, by name."""
     found: dict[str, int]
-    """How many of them are dormant, or dead."""
+    """How many of them are dormant, or dead: see ``criterion``."""
     recycled: dict[str, Tensor]
     """Those of them that have been recycled, int64, on the CPU. Empty where there are none."""
     left: dict[str, dict[str, int]]
@@ -27,8 +27,12 @@ class RecycleReport:
     changed: int
     """How many recycled units were not silent, and a layer that reads them could not take their mean exactly:
     it has no bias, pads with zeros, or is transposed; or ``keep_mean=False``."""
+    criterion: str = ""
+    """What was looked for, such as ``"dormant at τ = 0.1"``."""
     notes: tuple[str, ...] = ()
     """What optimizers keep that could not be cleared."""
+    waiting: bool = False
+    """Whether nothing has been looked at, as the window of the watch was not full."""
 
     @property
     def total(self) -> int:
@@ -36,6 +40,8 @@ class RecycleReport:
         return sum(map(len, self.by_layer.values()))
 
     def __str__(self) -> str:
+        if self.waiting:
+            return "recycled: 0; the window of the watch is not full yet"
         rows: list[tuple[str, ...]] = [("layer", "units", "found", "recycled", "left")]
         for name, count in self.units.items():
             left = sum(self.left[name].values())
@@ -48,8 +54,8 @@ class RecycleReport:
         for name, reasons in self.left.items():
             lines += [f"left in {name}: {count}, {reason}" for reason, count in reasons.items()]
         lines.append(
-            f"recycled: {self.total}; output unchanged by {self.unchanged}, mean kept of {self.on_average}, "
-            f"changed by {self.changed}"
+            f"{self.criterion}; recycled: {self.total}; output unchanged by {self.unchanged}, mean kept of "
+            f"{self.on_average}, changed by {self.changed}"
         )
         lines += [f"optimizer: {note}" for note in self.notes]
         return "\n".join(lines)

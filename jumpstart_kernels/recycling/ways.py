@@ -25,6 +25,10 @@ _OVERWRITTEN = words(
 )
 
 
+Layout = tuple[Any, ...]
+"""What a layer or a norm reads: the layers that make its channels, how many each, and how many columns."""
+
+
 class Flow(NamedTuple):
     """One trace of a model, and what is known of its tensors."""
 
@@ -88,6 +92,7 @@ class Ways:
         self._names = {module: name for name, module in model.named_modules()}
         self._blocked = obstacles(model, graphs)
         self.flows = [self._follow(graph, layers) for graph in graphs]
+        self._layouts = self._find_layouts()
         self.ways: dict[nn.Module, Way] = {}
         for flow in self.flows:
             for node in flow.graph.nodes:
@@ -126,6 +131,19 @@ class Ways:
                 if name in layers:
                     flow.sites[node] = name
         return flow
+
+    def _find_layouts(self) -> dict[nn.Module, set[Layout | None]]:
+        """All that each layer and norm reads, in any trace; None where that is not known."""
+        found: dict[nn.Module, set[Layout | None]] = {}
+        for flow in self.flows:
+            for node in flow.graph.nodes:
+                module = called_module(self._model, node)
+                if module is not None and (is_matrix_layer(module) or norm_dims(module) is not None):
+                    source = input_of(node)
+                    value = None if source is None else flow.values[source]
+                    layout = None if value is None else tuple((run.width, run.size) for run in value.runs)
+                    found.setdefault(module, set()).add(layout)
+        return found
 
     def _own_obstacle(self, layer: Any) -> str:
         if layer in self._blocked:
@@ -186,6 +204,8 @@ class Ways:
                 return f"{described}: {self._blocked[module]}"
             if flow.calls[module] > 1:
                 return f"{described} is called several times"
+            if len(self._layouts[module]) > 1:
+                return f"{described} gets others in another mode or call"
             if isinstance(module, nn.GroupNorm) and module.num_groups < module.num_channels:
                 return f"{described} normalizes them together with others"
         if value is None or layer not in value.widths:
@@ -221,6 +241,8 @@ class Ways:
             way.obstacle = f"it is read by {own}" if reader not in self._blocked else own
         elif not factor:
             way.obstacle = f"{name} reads them, and it does not see how"
+        elif len(self._layouts[reader]) > 1:
+            way.obstacle = f"{name}, which reads them, reads others in another mode or call"
         elif not behind:
             way.obstacle = f"{name} reads them where they have passed no activation of the report"
         elif flow.calls[reader] > 1:

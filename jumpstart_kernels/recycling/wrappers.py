@@ -68,6 +68,11 @@ def agree(chosen: dict[str, Tensor], group: Any, device: torch.device) -> dict[s
     return dict(zip(chosen, parts, strict=True))
 
 
+def all_ranks(flag: bool, group: Any, device: torch.device) -> bool:
+    """Whether a flag is set on every rank."""
+    return bool(agree({"": torch.tensor([flag])}, group, device)[""].item())
+
+
 def average(measured: dict[str, Known], group: Any, device: torch.device) -> dict[str, Known]:
     """What all ranks know together: the mean of their means, and which units are silent on all of them."""
     if group is None or not measured:

@@ -58,6 +58,7 @@ class UsageWatch:
     Args:
         model: as in :class:`~jumpstart_kernels.usage.watching.Watch`, like the other options.
         extras: what to collect beside the extrema.
+        strict: as of ``Watch``.
     """
 
     def __init__(
@@ -68,13 +69,20 @@ class UsageWatch:
         unit_dim: int | str = "auto",
         when: Callable[[], bool] = lambda: True,
         extras: Extras | None = None,
+        strict: bool = True,
     ) -> None:
         extras = extras or Extras()
         found = find_layers(model, layers)
         unit_dims = unit_dims_of(model, found, unit_dim)
-        options: dict[str, Any] = {"layers": list(found), "unit_dim": unit_dims, "when": when}
+        options: dict[str, Any] = {
+            "layers": list(found),
+            "unit_dim": unit_dims,
+            "when": when,
+            "strict": strict,
+        }
         self._extrema = LayerWatch(model, **options)
-        self._cosines = CosineWatch(model, warn=False, **options) if extras.cosines else None
+        options["warn"] = False  # the first one does
+        self._cosines = CosineWatch(model, **options) if extras.cosines else None
         self._outputs: OutputWatch | None = None
         if extras.outputs:
             self._outputs = OutputWatch(model, products=extras.effective_rank, **options)

@@ -30,14 +30,9 @@ class CosineWatch(Watch[SampleCosine]):
     """Collects the mean cosine between samples at every call of a model's layers until it is taken.
 
     Args:
-        model: as in :class:`~jumpstart_kernels.usage.watching.Watch`, like ``layers`` and ``when``.
+        model: as in :class:`~jumpstart_kernels.usage.watching.Watch`, like the other options.
         unit_dim: likewise; it only decides whether an input is a batch.
-        warn: whether to warn of inputs without units, which are left out.
     """
-
-    def __init__(self, model: nn.Module, *, warn: bool = True, **options: Any) -> None:
-        super().__init__(model, **options)
-        self._warn = warn
 
     def _see(self, name: str, module: nn.Module, x: Tensor) -> SampleCosine:
         points = "sample"
@@ -52,10 +47,6 @@ class CosineWatch(Watch[SampleCosine]):
         # Where the units come first, with points="position", the samples come next.
         samples = 1 if check_input(x, unit_dim, points == "position") == 0 else 0
         return sample_cosine(x.detach(), samples)
-
-    def _leave_out(self, name: str, x: Tensor) -> None:
-        if self._warn:
-            super()._leave_out(name, x)
 
 
 def sample_cosines(

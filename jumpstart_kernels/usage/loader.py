@@ -8,7 +8,8 @@ from torch import nn
 from jumpstart_kernels.usage.batches import call_with_batch, track
 from jumpstart_kernels.usage.metric import UnitUsage
 from jumpstart_kernels.usage.report import UsageReport
-from jumpstart_kernels.usage.watching import evaluating, uncompiled
+from jumpstart_kernels.usage.running import evaluating
+from jumpstart_kernels.usage.watching import uncompiled
 
 
 def unit_usage(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jumpstart_kernels.nn.activation import JumpstartActivation, as_batch
+from jumpstart_kernels.usage.hooks import Hook
 from jumpstart_kernels.usage.watching import Watch
 
 
@@ -47,7 +48,7 @@ class OutputWatch(Watch[UnitOutputs]):
         def observe_output(_: nn.Module, args: object, output: Any) -> None:
             self._observe(name, module, output)
 
-        return module.register_forward_hook(observe_output).remove
+        return module.register_forward_hook(Hook(observe_output)).remove
 
     def _see(self, name: str, module: nn.Module, x: Tensor) -> UnitOutputs:
         if isinstance(module, JumpstartActivation):
@@ -55,9 +56,6 @@ class OutputWatch(Watch[UnitOutputs]):
         else:
             x, unit_dim = as_batch(x, self._unit_dims[name], "sample", self._derived)
         return sum_outputs(x.detach(), unit_dim, self._products)
-
-    def _leave_out(self, name: str, x: Tensor) -> None:
-        pass  # whoever collects the extrema warns
 
 
 def sum_outputs(x: Tensor, unit_dim: int, products: bool = False) -> UnitOutputs:

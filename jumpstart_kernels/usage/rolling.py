@@ -1,9 +1,8 @@
 """``jk.watch``: the state of a model's units while it trains, from a sample of its forwards."""
 
-import warnings
-from collections import deque
-from collections.abc import Iterable
-from contextlib import ExitStack
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,19 +10,17 @@ from torch import nn
 
 from jumpstart_kernels.functional.checks import check_choice
 from jumpstart_kernels.functional.numbers import check_count, check_ratio
+from jumpstart_kernels.nn import records
 from jumpstart_kernels.nn.recording import check_module
-from jumpstart_kernels.usage.collecting import Extras, LayersSeen, UsageWatch
+from jumpstart_kernels.usage.collecting import Extras, UsageWatch
 from jumpstart_kernels.usage.forwards import Forwards
 from jumpstart_kernels.usage.report import UsageReport
-from jumpstart_kernels.usage.watching import uncompiled_calls, unwrapped
-from jumpstart_kernels.usage.window import on_cpu, window_report, without_positions
+from jumpstart_kernels.usage.running import layer_by_layer
+from jumpstart_kernels.usage.unit_warnings import UnitWarnings
+from jumpstart_kernels.usage.watching import unwrapped
+from jumpstart_kernels.usage.window import Window, on_cpu, samples_in, window_report, without_positions
 
 MODES = ("training", "evaluation")
-NAMED = 5  # layers that a warning names
-
-
-class UnitWarning(UserWarning):
-    """More of a layer's units are dead or linear than :func:`~jumpstart_kernels.watch` is to tolerate."""
 
 
 def watch(
@@ -31,6 +28,7 @@ def watch(
     *,
     every: int = 50,
     window: int = 10,
+    samples: int = 256,
     warn_dead: float | None = 0.1,
     warn_linear: float | None = 0.1,
     layers: Iterable[str] | None = None,
@@ -46,22 +44,25 @@ def watch(
     ...     step(model, x, y)
     >>> print(watch.report())
 
-    Every ``every``-th forward in training mode is observed, and every ``every``-th in ``eval()``, apart.
-    After ``window`` observed forwards in training, and after every further ``window``, it warns of layers
-    with too many dead or linear units, once until they have recovered. Statuses are those of
+    One forward of every ``every`` is observed, at a place that changes so that no rhythm of the loop hides
+    any; those of training, in training mode with grad, apart from all others, such as evaluations and the
+    acting of reinforcement learning. Whenever a window of training has been seen since the last time, it
+    warns of layers with too many dead or linear units, once until they have recovered. Statuses are those of
     :class:`~jumpstart_kernels.UnitUsage`: a ReLU's unit is dead if it was positive nowhere in the window; a
     unit of a smooth activation (GELU, SiLU, tanh, ...) if it was saturated everywhere.
 
-    An observed forward of a compiled model runs uncompiled, as its backward does: its results may differ in
-    rounding. Forwards inside ``torch.func`` transforms, exports, traces and captures of CUDA graphs are not
-    observed, nor are recomputations of checkpointing.
+    An observed forward runs layer by layer, where others run compiled or fused code, and its backward
+    likewise: its results may differ from theirs in rounding. Forwards inside ``torch.func`` transforms,
+    exports, traces and captures of CUDA graphs are not observed, nor are recomputations of checkpointing, nor
+    forwards of a thread while another one runs the model. What cannot be observed in a layer is left out with
+    a warning. Layers are those that the model has now.
 
     Args:
         model: what the training loop calls: the wrapper, if there is one (DDP, ``torch.compile``). If it
-            calls no model as a whole, use :meth:`ModelWatch.begin_batch` and :meth:`~ModelWatch.end_batch`.
+            calls no model as a whole, use :meth:`ModelWatch.batch`.
         every: observe one forward in so many. 1 observes all.
-        window: how many observed forwards a report covers. Take more if a batch has few samples: whatever
-            fires for one sample in a hundred looks dead in ten.
+        window: a report covers the last so many observed forwards, or more,
+        samples: until it covers so many samples: a unit that fires for one in a hundred looks dead in ten.
         warn_dead: warn of a layer if more than this fraction of its units is dead; None for never.
         warn_linear: likewise for linear units.
         layers: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
@@ -85,10 +86,11 @@ def watch(
     }
     check_count("every", every, least=1)
     check_count("window", window, least=1)
+    check_count("samples", samples)
     extras = Extras(cosines, dormancy, effective_rank)
     check_module(model)
-    usage_watch = UsageWatch(unwrapped(model), layers=layers, unit_dim=unit_dim, extras=extras)
-    return ModelWatch(model, usage_watch, every, window, limits, extras)
+    usage_watch = UsageWatch(unwrapped(model), layers=layers, unit_dim=unit_dim, extras=extras, strict=False)
+    return ModelWatch(model, usage_watch, every, (window, samples), limits, extras)
 
 
 class ModelWatch:
@@ -106,19 +108,22 @@ class ModelWatch:
         model: nn.Module,
         usage_watch: UsageWatch,
         every: int,
-        window: int,
-        limits: dict[str, float | None],
+        window: tuple[int, int],
+        limits: Mapping[str, float | None],
         extras: Extras,
     ) -> None:
         self.forwards = dict.fromkeys(MODES, 0)
         self.history: list[dict[str, float]] = []
         self._model = model
         self._watch = usage_watch
-        self._every, self._window = every, window
-        self._limits, self._extras = limits, extras
-        self._seen: dict[str, deque[LayersSeen]] = {mode: deque(maxlen=window) for mode in MODES}
-        self._fresh = 0  # observed forwards in training since the last full window
-        self._warned: set[tuple[str, str]] = set()  # statuses and layers
+        self._every = every
+        self._extras = extras
+        self._warnings = UnitWarnings(limits)
+        self._seen = {mode: Window(*window) for mode in MODES}
+        self._fresh = Window(*window)  # in training, since the last full window
+        self._random = random.Random(0)  # not that of the training
+        self._next = dict.fromkeys(MODES, 1)  # the forward to observe
+        self._was_reset = False
         self._mode = MODES[0]  # of the forward that is under way
         self._given_mode: str | None = None  # of a batch that begins
         self._observing: ExitStack | None = None  # while it is observed
@@ -148,42 +153,70 @@ class ModelWatch:
         """
         check_choice("mode", mode, MODES)
         forwards = on_cpu(list(self._seen[mode]))
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if across_ranks and distributed:
+        if across_ranks and in_process_group():
             gathered: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(gathered, forwards)
             forwards = [seen for of_rank in gathered for seen in of_rank]
         if not forwards:
-            raise RuntimeError(
-                f"no forward in {mode} has been observed, of {self.forwards[mode]}: call the model that is "
-                "watched, as model(x) and not model.forward(x). If it is compiled, watch what torch.compile "
-                "returns, and after model.compile(); if it runs inside other compiled code, put "
-                "begin_batch() and end_batch() around that"
-            )
+            raise RuntimeError(f"no forward in {mode} has been observed: {self._reason(mode)}")
         return window_report(forwards, self._extras)
+
+    def _reason(self, mode: str) -> str:
+        """Why there is nothing to report."""
+        other = MODES[1 - MODES.index(mode)]
+        if self._was_reset and self.forwards[mode]:
+            return "none since the last reset() or recycle(); see ModelWatch.full"
+        if self.forwards[mode]:
+            return (
+                f"of {self.forwards[mode]}, none that was to be observed has ended with samples in a "
+                "watched layer, in a tensor of two dimensions or more"
+            )
+        if self.forwards[other]:
+            return f'all {self.forwards[other]} were in {other}: report("{other}")'
+        return (
+            "there was none. Call what is watched, as model(x) and not model.forward(x); watch what "
+            "torch.compile returns, or the model after model.compile(); put `with watch.batch():` around "
+            "loops that call parts of the model"
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether there has been a whole window of training since the start and the last :meth:`reset`."""
+        return self._seen[MODES[0]].full
 
     def reset(self) -> None:
         """Forget the observed forwards, as :func:`~jumpstart_kernels.recycle` does; all counts stay."""
-        for seen in self._seen.values():
+        for seen in (*self._seen.values(), self._fresh):
             seen.clear()
-        self._fresh = 0
+        self._was_reset = True
 
     def remove(self) -> None:
         """Stop watching; reports stay as they are. No effect if it is removed already."""
         self._hooks.detach()
 
-    def begin_batch(self, mode: str | None = None) -> None:
-        """Count all that runs until :meth:`end_batch` as one forward.
+    @contextmanager
+    def batch(self, mode: str | None = None) -> Iterator[None]:
+        """Inside the ``with`` block all counts as one forward; one that raises is dropped.
 
-        For loops that call parts of the model, and for compiled code around it. A batch that was begun and
-        not ended, as after an error, is dropped.
+        For loops that call parts of the model, and for compiled code around it. A layer that is called twice
+        in it is two layers, ``"relu"`` and ``"relu#2"``.
 
         Args:
-            mode: ``"training"`` or ``"evaluation"``; by default that in which the model is now.
+            mode: ``"training"`` or ``"evaluation"``; by default that of the model at the begin.
 
         Raises:
             ValueError: ``mode`` is another one.
         """
+        self.begin_batch(mode)
+        try:
+            yield
+        except BaseException:
+            self._hooks.end_batch(failed=True)
+            raise
+        self.end_batch()
+
+    def begin_batch(self, mode: str | None = None) -> None:
+        """The begin of a :meth:`batch`, for callbacks; it drops one that has not ended, as after an error."""
         if mode is not None:
             check_choice("mode", mode, MODES)
         self._given_mode = mode
@@ -191,28 +224,38 @@ class ModelWatch:
         self._given_mode = None
 
     def end_batch(self) -> None:
-        """End the batch: see :meth:`begin_batch`. No effect without one."""
+        """The end of a :meth:`batch`. No effect without one."""
         self._hooks.end_batch()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # a copy of a model that holds its watch is not watched
+
     def _begin(self) -> None:
-        self._mode = self._given_mode or (MODES[0] if self._model.training else MODES[1])
-        self.forwards[self._mode] += 1
-        if (self.forwards[self._mode] - 1) % self._every:
+        training = self._model.training and (torch.is_grad_enabled() or records.is_unreachable())
+        self._mode = self._given_mode or MODES[0 if training else 1]
+        self.forwards[self._mode] = forward = self.forwards[self._mode] + 1
+        if forward != self._next[self._mode]:
             return
+        begin = forward + self._every - (forward - 1) % self._every  # of the next so many
+        self._next[self._mode] = begin + self._random.randrange(self._every)
         self._observing = ExitStack()
-        self._observing.enter_context(uncompiled_calls())
+        self._observing.enter_context(layer_by_layer())
         self._observing.callback(self._watch.stop)
         self._watch.start()
 
     def _end(self) -> None:
         seen = self._watch.take()
         self._abandon()
-        if seen.extrema:
-            self._seen[self._mode].append(without_positions(seen))
-            self._fresh += self._mode == "training"
-        if self._fresh == self._window:
-            self._fresh = 0
-            self._judge()
+        samples = samples_in(seen)
+        if not samples:
+            return
+        seen = without_positions(seen)
+        self._seen[self._mode].append(seen, samples)
+        if self._mode == "training":
+            self._fresh.append(seen, samples)
+            if self._fresh.full:
+                self._judge()
+                self._fresh.clear()
 
     def _abandon(self) -> None:
         """Drop what has been collected of a forward."""
@@ -223,37 +266,16 @@ class ModelWatch:
     def _judge(self) -> None:
         """Look at the window that is full now."""
         statuses = Extras(dormancy=self._extras.dormancy)
-        report = window_report(on_cpu(list(self._seen["training"])), statuses)
+        report = window_report(on_cpu(list(self._fresh)), statuses)
         names = ("unit_dead_ratio", "unit_linear_ratio")
         record = {"forward": float(self.forwards["training"]), **{name: report[name] for name in names}}
         if report.dormancy:
             record["unit_dormant_ratio"] = report.dormant_ratio()
         self.history.append(record)
-        for status, limit in self._limits.items():
-            if limit is not None:
-                self._warn(report, status, limit)
+        if not (in_process_group() and torch.distributed.get_rank()):  # all others would say nearly the same
+            self._warnings.judge(report, len(self._fresh), self.forwards["training"])
 
-    def _warn(self, report: UsageReport, status: str, limit: float) -> None:
-        """Warn of the layers that have come to have too many units of this status."""
-        above = {}
-        for name, layer in report.layers.items():
-            count = getattr(layer, status)
-            if count > limit * layer.units:
-                above[name] = count
-            else:
-                self._warned.discard((status, name))
-        fresh = {name: count for name, count in above.items() if (status, name) not in self._warned}
-        self._warned.update((status, name) for name in fresh)
-        ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if not fresh or (ranks and torch.distributed.get_rank() != 0):  # all would say nearly the same
-            return
-        worst = sorted(fresh, key=lambda name: fresh[name] / report.layers[name].units, reverse=True)
-        shown = ", ".join(f"{name} ({fresh[name]} of {report.layers[name].units})" for name in worst[:NAMED])
-        more = f" and {len(worst) - NAMED} more layers" if len(worst) > NAMED else ""
-        samples = report.layers[worst[0]].points
-        warnings.warn(
-            f"more than {limit:.0%} of the units are {status} in {shown}{more}, in {self._window} observed "
-            f"forwards ({samples} samples) up to forward {self.forwards['training']}",
-            UnitWarning,
-            stacklevel=2,
-        )
+
+def in_process_group() -> bool:
+    """Whether there are other processes to ask."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -31,16 +31,19 @@ class SlopeWatch(Watch[LayerExtrema]):
         x, unit_dim = as_batch(slopes(module, x), self._unit_dims[name], "sample", self._derived)
         return LayerExtrema(*jumpstart_stats(x, unit_dim=unit_dim)[1:])
 
-    def _leave_out(self, name: str, x: Tensor) -> None:
-        pass  # whoever collects the extrema warns
-
 
 def slopes(module: Any, x: Tensor) -> Tensor:
     """The derivative of an element-wise activation at every value of ``x``, in its shape and dtype."""
-    with torch.inference_mode(False), torch.enable_grad():
+    # Hooks for saved tensors, as those of checkpointing, would count tensors that are none of the model's.
+    kept = torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged)
+    with torch.inference_mode(False), torch.enable_grad(), kept:
         x = x.detach().clone().requires_grad_()
         total = type(module).forward(module, x.clone()).sum()  # which it may overwrite
         return torch.autograd.grad(total, x)[0]
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def slope_status(maxima: Tensor, minima: Tensor) -> Tensor:

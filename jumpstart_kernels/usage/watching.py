@@ -1,10 +1,8 @@
 """Watching a model's layers: the extrema of their inputs, from the kernels that run anyway."""
 
-import sys
-import threading
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -15,17 +13,19 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from jumpstart_kernels.functional import jumpstart_stats
 from jumpstart_kernels.nn import records
-from jumpstart_kernels.nn.activation import JumpstartActivation, LayerExtrema, as_batch, warn_of_no_units
+from jumpstart_kernels.nn.activation import JumpstartActivation, LayerExtrema, as_batch
 from jumpstart_kernels.nn.recording import check_module
 from jumpstart_kernels.surgery import check_unit_dim, find_unit_dims
 from jumpstart_kernels.usage.activations import BY_SIGN, SMOOTH
 from jumpstart_kernels.usage.batches import call_with_batch
+from jumpstart_kernels.usage.hooks import Hook
+from jumpstart_kernels.usage.running import evaluating
 
 Seen = TypeVar("Seen")
 
 
 class UnitDims(NamedTuple):
-    """Dimensions of the units of layers that are no Jumpstart layer."""
+    """Dimensions of the units of layers; those of Jumpstart layers are for when they are plain again."""
 
     by_layer: dict[str, int]
     derived: bool
@@ -46,6 +46,8 @@ class Watch(Generic[Seen]):
         unit_dim: dimension of the units, for modules that are no Jumpstart layer; or ``"auto"``,
             inferred as in :func:`~jumpstart_kernels.replace_relu`; or what :func:`unit_dims_of` has found.
         when: called at every forward to decide whether to collect it.
+        warn: whether to warn of inputs without units, which are left out.
+        strict: whether what cannot be collected raises; else it is left out with a warning.
 
     Raises:
         TypeError: ``model``, ``layers`` or ``unit_dim`` has the wrong type.
@@ -59,12 +61,15 @@ class Watch(Generic[Seen]):
         layers: Iterable[str] | None = None,
         unit_dim: "int | str | UnitDims" = "auto",
         when: Callable[[], bool] = lambda: True,
+        warn: bool = True,
+        strict: bool = True,
     ) -> None:
+        self._warn, self._strict = warn, strict
         self._layers = find_layers(model, layers)
         if not isinstance(unit_dim, UnitDims):
             unit_dim = unit_dims_of(model, self._layers, unit_dim)
         self._unit_dims, self._derived = unit_dim
-        self._without_units: set[str] = set()
+        self._left_out: set[str] = set()  # of which it has warned
         self._when = when
         self._calls: Counter[str] = Counter()
         self._seen: dict[str, Seen] = {}
@@ -109,30 +114,37 @@ class Watch(Generic[Seen]):
         def observe_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._observe(name, module, next(chain(args, kwargs.values()), None))
 
-        return module.register_forward_pre_hook(observe_input, with_kwargs=True).remove
+        return module.register_forward_pre_hook(Hook(observe_input), with_kwargs=True).remove
 
     def _observe(self, name: str, module: nn.Module, x: Any) -> None:
         """Collect from the tensor that a layer is called with, or that it returns."""
         if not self._collecting():
             return
         if isinstance(x, Tensor) and x.dim() < 2:
-            self._leave_out(name, x)
+            if self._warn:
+                self._leave_out(name, f"got a {x.dim()}-D tensor, which has no units")
             return
         try:
             with torch.no_grad():
                 seen = self._see(name, module, x)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"layer {name!r}: {error}") from error
+        except Exception as error:
+            if not self._strict:
+                self._leave_out(name, f"got what cannot be watched ({error})")
+                return
+            if isinstance(error, (TypeError, ValueError)):
+                raise type(error)(f"layer {name!r}: {error}") from error
+            raise
         self._add(name, seen)
 
     def _see(self, name: str, module: nn.Module, x: Tensor) -> Seen:
         """What to collect of a tensor of two dimensions or more."""
         raise NotImplementedError
 
-    def _leave_out(self, name: str, x: Tensor) -> None:
-        if name not in self._without_units:
-            self._without_units.add(name)
-            warn_of_no_units(f"the layer {name!r}", x.dim(), "it is not watched there")
+    def _leave_out(self, name: str, why: str) -> None:
+        """Warn, once for each layer."""
+        if name not in self._left_out:
+            self._left_out.add(name)
+            warnings.warn(f"the layer {name!r} {why}: it is not watched there", stacklevel=4)
 
 
 class LayerWatch(Watch[LayerExtrema]):
@@ -222,10 +234,11 @@ def find_layers(model: nn.Module, layers: Iterable[str] | None) -> dict[str, nn.
 def unit_dims_of(model: nn.Module, layers: Mapping[str, nn.Module], unit_dim: int | str) -> UnitDims:
     """The unit dimension of each layer's input, as given or inferred. Raises for one that is none."""
     check_unit_dim(unit_dim)
-    plain = {name: layer for name, layer in layers.items() if not isinstance(layer, JumpstartActivation)}
+    own = {name: layer.unit_dim for name, layer in layers.items() if isinstance(layer, JumpstartActivation)}
+    plain = {name: layer for name, layer in layers.items() if name not in own}
     if isinstance(unit_dim, int):
-        return UnitDims(dict.fromkeys(plain, unit_dim), False)
-    return UnitDims(find_unit_dims(model, plain), True)
+        return UnitDims({**own, **dict.fromkeys(plain, unit_dim)}, False)
+    return UnitDims({**own, **find_unit_dims(model, plain)}, True)
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
@@ -242,47 +255,3 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = uncompiled(model)
         else:
             return model
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """Run in ``eval()`` without grad; yields the first parameter's device and restores training flags."""
-    tensor = next(chain(model.parameters(), model.buffers()), torch.empty(0))
-    training = [(module, module.training) for module in model.modules()]
-    # In eval() without grad nn.TransformerEncoderLayer runs a fused kernel that includes its activation.
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), uncompiled_calls():
-            yield tensor.device
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        for module, flag in training:
-            module.training = flag
-
-
-@contextmanager
-def uncompiled_calls() -> Iterator[None]:
-    """Run compiled code eagerly, in parts of a model too: it does not see hooks added later.
-
-    Blocks may overlap without one being inside the other, as those of two watches of a model do.
-    """
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the import takes a second
-        yield
-        return
-    with _stance_lock:
-        _stances.append(torch.compiler.set_stance("force_eager") if not _stances else None)
-    try:
-        yield
-    finally:
-        with _stance_lock:
-            if len(_stances) == 1:
-                _stances[0].__exit__(None, None, None)
-                _stances.clear()
-            else:
-                _stances.pop()
-
-
-_stances: list[Any] = []  # one for each open block; the first holds what there was before
-_stance_lock = threading.Lock()

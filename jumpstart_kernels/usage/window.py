@@ -1,6 +1,7 @@
 """A report over the last forwards of a model, whose layers may differ from one to the next."""
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,48 @@ from jumpstart_kernels.usage.report import UNMATCHED, UsageReport
 from jumpstart_kernels.usage.updates import point_statuses
 
 CPU = torch.device("cpu")
+
+
+class Window:
+    """The last forwards: ``length`` of them, or as many more as hold ``samples``.
+
+    Args:
+        length: at least 1.
+        samples: for which more are kept.
+    """
+
+    def __init__(self, length: int, samples: int) -> None:
+        self._length, self._samples = length, samples
+        self._forwards: deque[tuple[LayersSeen, int]] = deque()
+        self._total = 0  # samples
+
+    def __iter__(self) -> Iterator[LayersSeen]:
+        return (seen for seen, _ in self._forwards)
+
+    def __len__(self) -> int:
+        return len(self._forwards)
+
+    @property
+    def full(self) -> bool:
+        """Whether it has as many forwards and samples as it should."""
+        return len(self) >= self._length and self._total >= self._samples
+
+    def append(self, seen: LayersSeen, samples: int) -> None:
+        """Add a forward, and drop those that are too old."""
+        self._forwards.append((seen, samples))
+        self._total += samples
+        while len(self) > self._length and self._total - self._forwards[0][1] >= self._samples:
+            self._total -= self._forwards.popleft()[1]
+
+    def clear(self) -> None:
+        self._forwards.clear()
+        self._total = 0
+
+
+def samples_in(seen: LayersSeen) -> int:
+    """How many samples a forward had; 0 without a layer, and where nothing was computed."""
+    points = (layer.point_max for layer in seen.extrema.values())
+    return max((len(each) for each in points if not each.is_meta), default=0)
 
 
 def window_report(forwards: Sequence[LayersSeen], extras: Extras) -> UsageReport:

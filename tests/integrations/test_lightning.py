@@ -116,14 +116,14 @@ def test_training_is_watched_if_asked_to(tmp_path):
     plain = Classifier(ConstantPenalty(0.5))
     fit(plain, JumpstartCallback(plain.schedule), tmp_path)
     trainer = fit(module, callback, tmp_path, max_epochs=7)  # of 3 batches, 21 in all
-    assert callback.watch.forwards == {"training": 21, "evaluation": 0}
-    (record,) = callback.watch.history
+    assert callback.training_watch.forwards == {"training": 21, "evaluation": 0}
+    (record,) = callback.training_watch.history
     assert record["forward"] == 19
     logged = trainer.callback_metrics
     assert logged["jumpstart/train_unit_dead_ratio"] == pytest.approx(record["unit_dead_ratio"])
     assert logged["jumpstart/train_unit_dormant_ratio"] == pytest.approx(record["unit_dormant_ratio"])
     assert logged["jumpstart/unit_dormant_ratio"] == pytest.approx(callback.report.dormant_ratio())
-    assert list(callback.watch.report().layers) == ["model.1", "model.3"]
+    assert list(callback.training_watch.report().layers) == ["model.1", "model.3"]
     layers = [layer for layer in module.modules() if isinstance(layer, jk.JumpstartReLU)]
     assert not any(layer._watchers or layer._forward_hooks for layer in layers)
     again = Classifier(ConstantPenalty(0.5))

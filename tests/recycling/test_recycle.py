@@ -223,6 +223,6 @@ def test_the_report():
         "1          6      2         0     2",
         "3          5      0         0     0",
         "left in 1: 2, 2.weight is frozen",
-        "recycled: 0; output unchanged by 0, mean kept of 0, changed by 0",
+        "dormant at τ = 0; recycled: 0; output unchanged by 0, mean kept of 0, changed by 0",
     ]
     assert report.units == {"1": 6, "3": 5} and report.found == {"1": 2, "3": 0}

@@ -328,3 +328,34 @@ def test_sharded():
     model = nn.Sequential(FullyShardedDataParallel(nn.Linear(4, 6), nn.ReLU()), nn.Linear(6, 3)).double()
     with pytest.raises(ValueError, match=r"model is sharded \(FSDP, tensor parallelism\)"):
         jk.recycle(model, None, record(model, X))
+
+
+class Routes(nn.Module):
+    """What the last layer, or the norm, reads depends on the mode."""
+
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.act, self.other = nn.ReLU(), nn.ReLU()
+        self.norm = nn.BatchNorm1d(6) if norm else nn.Identity()
+
+    def forward(self, x):
+        x = self.act(self.first(x))
+        if self.training:
+            x = self.other(self.second(x))
+        return self.last(self.norm(x))
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_layer_that_reads_others_in_another_mode(norm):
+    torch.manual_seed(0)
+    model = Routes(norm).double()
+    kill(model.first, [2])
+    kill(model.second, [5])
+    x = torch.randn(40, 3, dtype=torch.float64)
+    with jk.watch(model, every=1, window=1, samples=0) as watch:
+        model(x)
+        outputs = model.eval()(x)
+        report = jk.recycle(model, None, watch, tau=0.0)
+    assert torch.equal(model(x), outputs)
+    assert report.total == 0 and "in another mode or call" in str(report)

@@ -92,6 +92,24 @@ def test_watch(compiled):
         assert not bool(watch.report().dormant(0)["1"][1])
 
 
+def test_a_watch_whose_window_is_not_full_is_waited_for():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    kill(model[0], [2, 5])
+    before = copy.deepcopy(model.state_dict())
+    with jk.watch(model, every=1, window=2, samples=30) as watch:
+        for samples, full in ((0, False), (16, False), (8, False), (8, True), (16, False)):
+            if samples:
+                model(torch.randn(samples, 3))
+            assert watch.full == full
+            report = jk.recycle(model, None, watch, status="dead")
+            assert report.waiting == (not full) and (report.total == 2) == full
+            if not full and samples < 16:
+                assert "not full" in str(report)
+                assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+        assert model[0].bias[2] > -100
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("options", [{"fused": True}, {"capturable": True}])

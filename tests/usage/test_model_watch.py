@@ -35,11 +35,14 @@ def test_a_report_is_that_of_unit_usage_on_the_observed_forwards(activation):
     batches = [mixed(n, 4, 2, seed=n) for n in (6, 4, 8, 2, 6, 4, 12)]
     model = nn.Sequential(nn.Identity(), activation()).train()
     options = {"dormancy": True, "effective_rank": True, "cosines": True}
-    with jk.watch(model, every=2, window=3, warn_dead=None, warn_linear=None, **options) as watch:
+    options |= {"samples": 0, "warn_dead": None, "warn_linear": None}
+    with jk.watch(model, every=1, window=3, **options) as watch:
         for x in batches:
             model(x)
     assert watch.forwards == {"training": 7, "evaluation": 0}
-    assert_same(watch.report(), unit_usage(model, [batches[2], batches[4], batches[6]], **options))
+    assert_same(
+        watch.report(), unit_usage(model, batches[4:], dormancy=True, effective_rank=True, cosines=True)
+    )
     assert_unwatched(model)
     model(batches[0])
     assert watch.forwards["training"] == 7
@@ -47,24 +50,56 @@ def test_a_report_is_that_of_unit_usage_on_the_observed_forwards(activation):
 
 def test_training_and_evaluation_are_apart():
     model = nn.Sequential(nn.ReLU())
-    with jk.watch(model, every=2) as watch:
+    with jk.watch(model, every=1) as watch:
         for i in range(4):
             model.train()(torch.full((2, 3), 1.0 + i))
             model.eval()(torch.full((2, 3), -1.0 - i))
-    assert watch.forwards == {"training": 4, "evaluation": 4}
+            with torch.no_grad():  # acting: no forward of training
+                model.train()(torch.full((2, 3), -8.0))
+    assert watch.forwards == {"training": 4, "evaluation": 8}
     assert watch.report()["unit_linear_ratio"] == 1 == watch.report("evaluation")["unit_dead_ratio"]
-    assert watch.report("evaluation").unit_min["0"].tolist() == [-3.0] * 3
+    assert watch.report("evaluation").unit_max["0"].tolist() == [-1.0] * 3
     assert len(watch.history) == 0
+
+
+@pytest.mark.parametrize("period", [2, 5, 10, 50])
+def test_no_rhythm_of_the_loop_hides_a_forward(period):
+    model = nn.Sequential(nn.ReLU())
+    seen = []
+    with jk.watch(model, every=50, window=1, samples=0) as watch:
+        for i in range(50 * 40):
+            model(torch.full((2, 1), float(i)))
+            seen.append(watch.report().unit_max["0"].item())
+        assert torch.rand(1) != torch.rand(1)  # its choice is none of PyTorch's generator
+    observed = sorted(set(seen))
+    assert [int(i) // 50 for i in observed] == list(range(40)) and observed[0] == 0
+    places = [int(i) % period for i in observed]
+    assert max(places.count(place) for place in set(places)) < 36
+
+
+def test_a_window_holds_forwards_and_samples():
+    model = nn.Sequential(nn.ReLU())
+    with jk.watch(model, every=1, window=2, samples=6, warn_linear=None) as watch:
+        for i in range(9):
+            assert watch.full == (i >= 6)
+            model(torch.full((1 if i < 6 else 4, 3), 1.0 + i))
+            kept = len(watch.report().point_status)
+            assert kept == (1, 2, 3, 4, 5, 6, 6, 8, 8)[i]
+        assert [record["forward"] for record in watch.history] == [6, 8]
+        model(torch.zeros(0, 3))
+        assert len(watch.report().point_status) == 8
+        watch.reset()
+        assert not watch.full
 
 
 def test_history_is_a_record_of_every_full_window_of_training():
     model = nn.Sequential(nn.ReLU())
     dead, alive = torch.full((2, 4), -1.0), torch.tensor([[1.0, -1, 1, 1], [-1.0, 1, -1, 1]])
-    with jk.watch(model, every=2, window=2, warn_dead=None, warn_linear=None) as watch:
-        for x in (dead, alive, dead, alive, alive, dead, dead, dead, dead):
+    with jk.watch(model, every=1, window=2, samples=0, warn_dead=None, warn_linear=None) as watch:
+        for x in (dead, dead, alive, dead, alive):
             model(x)
     ratios = ("unit_dead_ratio", "unit_linear_ratio", "unit_dormant_ratio")
-    assert [record["forward"] for record in watch.history] == [3, 7]
+    assert [record["forward"] for record in watch.history] == [2, 4]
     assert [tuple(record[name] for name in ratios) for record in watch.history] == [(1, 0, 1), (0, 0, 0)]
     pytest.importorskip("matplotlib")
     jk.plots.learning_curves(watch.history, x="forward", y=list(ratios))
@@ -94,7 +129,7 @@ def network_like(model: nn.Module) -> nn.Module:
 def test_between_observed_forwards_the_layers_have_no_hooks():
     model = plain_network()
     with jk.watch(model, every=3):
-        for _ in range(4):
+        for _ in range(7):
             model(torch.randn(4, 3))
             for module in list(model.modules())[1:]:
                 assert_unwatched(module)
@@ -105,6 +140,8 @@ def test_a_warning_names_the_layers_once_until_they_recover():
     healthy = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(2, 5)  # [4, 10]
     dead, linear = healthy.clone(), healthy.clone()
     dead[:, :2], linear[:, :3] = -1.0, 1.0
+    nearly = healthy.clone()
+    nearly[:, 0] = -1.0
 
     def told(*inputs: Tensor) -> list[str]:
         with warnings.catch_warnings(record=True) as caught:
@@ -114,28 +151,30 @@ def test_a_warning_names_the_layers_once_until_they_recover():
         assert all(issubclass(each.category, jk.UnitWarning) for each in caught)
         return [str(each.message) for each in caught]
 
-    with jk.watch(model, every=1, window=2, warn_linear=0.25):
+    with jk.watch(model, every=1, window=2, samples=0, warn_linear=0.25):
         assert told(healthy, healthy) == []
         (message,) = told(dead, healthy)
         assert "more than 10% of the units are dead in activations.0 (2 of 10)" in message
         assert "in 2 observed forwards (8 samples) up to forward 4" in message
         assert told(dead, healthy) == []
+        assert told(nearly, healthy) == []
+        assert told(dead, healthy) == []  # a tenth was no recovery
         assert told(healthy, healthy) == []
         assert len(told(dead, healthy)) == 1
         both = told(linear, dead)
         assert (
             len(both) == 2 and "activations.1 (2 of 10)" in both[0] and "activations.0 (3 of 10)" in both[1]
         )
-    with jk.watch(model, every=1, window=2, warn_dead=None, warn_linear=None):
+    with jk.watch(model, every=1, window=2, samples=0, warn_dead=None, warn_linear=None):
         assert told(dead, linear) == []
-    with jk.watch(model, every=1, window=2, warn_dead=0.2, warn_linear=1.0):
+    with jk.watch(model, every=1, window=2, samples=0, warn_dead=0.2, warn_linear=1.0):
         assert told(dead, linear) == []  # exactly a fifth is not more
 
 
 def test_of_many_layers_the_worst_are_named():
     model = Parallel(*(nn.ReLU() for _ in range(7)))
     inputs = [torch.cat([torch.full((2, i + 1), -1.0), torch.eye(2)], 1) for i in range(7)]
-    with jk.watch(model, every=1, window=1), pytest.warns(jk.UnitWarning) as caught:
+    with jk.watch(model, every=1, window=1, samples=0), pytest.warns(jk.UnitWarning) as caught:
         model(*inputs)
     assert "activations.6 (7 of 9), activations.5" in str(caught[0].message)
     assert str(caught[0].message).count(" of ") - 1 == 5 and "and 2 more layers" in str(caught[0].message)
@@ -152,7 +191,7 @@ def test_layers_may_differ_from_forward_to_forward():
 
     x = mixed(8, 3)
     model = Routed()
-    with jk.watch(model, every=1, window=4, warn_dead=None, warn_linear=None) as watch:
+    with jk.watch(model, every=1, window=4, samples=0, warn_dead=None, warn_linear=None) as watch:
         for left in (True, False, True, False):
             model(x, left)
             watch.report()
@@ -187,7 +226,7 @@ def test_a_forward_that_raises_is_dropped_and_leaves_nothing():
         with pytest.raises(ZeroDivisionError):
             model(torch.ones(1, 3))
         assert_unwatched(model.relu)
-        with pytest.raises(RuntimeError, match=r"no forward in training has been observed, of 1"):
+        with pytest.raises(RuntimeError, match="observed: of 1, none that was to be observed has ended"):
             watch.report()
         model(-torch.ones(2, 3))
         assert watch.report()["unit_dead_ratio"] == 1.0
@@ -206,23 +245,26 @@ def test_batches_of_several_calls():
         watch.begin_batch()  # the last one failed
         model.activations[1](torch.ones(2, 3))
         watch.end_batch()
-    assert watch.forwards["training"] == 3
+        with pytest.raises(KeyboardInterrupt), watch.batch():
+            model.activations[0](torch.ones(2, 3))
+            raise KeyboardInterrupt
+        assert_unwatched(model.activations[0])
+    assert watch.forwards["training"] == 4
     names = ["activations.0", "activations.0#2", "activations.1"]
     assert list(watch.report().layers) == names and len(watch.report().point_status) == 4
     watch.begin_batch()
-    assert watch.forwards["training"] == 3  # it is removed
+    assert watch.forwards["training"] == 4  # it is removed
     with jk.watch(model.eval(), every=1) as watch:
         for mode in ("training", None, "training"):
-            watch.begin_batch(mode)
-            model.activations[0](torch.ones(2, 3))
-            watch.end_batch()
+            with watch.batch(mode):
+                model.activations[0](torch.ones(2, 3))
     assert watch.forwards == {"training": 2, "evaluation": 1}
     with pytest.raises(ValueError, match="mode must be one of 'training', 'evaluation', got 'test'"):
         watch.begin_batch("test")
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-@pytest.mark.parametrize("activation", [nn.ReLU, jk.JumpstartReLU])
+@pytest.mark.parametrize("activation", [nn.ReLU, jk.JumpstartReLU, nn.GELU])
 def test_recomputation_of_checkpointing_does_not_count(use_reentrant, activation):
     class Checkpointed(nn.Module):
         def __init__(self) -> None:
@@ -236,14 +278,14 @@ def test_recomputation_of_checkpointing_does_not_count(use_reentrant, activation
     for watched in (False, True):
         torch.manual_seed(0)
         model, x = Checkpointed(), torch.randn(6, 3).requires_grad_()
-        watch = jk.watch(model, every=2) if watched else None
+        watch = jk.watch(model, every=1) if watched else None
         for _ in range(3):
             checkpoint(model, x, use_reentrant=use_reentrant).sum().backward()  # whole, and again inside
             jk.clear_records(model)
         grads.append([x.grad, *(parameter.grad for parameter in model.parameters())])
     assert all(torch.equal(alone, seen) for alone, seen in zip(*grads, strict=True))
     assert watch is not None and watch.forwards["training"] == 3
-    assert watch.report().layers["second"].points == 12
+    assert watch.report().layers["second"].points == 18
 
 
 def test_copies_and_pickles_are_not_watched_and_a_watch_does_not_keep_a_model():
@@ -260,20 +302,20 @@ def test_copies_and_pickles_are_not_watched_and_a_watch_does_not_keep_a_model():
 
 def test_two_watches_and_removal_in_any_order():
     model, x = plain_network(), torch.randn(4, 3)
-    first, second = jk.watch(model, every=1), jk.watch(model, every=2, layers=["3"])
+    first, second = jk.watch(model, every=1), jk.watch(model, every=1, layers=["3"])
     model(x)
     first.remove()
     first.remove()
     model(x)
     model(x)
     assert (first.forwards["training"], second.forwards["training"]) == (1, 3)
-    assert list(second.report().layers) == ["3"] and len(second.report().point_status) == 8
+    assert list(second.report().layers) == ["3"] and len(second.report().point_status) == 12
     second.reset()
-    with pytest.raises(RuntimeError, match="no forward in training has been observed, of 3"):
+    with pytest.raises(RuntimeError, match=r"none since the last reset\(\) or recycle\(\)"):
         second.report()
     second.remove()
     assert_unwatched(model)
-    assert "3 forwards in training, 0 forwards in evaluation; one in 2 observed" in repr(second)
+    assert "3 forwards in training, 0 forwards in evaluation; one in 1 observed" in repr(second)
 
 
 def test_transforms_traces_and_exports_are_passed_over():
