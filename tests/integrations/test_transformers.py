@@ -148,7 +148,7 @@ def test_evaluations_have_the_cosines_if_asked_to(tmp_path):
 @pytest.mark.parametrize("options", [{}, {"torch_compile": True}, {"gradient_accumulation_steps": 3}])
 def test_training_is_watched_if_asked_to(tmp_path, options):
     trained = []
-    for watched in ({}, {"watch_every": 2, "dormancy": True}):
+    for watched in ({}, {"watch_every": 2, "watch_options": {"samples": 0}, "dormancy": True}):
         callback = JumpstartCallback(0.5, **watched)
         trainer = make_trainer(tmp_path, callback, num_train_epochs=7, **options)  # of 3 batches, 21 in all
         trainer.train()
