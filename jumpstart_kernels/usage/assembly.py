@@ -64,7 +64,7 @@ def assemble_report(
         if extras.dormancy:
             dormancy[name] = dormancy_scores(each.magnitude)
             means[name] = each.total / each.values
-        if extras.effective_rank:
+        if each.products is not None:
             ranks[name] = effective_rank(each.products)
     return UsageReport(
         usage_ratios(torch.cat(list(unit_status.values())), point_status),

@@ -80,7 +80,7 @@ class UnitUsage(Metric):
     cosine_pairs: list[Tensor]  # int64 [1, layers] of each update
     slope_max: Tensor  # [units of all layers]; only read where the layer is judged by its slope
     slope_min: Tensor
-    output_counts: Tensor  # int64 [layers]
+    output_values: Tensor  # int64 [layers]
     output_sums: Tensor  # float64 [2, units of all layers' outputs], of values and of magnitudes
     output_products: Tensor  # float64 [squares of the units of all layers' outputs]
 
@@ -97,7 +97,7 @@ class UnitUsage(Metric):
         self.add_state("slope_max", torch.tensor([-torch.inf]), dist_reduce_fx="max")
         self.add_state("slope_min", torch.tensor([torch.inf]), dist_reduce_fx="min")
         if self.extras.outputs:
-            self.add_state("output_counts", torch.zeros(1, dtype=torch.int64), dist_reduce_fx="sum")
+            self.add_state("output_values", torch.zeros(1, dtype=torch.int64), dist_reduce_fx="sum")
             self.add_state("output_sums", torch.zeros((2, 1), dtype=torch.float64), dist_reduce_fx="sum")
             self.add_state("output_products", torch.zeros(1, dtype=torch.float64), dist_reduce_fx="sum")
         if cosines:
@@ -197,11 +197,13 @@ class UnitUsage(Metric):
         return torch.maximum(maxima, largest), torch.minimum(minima, smallest)
 
     def _add_outputs(self, outputs: list[UnitOutputs]) -> None:
-        counts, totals, magnitudes, products = zip(*outputs, strict=True)
+        values, totals, magnitudes, products = zip(*outputs, strict=True)
         sums = torch.stack([join(totals, self.device), join(magnitudes, self.device)])
-        self.output_counts = self.output_counts + join([count[None] for count in counts], self.device)
+        self.output_values = self.output_values + torch.tensor(values, device=self.device)
         self.output_sums = self.output_sums + sums
-        self.output_products = self.output_products + join([each.flatten() for each in products], self.device)
+        if self.extras.effective_rank:
+            squares = join([each.flatten() for each in products], self.device)
+            self.output_products = self.output_products + squares
         self._output_units = [len(total) for total in totals]
 
     def compute(self) -> dict[str, Tensor]:
@@ -305,8 +307,11 @@ class UnitUsage(Metric):
     def _outputs(self) -> Iterator[UnitOutputs]:
         """Those of each layer."""
         totals, magnitudes = (sums.split(self._output_units) for sums in self.output_sums.cpu())
-        sizes = [units if self.extras.effective_rank else 0 for units in self._output_units]
-        products = self.output_products.cpu().split([size * size for size in sizes])
-        squares = [each.view(size, size) for each, size in zip(products, sizes, strict=True)]
-        sums = zip(self.output_counts.cpu(), totals, magnitudes, squares, strict=True)
+        squares: list[Tensor | None] = [None] * len(totals)
+        if self.extras.effective_rank:
+            products = self.output_products.cpu().split([units * units for units in self._output_units])
+            squares = [
+                each.view(units, units) for each, units in zip(products, self._output_units, strict=True)
+            ]
+        sums = zip(self.output_values.tolist(), totals, magnitudes, squares, strict=True)
         yield from map(UnitOutputs._make, sums)

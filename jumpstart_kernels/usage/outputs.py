@@ -5,31 +5,36 @@ the effective rank of Roy, Vetterli, *The Effective Rank: A Measure of Effective
 2007.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from jumpstart_kernels.nn import JumpstartLinkedReLU, JumpstartReLU, LinkedReLU
 from jumpstart_kernels.nn.activation import JumpstartActivation, as_batch
 from jumpstart_kernels.usage.hooks import Hook
 from jumpstart_kernels.usage.watching import Watch
 
 
 class UnitOutputs(NamedTuple):
-    """The outputs of one forward of one layer: sums over samples and positions, float64.
+    """The outputs of one forward of one layer: sums over samples and positions.
 
-    Where the device has no float64, as MPS has not, they are float32.
+    Those of one forward are float32, float64 for float64; added up they are float64.
     """
 
-    values: Tensor
-    """int64, 0-dim: how many values each unit has."""
+    values: int
+    """How many values each unit has."""
     total: Tensor
     """``[C]``, their sum."""
     magnitude: Tensor
     """``[C]``, the sum of their magnitudes."""
-    products: Tensor
-    """``[C, C]``, the sum of the products of two units' values; ``[0, 0]`` unless asked for."""
+    products: Tensor | None = None
+    """``[C, C]``, the sum of the products of two units' values, in float64; None unless asked for."""
+
+
+NONNEGATIVE = (nn.ReLU, nn.ReLU6, JumpstartReLU, LinkedReLU, JumpstartLinkedReLU)
+"""Activations whose outputs are not below 0."""
 
 
 class OutputWatch(Watch[UnitOutputs]):
@@ -55,29 +60,38 @@ class OutputWatch(Watch[UnitOutputs]):
             x, unit_dim = as_batch(x, module.unit_dim, module.points, module._derived)
         else:
             x, unit_dim = as_batch(x, self._unit_dims[name], "sample", self._derived)
-        return sum_outputs(x.detach(), unit_dim, self._products)
+        return sum_outputs(x.detach(), unit_dim, self._products, type(module) in NONNEGATIVE)
 
 
-def sum_outputs(x: Tensor, unit_dim: int, products: bool = False) -> UnitOutputs:
-    """The sums over a floating-point tensor whose units are along ``unit_dim``."""
+def sum_outputs(x: Tensor, unit_dim: int, products: bool = False, nonnegative: bool = False) -> UnitOutputs:
+    """The sums over a floating-point tensor.
+
+    Args:
+        x: of any shape.
+        unit_dim: the dimension of the units.
+        products: whether to multiply units, too: in float32 where the device has no float64, as MPS.
+        nonnegative: whether no value is below 0, so that one sum serves as both.
+    """
     units = x.shape[unit_dim]
-    wide = torch.float32 if x.device.type == "mps" else torch.float64
-    # float32 sums are taken of one batch at most; across batches they are added in float64.
-    narrow = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     rest = [dim for dim in range(x.dim()) if dim != unit_dim % x.dim()]
-    count = torch.full((), x.numel() // max(units, 1), dtype=torch.int64, device=x.device)
-    total = x.sum(rest, dtype=narrow)
-    magnitude = x.abs().sum(rest, dtype=narrow)  # vector_norm does without a copy, but adds up one by one
-    matrix = x.new_zeros((0, 0), dtype=wide)
+    total = x.sum(rest, dtype=dtype)
+    # vector_norm does without a copy, but adds up one by one.
+    magnitude = total if nonnegative else x.abs().sum(rest, dtype=dtype)
+    matrix = None
     if products:
+        wide = torch.float32 if x.device.type == "mps" else torch.float64
         columns = x.movedim(unit_dim, -1).reshape(-1, units).to(wide)  # [N · positions, C]
         matrix = columns.mT @ columns
-    return UnitOutputs(count, total.to(wide), magnitude.to(wide), matrix)
+    return UnitOutputs(x.numel() // max(units, 1), total, magnitude, matrix)
 
 
-def add_outputs(outputs: Iterable[UnitOutputs]) -> UnitOutputs:
-    """The sums over several forwards of a layer."""
-    return UnitOutputs(*(torch.stack(sums).sum(0) for sums in zip(*outputs, strict=True)))
+def add_outputs(outputs: Sequence[UnitOutputs]) -> UnitOutputs:
+    """The sums over several forwards of a layer, in float64."""
+    values, totals, magnitudes, products = zip(*outputs, strict=True)
+    total, magnitude = (torch.stack(sums).double().sum(0) for sums in (totals, magnitudes))
+    matrix = None if products[0] is None else torch.stack(products).sum(0)
+    return UnitOutputs(sum(values), total, magnitude, matrix)
 
 
 def dormancy_scores(magnitude: Tensor) -> Tensor:

@@ -266,14 +266,15 @@ class ModelWatch:
     def _judge(self) -> None:
         """Look at the window that is full now."""
         statuses = Extras(dormancy=self._extras.dormancy)
-        report = window_report(on_cpu(list(self._fresh)), statuses)
+        report = window_report(on_cpu(list(self._fresh)), statuses, points=False)
         names = ("unit_dead_ratio", "unit_linear_ratio")
         record = {"forward": float(self.forwards["training"]), **{name: report[name] for name in names}}
         if report.dormancy:
             record["unit_dormant_ratio"] = report.dormant_ratio()
         self.history.append(record)
         if not (in_process_group() and torch.distributed.get_rank()):  # all others would say nearly the same
-            self._warnings.judge(report, len(self._fresh), self.forwards["training"])
+            observed = f"{len(self._fresh)} observed forwards ({self._fresh.total} samples)"
+            self._warnings.judge(report, observed, self.forwards["training"])
 
 
 def in_process_group() -> bool:

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jumpstart_kernels.functional import jumpstart_stats
 from jumpstart_kernels.nn.activation import LayerExtrema, as_batch
 from jumpstart_kernels.usage.report import DEAD, LINEAR, NONLINEAR
-from jumpstart_kernels.usage.watching import Watch
+from jumpstart_kernels.usage.watching import Watch, extrema_of
 
 TOLERANCE = 0.01
 """A slope of at most this magnitude counts as 0; slopes no further apart than this, as equal."""
@@ -28,8 +27,7 @@ class SlopeWatch(Watch[LayerExtrema]):
     """
 
     def _see(self, name: str, module: nn.Module, x: Tensor) -> LayerExtrema:
-        x, unit_dim = as_batch(slopes(module, x), self._unit_dims[name], "sample", self._derived)
-        return LayerExtrema(*jumpstart_stats(x, unit_dim=unit_dim)[1:])
+        return extrema_of(*as_batch(slopes(module, x), self._unit_dims[name], "sample", self._derived))
 
 
 def slopes(module: Any, x: Tensor) -> Tensor:

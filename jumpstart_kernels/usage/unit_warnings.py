@@ -29,17 +29,17 @@ class UnitWarnings:
         self._limits = limits
         self._warned: set[tuple[str, str]] = set()  # statuses and layers
 
-    def judge(self, report: UsageReport, observed: int, forward: int) -> None:
+    def judge(self, report: UsageReport, observed: str, forward: int) -> None:
         """Warn of what has come about.
 
         Args:
             report: over the last window.
-            observed: how many forwards that was.
+            observed: what that was, in words.
             forward: how many there have been.
         """
         for status, limit in self._limits.items():
             if limit is not None:
-                self._judge(report, status, limit, f"{observed} observed forwards", forward)
+                self._judge(report, status, limit, observed, forward)
 
     def _judge(self, report: UsageReport, status: str, limit: float, observed: str, forward: int) -> None:
         fresh = {}
@@ -56,8 +56,8 @@ class UnitWarnings:
         shown = ", ".join(f"{name} ({fresh[name]} of {report.layers[name].units})" for name in worst[:NAMED])
         more = f" and {len(worst) - NAMED} more layers" if len(worst) > NAMED else ""
         warnings.warn(
-            f"more than {limit:.0%} of the units are {status} in {shown}{more}, in {observed} "
-            f"({report.layers[worst[0]].points} samples) up to forward {forward}",
+            f"more than {limit:.0%} of the units are {status} in {shown}{more}, in {observed} up to forward "
+            f"{forward}",
             UnitWarning,
             stacklevel=_level_of_user(),
         )

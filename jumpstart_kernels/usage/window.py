@@ -30,7 +30,8 @@ class Window:
     def __init__(self, length: int, samples: int) -> None:
         self._length, self._samples = length, samples
         self._forwards: deque[tuple[LayersSeen, int]] = deque()
-        self._total = 0  # samples
+        self.total = 0
+        """Samples in it."""
 
     def __iter__(self) -> Iterator[LayersSeen]:
         return (seen for seen, _ in self._forwards)
@@ -41,18 +42,18 @@ class Window:
     @property
     def full(self) -> bool:
         """Whether it has as many forwards and samples as it should."""
-        return len(self) >= self._length and self._total >= self._samples
+        return len(self) >= self._length and self.total >= self._samples
 
     def append(self, seen: LayersSeen, samples: int) -> None:
         """Add a forward, and drop those that are too old."""
         self._forwards.append((seen, samples))
-        self._total += samples
-        while len(self) > self._length and self._total - self._forwards[0][1] >= self._samples:
-            self._total -= self._forwards.popleft()[1]
+        self.total += samples
+        while len(self) > self._length and self.total - self._forwards[0][1] >= self._samples:
+            self.total -= self._forwards.popleft()[1]
 
     def clear(self) -> None:
         self._forwards.clear()
-        self._total = 0
+        self.total = 0
 
 
 def samples_in(seen: LayersSeen) -> int:
@@ -61,7 +62,7 @@ def samples_in(seen: LayersSeen) -> int:
     return max((len(each) for each in points if not each.is_meta), default=0)
 
 
-def window_report(forwards: Sequence[LayersSeen], extras: Extras) -> UsageReport:
+def window_report(forwards: Sequence[LayersSeen], extras: Extras, points: bool = True) -> UsageReport:
     """The report over several forwards, at least one of which has a layer, on the CPU.
 
     A layer that ran in some of them is judged by these. If its number of units has changed, those with the
@@ -70,9 +71,13 @@ def window_report(forwards: Sequence[LayersSeen], extras: Extras) -> UsageReport
     Args:
         forwards: oldest first, collected with these ``extras``.
         extras: what the report has beside statuses.
+        points: whether it has those of points.
     """
     widths = {name: len(layer.unit_max) for seen in forwards for name, layer in seen.extrema.items()}
     layers = {name: _totals(name, width, forwards) for name, width in widths.items()}
+    if not points:
+        none = torch.zeros((0, len(layers)), dtype=torch.int8)
+        return assemble_report(layers, none, [[0, 0, 0]] * len(layers), extras)
     status, unmatched = zip(*(_points(seen, list(layers)) for seen in forwards if seen.extrema), strict=True)
     return assemble_report(layers, torch.cat(status), torch.stack(unmatched).sum(0).tolist(), extras)
 
@@ -131,6 +136,8 @@ def on_cpu(forwards: list[LayersSeen]) -> list[LayersSeen]:
     leaves, spec = pytree.tree_flatten(forwards)
     groups: dict[Any, list[int]] = {}
     for i, leaf in enumerate(leaves):
+        if not isinstance(leaf, Tensor):
+            continue
         groups.setdefault((leaf.device, leaf.dtype), []).append(i)
     for group in groups.values():
         flat = torch.cat([leaves[i].flatten() for i in group]).cpu()
