@@ -38,7 +38,7 @@ class ContinualBackprop(Upkeep):
         self.means.lerp_(means, 1 - DECAY)
         self.utilities.lerp_(means * outgoing, 1 - DECAY)  # outputs of ReLU are their absolute values
         mature = self.ages > MATURITY
-        self.due += self.strengths[:, :, 0] * mature.sum(2)
+        self.due += self.strengths * mature.sum(2)
         replaced = self.due >= 1
         if replaced.any():
             corrected = self.utilities / self.correction()

@@ -73,20 +73,41 @@ class Networks:
         self.bounds = [gain * math.sqrt(3 / size) for gain, size in zip(gains, inputs, strict=True)]
         """Of the uniform distribution of each layer's initial weights."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.weights = [
-            torch.stack([(2 * torch.rand(*size, generator=g) - 1) * bound for g in generators]).to(dtype)
-            for *size, bound in zip(outputs, inputs, self.bounds, strict=True)
+        sizes = list(zip(outputs, inputs, strict=True))
+        weights = [
+            torch.stack([(2 * torch.rand(*size, generator=g) - 1) * bound for g in generators])
+            for size, bound in zip(sizes, self.bounds, strict=True)
         ]
-        """Of each layer, the output's included: ``[K, outputs, inputs]``."""
-        self.biases = [torch.zeros(self.count, size, 1, dtype=dtype) for size in outputs]
-        """``[K, outputs, 1]``."""
-        norms = shape.depth if normalized else 0
-        self.gains = [torch.ones(self.count, self.units, 1, dtype=dtype) for _ in range(norms)]
-        self.shifts = [torch.zeros(self.count, self.units, 1, dtype=dtype) for _ in range(norms)]
-        self.parameters = [*self.weights, *self.biases, *self.gains, *self.shifts]
+        biases = [torch.zeros(self.count, size, 1) for size in outputs]
+        hidden = outputs[: shape.depth if normalized else 0]
+        gains = [torch.ones(self.count, size, 1) for size in hidden]
+        shifts = [torch.zeros(self.count, size, 1) for size in hidden]
+        initial = [*weights, *biases, *gains, *shifts]
+        self.vector = torch.cat([values.flatten(1) for values in initial], 1).to(dtype)
+        """``[K, P]``: all parameters of each network, which those below are views of."""
+        self.parameters = self.views(self.vector, [values.shape for values in initial])
         """All of them: layer ``i`` has the weight ``i`` and the bias ``i + depth + 1``."""
+        layers = shape.depth + 1
+        self.weights = self.parameters[:layers]
+        """Of each layer, the output's included: ``[K, outputs, inputs]``."""
+        self.biases = self.parameters[layers : 2 * layers]
+        """``[K, outputs, 1]``."""
+        self.gains = self.parameters[2 * layers : 2 * layers + len(gains)]
+        self.shifts = self.parameters[2 * layers + len(gains) :]
         for parameter in self.parameters:
             parameter.requires_grad_()
+
+    @staticmethod
+    def views(vector: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+        """Tensors of these shapes, ``[K, ...]``, from consecutive columns of ``vector``."""
+        sizes = [shape[1:].numel() for shape in shapes]
+        parts = vector.split(sizes, 1)
+        return [part.unflatten(1, shape[1:]) for part, shape in zip(parts, shapes, strict=True)]
+
+    def gradient(self, losses: Tensor) -> Tensor:
+        """``[K, P]``: of each network's own loss, ``[K]``; that of the sum keeps networks apart."""
+        gradients = torch.autograd.grad(losses.sum(), self.parameters)
+        return torch.cat([gradient.flatten(1) for gradient in gradients], 1)
 
     def run(self, x: Tensor, penalized: bool = False) -> Pass:
         """A forward pass of every network on its own inputs, ``[K, inputs, N]``."""

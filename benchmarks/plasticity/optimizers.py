@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from benchmarks.plasticity.networks import Networks
+
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 Index = tuple[Tensor | slice, ...]
@@ -14,19 +16,18 @@ class SGD:
     """Plain gradient descent.
 
     Args:
-        parameters: each ``[K, ...]``, three-dimensional.
-        rates: the learning rate of each network.
+        networks: K of them.
+        rates: the learning rate of each.
+        forgets: for :class:`Adam`.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], rates: Sequence[float], **_: bool) -> None:
-        self.parameters = parameters
-        self.rates = parameters[0].new_tensor(rates)[:, None, None]
+    def __init__(self, networks: Networks, rates: Sequence[float], forgets: bool = False) -> None:
+        self.vector = networks.vector
+        self.rates = self.vector.new_tensor(rates)[:, None]
 
-    @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor]) -> None:
-        """Update the parameters by gradients of their shapes."""
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.sub_(gradient * self.rates)
+    def step(self, gradient: Tensor) -> None:
+        """Update the parameters by their gradient, ``[K, P]``."""
+        self.vector.addcmul_(gradient, self.rates, value=-1)
 
     def forget(self, place: int, index: Index) -> None:
         """Reset the state of the ``place``-th parameter at an index: there is none."""
@@ -39,36 +40,34 @@ class Adam:
     are set to zero starts again as at step zero, while others go on.
 
     Args:
-        parameters: each ``[K, ...]``, three-dimensional.
-        rates: the learning rate of each network.
+        networks: K of them.
+        rates: the learning rate of each.
         forgets: whether :meth:`forget` will be called: each weight then has a correction of its own.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], rates: Sequence[float], forgets: bool = False) -> None:
-        self.parameters = parameters
-        self.rates = parameters[0].new_tensor(rates)[:, None, None]
-        self.averages = [[torch.zeros_like(p) for p in parameters] for _ in BETAS]
-        self.corrections = [
-            [torch.zeros_like(p if forgets else p[:1, :1, :1]) for p in parameters] for _ in BETAS
-        ]
+    def __init__(self, networks: Networks, rates: Sequence[float], forgets: bool = False) -> None:
+        self.vector = vector = networks.vector
+        self.rates = vector.new_tensor(rates)[:, None]
+        self.moments = [torch.zeros_like(vector) for _ in BETAS]
+        self.corrections = [torch.zeros_like(vector if forgets else vector[:, :1]) for _ in BETAS]
+        shapes = [parameter.shape for parameter in networks.parameters]
+        states = [*self.moments, *self.corrections] if forgets else []
+        self.by_parameter = [networks.views(state, shapes) for state in states]
 
-    @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor]) -> None:
-        """Update the parameters by gradients of their shapes."""
-        for place, (parameter, gradient) in enumerate(zip(self.parameters, gradients, strict=True)):
-            first, second = (averages[place] for averages in self.averages)
-            first.lerp_(gradient, 1 - BETAS[0])
-            second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-            for correction, beta in zip(self.corrections, BETAS, strict=True):
-                correction[place].mul_(beta).add_(1 - beta)
-            corrections = [correction[place] for correction in self.corrections]
-            divisor = (second / corrections[1]).sqrt_().add_(EPSILON)
-            parameter.sub_((first / divisor).mul_(self.rates / corrections[0]))
+    def step(self, gradient: Tensor) -> None:
+        """Update the parameters by their gradient, ``[K, P]``."""
+        first, second = self.moments
+        first.lerp_(gradient, 1 - BETAS[0])
+        second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        for correction, beta in zip(self.corrections, BETAS, strict=True):
+            correction.mul_(beta).add_(1 - beta)
+        divisor = (second / self.corrections[1]).sqrt_().add_(EPSILON)
+        self.vector.addcdiv_(first * (self.rates / self.corrections[0]), divisor, value=-1)
 
     def forget(self, place: int, index: Index) -> None:
         """Reset the state of the ``place``-th parameter at an index."""
-        for states in (*self.averages, *self.corrections):
-            states[place][index] = 0
+        for views in self.by_parameter:
+            views[place][index] = 0
 
 
 OPTIMIZERS = {"sgd": SGD, "adam": Adam}

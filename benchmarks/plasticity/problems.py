@@ -118,7 +118,7 @@ class SlowlyChangingRegression(Stream):
     """Binary inputs, some of which change one at a time, once a task; the others are random in every sample.
 
     The target is a fixed network of one layer of linear threshold units with weights and output weights of
-    ±1: Dohare et al., Nature 632, 2024. The values are divided by the root of the number of units.
+    ±1: Dohare et al., Nature 632, 2024.
     """
 
     FLIPPING = 15
@@ -152,7 +152,7 @@ class SlowlyChangingRegression(Stream):
     def target(self, x: Tensor) -> Tensor:
         """``[S, N]``, the value of each sample."""
         on = (self.weights @ x > self.thresholds).to(x)
-        return (self.output @ on)[:, 0] / self.UNITS**0.5
+        return (self.output @ on)[:, 0]
 
 
 STREAMS: dict[str, type[Stream]] = {

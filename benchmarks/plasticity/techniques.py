@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from benchmarks.plasticity.continual_backprop import ContinualBackprop
 from benchmarks.plasticity.upkeep import L2, L2Init, ReDo, ShrinkAndPerturb, Upkeep
 
-LAMS = (0.01, 0.1, 1.0)
+LAMS = (0.1, 1.0, 10.0)
 COMBINED = "jumpstart_best"
 """Jumpstart on top of the best of the others, which tuning decides."""
 
@@ -30,8 +30,8 @@ class Technique:
 
 TECHNIQUES = {
     "backprop": Technique("backpropagation"),
-    "l2": Technique("L2", L2, (1e-5, 1e-4, 1e-3), "weight of the penalty"),
-    "l2_init": Technique("L2 Init", L2Init, (1e-4, 1e-3, 1e-2), "weight of the penalty"),
+    "l2": Technique("L2", L2, (1e-4, 1e-3, 1e-2), "weight of the penalty"),
+    "l2_init": Technique("L2 Init", L2Init, (1e-3, 1e-2, 1e-1), "weight of the penalty"),
     "shrink_and_perturb": Technique(
         "Shrink and Perturb", ShrinkAndPerturb, (1e-4, 1e-3, 1e-2), "fraction of every 10 steps"
     ),

@@ -52,9 +52,8 @@ def train(
     """
     shape = Shape(problem.inputs, problem.outputs, schedule.depth, schedule.width)
     networks = Networks(shape, [run.seed for run in runs], technique.linked, technique.normalized)
-    update = OPTIMIZERS[optimizer](
-        networks.parameters, [run.rate for run in runs], forgets=technique.upkeep.replaces
-    )
+    rates = [run.rate for run in runs]
+    update = OPTIMIZERS[optimizer](networks, rates, forgets=technique.upkeep.replaces)
     upkeep = technique.upkeep(networks, [run.strength for run in runs], update)
     lam = torch.tensor([run.lam for run in runs])
     seeds = sorted({run.seed for run in runs})
@@ -71,10 +70,10 @@ def train(
             losses = losses_of(done.output, y, problem.regression)
             if done.penalty is not None:
                 losses = losses + lam * done.penalty
-            gradients = torch.autograd.grad(losses.sum(), networks.parameters)
+            gradient = networks.gradient(losses)
             with torch.no_grad():
-                upkeep.adjust(gradients)
-                update.step(gradients)
+                upkeep.adjust(gradient)
+                update.step(gradient)
                 upkeep.maintain(done, lambda: stream.probe()[owner])
         scores.append(total / problem.steps)
         with torch.no_grad():

@@ -36,12 +36,12 @@ class Upkeep:
         self, networks: Networks, strengths: Sequence[float], optimizer: SGD | Adam, seed: int = 0
     ) -> None:
         self.networks, self.optimizer = networks, optimizer
-        self.strengths = networks.weights[0].new_tensor(strengths)[:, None, None]  # [K, 1, 1]
+        self.strengths = networks.weights[0].new_tensor(strengths)[:, None]  # [K, 1]
         self.generator = torch.Generator().manual_seed(seed)
         self.steps = 0
 
-    def adjust(self, gradients: Sequence[Tensor]) -> None:
-        """Change the gradients, of the parameters' shapes, in place."""
+    def adjust(self, gradient: Tensor) -> None:
+        """Change the gradient, ``[K, P]``, in place."""
 
     def maintain(self, done: Pass, probe: Callable[[], Tensor]) -> None:
         """Change the networks after a step.
@@ -79,10 +79,8 @@ class Upkeep:
 class L2(Upkeep):
     """L2 regularization: half the squared norm of all parameters, times the strength, joins the loss."""
 
-    @torch.no_grad()
-    def adjust(self, gradients: Sequence[Tensor]) -> None:
-        for gradient, parameter in zip(gradients, self.networks.parameters, strict=True):
-            gradient.addcmul_(parameter, self.strengths)
+    def adjust(self, gradient: Tensor) -> None:
+        gradient.addcmul_(self.networks.vector, self.strengths)
 
 
 class L2Init(Upkeep):
@@ -92,14 +90,10 @@ class L2Init(Upkeep):
         self, networks: Networks, strengths: Sequence[float], optimizer: SGD | Adam, seed: int = 0
     ) -> None:
         super().__init__(networks, strengths, optimizer, seed)
-        self.initial = [parameter.detach().clone() for parameter in networks.parameters]
+        self.initial = networks.vector.clone()
 
-    @torch.no_grad()
-    def adjust(self, gradients: Sequence[Tensor]) -> None:
-        for gradient, parameter, initial in zip(
-            gradients, self.networks.parameters, self.initial, strict=True
-        ):
-            gradient.addcmul_(parameter - initial, self.strengths)
+    def adjust(self, gradient: Tensor) -> None:
+        gradient.addcmul_(self.networks.vector - self.initial, self.strengths)
 
 
 class ShrinkAndPerturb(Upkeep):
@@ -114,9 +108,9 @@ class ShrinkAndPerturb(Upkeep):
         if self.steps % PERTURBED_EVERY:
             return
         for layer, weight in enumerate(self.networks.weights):
-            weight.lerp_(self.draw(layer, *weight.shape), self.strengths)
+            weight.lerp_(self.draw(layer, *weight.shape), self.strengths[:, :, None])
         for bias in self.networks.biases:
-            bias.mul_(1 - self.strengths)
+            bias.mul_(1 - self.strengths[:, :, None])
 
 
 class ReDo(Upkeep):
@@ -133,4 +127,4 @@ class ReDo(Upkeep):
         if self.steps % RECYCLED_EVERY:
             return
         for layer, features in enumerate(self.networks.run(probe()).features):
-            self.replace(layer, activity(features) <= self.strengths[:, :, 0])
+            self.replace(layer, activity(features) <= self.strengths)
