@@ -57,6 +57,11 @@ def effective_rank(features: Tensor) -> Tensor:
     return torch.special.entr(shares).sum(1).exp() * (singular.sum(1) > 0)
 
 
+def pre_activation_scale(pre_activations: Sequence[Tensor]) -> Tensor:
+    """The mean absolute pre-activation over all layers, ``[K]``."""
+    return torch.stack([z.abs().double().mean((1, 2)) for z in pre_activations], 1).mean(1)
+
+
 def weight_magnitude(weights: Sequence[Tensor]) -> Tensor:
     """The mean absolute weight over all layers, ``[K]``."""
     return torch.cat([weight.flatten(1) for weight in weights], 1).abs().double().mean(1)

@@ -69,8 +69,8 @@ class Networks:
         self.units = shape.width // 2 if linked else shape.width
         inputs = [shape.inputs, *[shape.width] * shape.depth]
         outputs = [*[self.units] * shape.depth, shape.outputs]
-        gains = [*[RELU_GAIN] * shape.depth, 1.0]
-        self.bounds = [gain * math.sqrt(3 / size) for gain, size in zip(gains, inputs, strict=True)]
+        scales = [*[RELU_GAIN] * shape.depth, 1.0]
+        self.bounds = [scale * math.sqrt(3 / size) for scale, size in zip(scales, inputs, strict=True)]
         """Of the uniform distribution of each layer's initial weights."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         sizes = list(zip(outputs, inputs, strict=True))
@@ -82,7 +82,7 @@ class Networks:
         hidden = outputs[: shape.depth if normalized else 0]
         gains = [torch.ones(self.count, size, 1) for size in hidden]
         shifts = [torch.zeros(self.count, size, 1) for size in hidden]
-        initial = [*weights, *biases, *gains, *shifts]
+        initial: list[Tensor] = [*weights, *biases, *gains, *shifts]
         self.vector = torch.cat([values.flatten(1) for values in initial], 1).to(dtype)
         """``[K, P]``: all parameters of each network, which those below are views of."""
         self.parameters = self.views(self.vector, [values.shape for values in initial])

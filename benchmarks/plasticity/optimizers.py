@@ -1,4 +1,4 @@
-"""SGD and Adam for K networks, with a learning rate for each and with an optimizer state that units can lose."""
+"""SGD and Adam for K networks, with a learning rate for each and a state that units can lose."""
 
 from collections.abc import Sequence
 
@@ -70,4 +70,4 @@ class Adam:
             views[place][index] = 0
 
 
-OPTIMIZERS = {"sgd": SGD, "adam": Adam}
+OPTIMIZERS: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam}

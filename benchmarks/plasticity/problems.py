@@ -35,7 +35,7 @@ class Problem:
 
     @property
     def at_the_end(self) -> bool:
-        """Whether the score is the accuracy on all data after a task, else that of each batch before its step."""
+        """Whether the score is the accuracy on all data after a task, not that of a batch before its step."""
         return self.name == "random_labels"
 
     def stream(self, seeds: Sequence[int]) -> "Stream":

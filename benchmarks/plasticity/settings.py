@@ -14,7 +14,7 @@ from benchmarks.plasticity.training import Schedule
 TUNING_SEEDS = (100, 101)
 FIRST_TENTH = 0.1  # of the tasks, and as many for the last
 DIGIT_INPUTS, DIGIT_CLASSES, HIGHEST_PIXEL = 64, 10, 16
-IMAGE_SIZE = 16  # pixels in a row, after average pooling
+IMAGE_SIZE = 8  # pixels in a row, after average pooling
 IMAGES, LABELS = 1000, 10
 BITS = 20
 
@@ -61,7 +61,7 @@ SETTINGS = {
         steps=100,
         batch_size=16,
         width=16,
-        rates={"sgd": (0.001, 0.003, 0.01, 0.03), "adam": (0.0003, 0.001, 0.003, 0.01)},
+        rates={"sgd": (0.003, 0.01, 0.03, 0.1), "adam": (0.001, 0.003, 0.01, 0.03)},
     ),
 }
 DEPTH = 5

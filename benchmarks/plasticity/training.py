@@ -15,7 +15,7 @@ from benchmarks.plasticity.problems import Problem
 from benchmarks.plasticity.techniques import Technique
 
 DIGITS = 4  # of a stored number
-MEASURES = ("dead", "linear", "dormant", "rank", "magnitude")
+MEASURES = ("dead", "linear", "dormant", "rank", "magnitude", "scale")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def losses_of(output: Tensor, y: Tensor, regression: bool) -> Tensor:
 
 
 def scores_of(output: Tensor, y: Tensor, regression: bool) -> Tensor:
-    """The accuracy, or the mean squared error, ``[K]``, float64. Outputs that are not finite count as wrong."""
+    """The accuracy, or the mean squared error, ``[K]``, float64. Outputs that are not finite are wrong."""
     if regression:
         return losses_of(output.double(), y.double(), regression)
     return ((output.argmax(1) == y) & output.isfinite().all(1)).double().mean(1)
@@ -119,6 +119,7 @@ def measure(networks: Networks, looked: Pass) -> Tensor:
         measures.dormant_units(looked.features),
         measures.effective_rank(looked.features[-1]),
         measures.weight_magnitude(networks.weights),
+        measures.pre_activation_scale(looked.pre_activations),
     )
     return torch.stack(found, 1)
 
