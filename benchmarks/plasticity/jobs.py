@@ -42,7 +42,7 @@ def work(job: Job) -> list[Record]:
     """Train a job's networks. Of a tuning run only summaries are kept."""
     problem = load_problem(job.problem, job.data, job.images, job.quick)
     technique = technique_of(job.technique, job.base)
-    runs = train(job.runs, problem, technique, job.optimizer, schedule(job.problem, job.quick))
+    runs = train(job.runs, problem, technique, job.optimizer, schedule(job.problem, job.tuning, job.quick))
     described: dict[str, Any] = {name: getattr(job, name) for name in KEYS}
     described["base"] = job.base[0] if job.base else None
     records = []

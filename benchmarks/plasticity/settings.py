@@ -12,6 +12,7 @@ from benchmarks.plasticity.problems import Problem, reduced, standardized
 from benchmarks.plasticity.training import Schedule
 
 TUNING_SEEDS = (100, 101)
+TUNED_SHARE = 0.5  # of the tasks: the first half of as many as later
 FIRST_TENTH = 0.1  # of the tasks, and as many for the last
 DIGIT_INPUTS, DIGIT_CLASSES, HIGHEST_PIXEL = 64, 10, 16
 IMAGE_SIZE = 8  # pixels in a row, after average pooling
@@ -66,12 +67,14 @@ SETTINGS = {
 }
 DEPTH = 5
 MEASURED_EVERY = 5
+QUICK_TASKS, QUICK_WIDTH, QUICK_STEPS = 10, 8, 3
 
 
-def schedule(name: str, quick: bool = False) -> Schedule:
+def schedule(name: str, tuning: bool, quick: bool = False) -> Schedule:
     """How long to train on a problem, and which networks."""
     setting = SETTINGS[name]
-    return Schedule(10 if quick else setting.tasks, DEPTH, 8 if quick else setting.width, MEASURED_EVERY)
+    tasks = round((QUICK_TASKS if quick else setting.tasks) * (TUNED_SHARE if tuning else 1))
+    return Schedule(tasks, DEPTH, QUICK_WIDTH if quick else setting.width, MEASURED_EVERY)
 
 
 @cache
@@ -85,7 +88,7 @@ def load_problem(name: str, data: Path | None, images: Path | None, quick: bool 
         quick: few steps.
     """
     setting = SETTINGS[name]
-    steps, size = 3 if quick else setting.steps, setting.batch_size
+    steps, size = QUICK_STEPS if quick else setting.steps, setting.batch_size
     if name == "slowly_changing_regression":
         return Problem(name, BITS, 1, steps, size)
     if name == "random_labels":
