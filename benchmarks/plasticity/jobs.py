@@ -72,11 +72,11 @@ def is_regression(problem: str) -> bool:
 
 
 def best_base(runs: Sequence[Record], problem: str, optimizer: str) -> tuple[str, float]:
-    """The best technique but Jumpstart in tuning, and its strength."""
+    """The best technique without Jumpstart in tuning, and its strength."""
     regression = is_regression(problem)
     found = []
-    for name in TECHNIQUES:
-        if name != "jumpstart":
+    for name, technique in TECHNIQUES.items():
+        if not technique.penalized:
             (_, strength, _), score = ranked(of(runs, problem, optimizer, name, True), regression)[0]
             found.append((score if regression else -score, name, strength))
     _, name, strength = min(found)

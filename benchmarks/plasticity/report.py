@@ -37,7 +37,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "linked": {"color": "#CC79A7", "linestyle": "-"},
     "layer_norm": {"color": "#CC79A7", "linestyle": ":"},
     "jumpstart": {"color": "#0072B2", "linewidth": 2.4},
-    "jumpstart_best": {"color": "#D55E00", "linewidth": 2.4, "linestyle": (0, (4, 1))},
+    "jumpstart_l2_init": {"color": "#0072B2", "linewidth": 2, "linestyle": (0, (3, 1))},
+    "jumpstart_best": {"color": "#D55E00", "linewidth": 2.4},
 }
 BANDS = ("backprop", "continual_backprop", "jumpstart", "jumpstart_best")
 

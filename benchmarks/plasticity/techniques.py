@@ -42,6 +42,14 @@ TECHNIQUES = {
     "linked": Technique("linked ReLU", linked=True),
     "layer_norm": Technique("LayerNorm", normalized=True),
     "jumpstart": Technique("Jumpstart", penalized=True, lams=LAMS),
+    "jumpstart_l2_init": Technique(
+        "Jumpstart + L2 Init",
+        L2Init,
+        (1e-3, 1e-2, 1e-1),
+        "weight of the penalty",
+        penalized=True,
+        lams=LAMS[1:],
+    ),
 }
 
 
