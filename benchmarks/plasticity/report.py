@@ -67,13 +67,23 @@ def draw(record: Record) -> "Figure":
             row[2 * place].set_ylabel(setting["score"])
             row[2 * place + 1].set_ylabel("dead units")
             if tables.is_regression(record, problem):
-                row[2 * place].set_yscale("log")
+                set_logarithmic(row[2 * place])
         for axis in row:
             axis.set_xlabel("task")
             axis.grid(alpha=0.3)
     handles = [Line2D([], [], label=tables.NAMES[name], **style) for name, style in STYLES.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=6, frameon=False)
     return figure
+
+
+def set_logarithmic(axis: "Axes") -> None:
+    """With ticks at 1, 2 and 5 that read as plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_scores(axis: "Axes", groups: dict[str, list[Record]]) -> None:
