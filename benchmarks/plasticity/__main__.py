@@ -3,9 +3,9 @@
     python -m benchmarks.plasticity --data UCI_FOLDER --images cifar10_jpeg.npz \\
         --output benchmarks/results/plasticity.json
 
-Every technique is tuned with all its learning rates and strengths on seeds of their own, for half of the
-tasks; the best setting by the mean score over these is then run on other seeds, for all of them. An
-interrupted run resumes. The report is drawn by ``python -m benchmarks.plasticity.report``.
+Every technique is tuned with all its learning rates and strengths on seeds of their own; the best setting by
+the mean score over the tasks of tuning is then run on other seeds, for all tasks. An interrupted run resumes.
+The report is drawn by ``python -m benchmarks.plasticity.report``.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.paper.sweep import Record, runs_of, seconds_of, sweep
 from benchmarks.plasticity.jobs import Job, best_base, final_job, tuning_runs, work
 from benchmarks.plasticity.optimizers import OPTIMIZERS
-from benchmarks.plasticity.settings import DEPTH, SETTINGS, TUNED_SHARE, TUNING_SEEDS, load_problem
+from benchmarks.plasticity.settings import DEPTH, SETTINGS, TUNING_SEEDS, load_problem
 from benchmarks.plasticity.techniques import COMBINED, TECHNIQUES, combined
 from jumpstart_kernels.cli.errors import CommandError
 from jumpstart_kernels.cli.inputs import positive
@@ -63,7 +63,6 @@ def run(arguments: argparse.Namespace, command: list[str]) -> Record:
         "strengths": {name: [*t.strengths, *t.lams] for name, t in TECHNIQUES.items()},
         "depth": DEPTH,
         "tuning_seeds": TUNING_SEEDS,
-        "tuned_share": TUNED_SHARE,
         "seeds": arguments.seeds,
         "images": arguments.images is not None,
         "quick": quick,

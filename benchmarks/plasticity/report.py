@@ -126,6 +126,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "plasticity-summary": tables.summary_table(record),
         "plasticity-goal": tables.goal_table(record),
         "plasticity-rates": tables.rate_table(record),
+        "plasticity-course": tables.course_table(record),
         "figure-plasticity": f"![{CAPTION}](figures/{picture.name})",
     }
     for problem in record["settings"]["problems"]:

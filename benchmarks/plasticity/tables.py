@@ -12,6 +12,9 @@ OPTIMIZERS = {"sgd": "SGD", "adam": "Adam"}
 NAMES = {**{name: technique.title for name, technique in TECHNIQUES.items()}, COMBINED: "Jumpstart + best"}
 RIVALS = ("continual_backprop", "l2_init")
 """That Jumpstart is to reach."""
+WATCHED = ("backprop", "l2_init", "linked", "jumpstart", "jumpstart_l2_init")
+"""Whose course is shown."""
+PARTS = (0.1, 0.25, 0.5, 0.75, 1.0)
 MOST_DEAD = 0.01
 CLAIMED = ("jumpstart", "jumpstart_l2_init", COMBINED)
 
@@ -39,7 +42,8 @@ def heading(record: Record, problem: str, optimizer: str) -> str:
 def conditions(record: Record) -> str:
     settings = record["settings"]
     sizes = "; ".join(
-        f"{of_problem['title']}: {of_problem['tasks']} tasks of {of_problem['steps']} steps, mini-batches of "
+        f"{of_problem['title']}: {of_problem['tasks']} tasks of {of_problem['steps']} steps, tuned on the "
+        f"first {of_problem['tuned']}, mini-batches of "
         f"{of_problem['batch_size']}, {of_problem['width']} units a layer, learning rates "
         + " and ".join(f"{listed(of_problem['rates'][name])} ({OPTIMIZERS[name]})" for name in OPTIMIZERS)
         for of_problem in settings["problems"].values()
@@ -180,6 +184,36 @@ def goal_table(record: Record) -> str:
             cells.append("yes" if all(reached) and dead < MOST_DEAD else "no")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def course_table(record: Record) -> str:
+    """Score, effective rank and mean pre-activation in the course of the tasks."""
+    lines = [
+        f"| problem | technique | {' | '.join(f'after {part:.0%} of the tasks' for part in PARTS)} |".replace(
+            "%", " %"
+        ),
+        "|---|---|" + "---:|" * len(PARTS),
+    ]
+    for problem, optimizer in columns(record):
+        groups = tested(record, problem, optimizer)
+        for name in (name for name in WATCHED if name in groups):
+            cells = [heading(record, problem, optimizer), NAMES[name]]
+            cells += [look(groups[name], part) for part in PARTS]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def look(runs: Sequence[Record], part: float) -> str:
+    """The means over seeds at a part of the tasks; of the score, over a tenth of the tasks before it."""
+    count, measured = len(runs[0]["scores"]), runs[0]["measured"]
+    end = round(part * count)
+    place = max(place for place, task in enumerate(measured) if task < end)
+    scores = [run["scores"][max(0, end - count // 10) : end] for run in runs]
+    inside = [[run[measure][place] for run in runs] for measure in ("rank", "scale")]
+    if any(None in values for values in (*scores, *inside)):
+        return "diverged"
+    mean, (rank, scale) = fmean(map(fmean, scores)), map(fmean, inside)
+    return f"{mean:.3f}; {rank:.1f}; {scale:.1f}"
 
 
 def difference(one: float | None, other: float | None, sign: int) -> float:

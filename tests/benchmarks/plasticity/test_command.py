@@ -12,7 +12,7 @@ from benchmarks.plasticity.selection import of, ranked, summary
 from benchmarks.plasticity.settings import SETTINGS
 from benchmarks.plasticity.techniques import COMBINED, TECHNIQUES
 
-PARTS = ("conditions", "summary", "goal", "rates", *SETTINGS)
+PARTS = ("conditions", "summary", "goal", "rates", "course", *SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,7 @@ def made_up():
             "steps": 5,
             "batch_size": 4,
             "width": 8,
+            "tuned": 10,
             "rates": {"sgd": [0.1, 0.2, 0.3], "adam": [0.01, 0.02, 0.03]},
         }
         for name, score in titles.items()
@@ -102,7 +103,7 @@ def made_up():
             tuned = [run for run in tuned if run["optimizer"] == optimizer]
             runs += [run | {"rate": rate} for run in tuned for rate in rates if rate != run["rate"]]
     machine = {"cpu": "a CPU", "jobs": 2, "command": "python -m benchmarks.plasticity"}
-    settings = {"problems": problems, "depth": 5, "tuning_seeds": [100, 101], "seeds": 2, "tuned_share": 0.5}
+    settings = {"problems": problems, "depth": 5, "tuning_seeds": [100, 101], "seeds": 2}
     return {"machine": machine, "settings": settings, "tasks": {"all": {"seconds": 60, "runs": runs}}}
 
 
@@ -120,6 +121,9 @@ def test_the_report_of_made_up_results(tmp_path, capsys):
     goal = tables.goal_table(made_up()).splitlines()[2]
     assert goal == "| permuted digits, SGD | Jumpstart | +0.030 (2 of 2) | +0.060 (2 of 2) | 0.40 % | yes |"
     assert "| Jumpstart + best (L2) | SGD | 0.1* |" in text and "| Jumpstart | SGD | 0.1*, λ 0.1 |" in text
+    assert (
+        "| permuted digits, SGD | Jumpstart | 0.580; 0.1; 0.1 | 0.580; 0.1; 0.1 |" in text
+    )
     assert text.count("plasticity-random_labels") == 2  # nothing of what is not in the results
 
 
