@@ -121,9 +121,7 @@ def test_the_report_of_made_up_results(tmp_path, capsys):
     goal = tables.goal_table(made_up()).splitlines()[2]
     assert goal == "| permuted digits, SGD | Jumpstart | +0.030 (2 of 2) | +0.060 (2 of 2) | 0.40 % | yes |"
     assert "| Jumpstart + best (L2) | SGD | 0.1* |" in text and "| Jumpstart | SGD | 0.1*, λ 0.1 |" in text
-    assert (
-        "| permuted digits, SGD | Jumpstart | 0.580; 0.1; 0.1 | 0.580; 0.1; 0.1 |" in text
-    )
+    assert "| permuted digits, SGD | Jumpstart | 0.580; 0.1; 0.1 | 0.580; 0.1; 0.1 |" in text
     assert text.count("plasticity-random_labels") == 2  # nothing of what is not in the results
 
 
