@@ -27,7 +27,7 @@ from jumpstart_kernels.bench.timing import Sampler, interleave, seconds
 from jumpstart_kernels.cli.inputs import find_device, positive
 from jumpstart_kernels.demo.training import build_network
 
-EVERY = 50  # the default of jk.watch
+EVERY = 100  # the default of jk.watch
 OBSERVED = 5  # steps of a sample in which each is observed
 VARIANTS = ("plain", "watched", "observed")
 
@@ -46,7 +46,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor, int]]] = {
     "MLP 4 x 1024": lambda: (build_mlp(784, 10), torch.randn(256, 784), 10),
     "MLP 4 x 1024, GELU": lambda: (with_gelu(build_mlp(784, 10)), torch.randn(256, 784), 10),
     "MLP 4 x 1024, Jumpstart": lambda: (jk.replace_relu(build_mlp(784, 10)), torch.randn(256, 784), 10),
-    "eight convolutions": lambda: (build_convnet(), torch.randn(64, 3, 32, 32), 10),
+    "eight convolutions": lambda: (build_convnet(), torch.randn(16, 3, 32, 32), 10),
 }
 
 

@@ -26,7 +26,7 @@ MODES = ("training", "evaluation")
 def watch(
     model: nn.Module,
     *,
-    every: int = 50,
+    every: int = 100,
     window: int = 10,
     samples: int = 256,
     warn_dead: float | None = 0.1,
