@@ -22,7 +22,8 @@ FOLDER = Path(__file__).parent.parent / "docs" / "figures"
 LAM = 0.2
 EPOCHS_PER_COSINE = 5
 TOLERANCE = 0.1
-WATCH: dict[str, Any] = {"every": 2, "window": 5, "warn_dead": None, "warn_linear": None}
+WATCH: dict[str, Any] = {"every": 2, "samples": 0, "warn_dead": None, "warn_linear": None}
+WINDOWS = 40  # of observed forwards, over the training
 PLAIN, JUMPSTART = "plain", "Jumpstart"
 
 
@@ -35,7 +36,8 @@ def main() -> None:
     torch.manual_seed(0)
     plain = build_network(data.features, data.classes)
     jumpstart = jk.replace_relu(copy.deepcopy(plain))
-    watches = {name: jk.watch(model, **WATCH) for name, model in ((PLAIN, plain), (JUMPSTART, jumpstart))}
+    options = {**WATCH, "window": max(1, arguments.epochs // WATCH["every"] // WINDOWS)}
+    watches = {name: jk.watch(model, **options) for name, model in ((PLAIN, plain), (JUMPSTART, jumpstart))}
     with one_thread():
         runs = {
             PLAIN: train(plain, data, arguments.epochs, lam=0.0),

@@ -71,7 +71,13 @@ def sum_outputs(x: Tensor, unit_dim: int, products: bool = False, nonnegative: b
         unit_dim: the dimension of the units.
         products: whether to multiply units, too: in float32 where the device has no float64, as MPS.
         nonnegative: whether no value is below 0, so that one sum serves as both.
+
+    Raises:
+        TypeError: ``x`` is no floating-point tensor.
     """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"outputs must be a floating-point tensor, got {got}")
     units = x.shape[unit_dim]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     rest = [dim for dim in range(x.dim()) if dim != unit_dim % x.dim()]
