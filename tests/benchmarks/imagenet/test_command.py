@@ -97,7 +97,8 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(data, tmp_path, 
     before, moments = 0, []
     for first, last in ((1, 4), (5, 2 * steps - 4)):
         processes = killing(start(2, tmp_path / str(first), *words, f"--output={broken}"))
-        moments.append((random.randint(first, last), random.uniform(0, 0.1)))
+        step = max(random.randint(first, last), before + 1)  # steps go on until it is killed
+        moments.append((step, random.uniform(0, 0.1)))
         wait_for_step(processes, broken, moments[-1][0], steps)
         time.sleep(moments[-1][1])
         for process in processes:
