@@ -96,5 +96,5 @@ format: setup  ## Format Python and C++ in place
 	$(BIN)/clang-format -i $(SOURCES) $(EMULATOR)
 
 clean:  ## Remove what was built
-	rm -rf $(VENV) build *.egg-info jumpstart_kernels/*.so .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info jumpstart_kernels/_native* .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
