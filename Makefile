@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h)
 
-.PHONY: help setup demo test test-gpu test-instruction-sets test-matrix test-large fuzz soak bench figures paper paper-run lint format clean
+.PHONY: help setup demo test test-gpu test-instruction-sets test-matrix test-large packages fuzz soak bench figures paper paper-run lint format clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -52,6 +52,9 @@ test-instruction-sets: setup  ## The CPU kernels' tests, by the kernels of each 
 
 test-matrix: setup  ## Build and test with the oldest, the pinned and the newest PyTorch; 12 GB; docs/versions.md
 	$(BIN)/python -m benchmarks.matrix $(ARGS)
+
+packages: setup  ## Build sdist and wheel, install and use the wheel in a clean environment; docs/install.md
+	$(BIN)/python -m benchmarks.packages $(ARGS)
 
 bench: setup  ## The cost of the layer on this machine, compared with its peers
 	$(BIN)/python -m jumpstart_kernels bench $(ARGS)
