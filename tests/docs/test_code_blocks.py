@@ -1,0 +1,103 @@
+"""Every Python block of the pages runs, in their order, and prints what the page says.
+
+A page has what its blocks need but do not show in ``<!-- invisible-code-block: python ... -->``, and in
+``<!-- skip: next "why" -->`` what cannot run here. A block of ``text`` is what the block before it printed:
+digits behind a decimal point may differ, as they do between processors, and ``...`` stands for anything.
+"""
+
+import io
+import re
+import sys
+import warnings
+from contextlib import redirect_stdout
+from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
+from pathlib import Path
+from typing import Any
+from unittest import SkipTest
+
+import pytest
+import torch
+
+pytest.importorskip("sybil", reason="sybil finds and runs the blocks")
+pytest.importorskip("markdown_it", reason="markdown-it-py reads the pages")
+
+from docs.pages import PAGES, name_of, tokens  # noqa: E402
+from sybil import Document, Example  # noqa: E402
+from sybil.evaluators.python import PythonEvaluator  # noqa: E402
+from sybil.evaluators.skip import Skipper  # noqa: E402
+from sybil.parsers.markdown import CodeBlockParser, SkipParser  # noqa: E402
+
+from jumpstart_kernels.ops import backends  # noqa: E402
+
+LANGUAGES = {"python", "sh", "text"}
+EXTRAS = {"lightning", "matplotlib", "sklearn", "tensorboard", "transformers"}  # not installed with the package
+
+
+class Runner:
+    """Runs the blocks of one page and remembers what the last one printed."""
+
+    def __init__(self) -> None:
+        self.printed: str | None = None
+
+    def run(self, example: Example) -> None:
+        output = io.StringIO()
+        with redirect_stdout(output):
+            PythonEvaluator()(example)
+        self.printed = output.getvalue()
+
+    def compare(self, example: Example) -> None:
+        assert self.printed is not None, f"line {example.line}: no block before this one printed anything"
+        shown, printed = _without_digits(example.parsed), _without_digits(self.printed)
+        if not OutputChecker().check_output(shown, printed, ELLIPSIS | NORMALIZE_WHITESPACE):
+            raise AssertionError(f"line {example.line} shows\n{example.parsed}\nand printed is\n{self.printed}")
+
+    def parse(self, page: Path) -> Document:
+        parsers = [CodeBlockParser("python", self.run), CodeBlockParser("text", self.compare), SkipParser()]
+        return Document.parse(str(page), *parsers)
+
+
+def _without_digits(text: str) -> str:
+    """The text with every decimal number as 0.0 and every rule as short as the shortest."""
+    return re.sub(r"-{3,}", "---", re.sub(r"\d+\.\d+(e[-+]?\d+)?", "0.0", text))
+
+
+@pytest.fixture
+def isolated(tmp_path, monkeypatch):
+    """Files go to a folder of the test, and what a block sets for all is as before."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small networks: threads would wait for those of the other workers
+    before = _global_state()
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        yield
+    torch.set_num_threads(threads)
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+    assert _global_state() == before
+
+
+def _global_state() -> tuple[Any, ...]:
+    groups = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.get_default_dtype(), torch.is_grad_enabled(), backends.select(torch.empty(1)), groups
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_blocks_run(page, isolated):
+    for example in Runner().parse(page).examples():
+        evaluator = example.region.evaluator
+        if isinstance(evaluator, Skipper):
+            assert example.parsed[1] or example.parsed[0] == "end", f"line {example.line}: skipped, but why?"
+        try:
+            example.evaluate()
+        except SkipTest:
+            if example.region.lexemes["arguments"] == "python":
+                compile(example.parsed, str(page), "exec")
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRAS:
+                raise
+            pytest.skip(f"line {example.line} needs {error.name}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_blocks_name_their_language(page):
+    assert {token.info for token in tokens(page) if token.type == "fence"} <= LANGUAGES
