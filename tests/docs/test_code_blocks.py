@@ -21,16 +21,16 @@ import torch
 pytest.importorskip("sybil", reason="sybil finds and runs the blocks")
 pytest.importorskip("markdown_it", reason="markdown-it-py reads the pages")
 
-from docs.pages import PAGES, name_of, tokens  # noqa: E402
-from sybil import Document, Example  # noqa: E402
-from sybil.evaluators.python import PythonEvaluator  # noqa: E402
-from sybil.evaluators.skip import Skipper  # noqa: E402
-from sybil.parsers.markdown import CodeBlockParser, SkipParser  # noqa: E402
+from docs.pages import PAGES, name_of, tokens
+from sybil import Document, Example
+from sybil.evaluators.python import PythonEvaluator
+from sybil.evaluators.skip import Skipper
+from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
-from jumpstart_kernels.ops import backends  # noqa: E402
+from jumpstart_kernels.ops import backends
 
 LANGUAGES = {"python", "sh", "text"}
-EXTRAS = {"lightning", "matplotlib", "sklearn", "tensorboard", "transformers"}  # not installed with the package
+EXTRAS = {"lightning", "matplotlib", "sklearn", "tensorboard", "transformers"}  # not among what is required
 
 
 class Runner:
@@ -49,7 +49,7 @@ class Runner:
         assert self.printed is not None, f"line {example.line}: no block before this one printed anything"
         shown, printed = _without_digits(example.parsed), _without_digits(self.printed)
         if not OutputChecker().check_output(shown, printed, ELLIPSIS | NORMALIZE_WHITESPACE):
-            raise AssertionError(f"line {example.line} shows\n{example.parsed}\nand printed is\n{self.printed}")
+            raise AssertionError(f"line {example.line} shows\n{example.parsed}\nprinted is\n{self.printed}")
 
     def parse(self, page: Path) -> Document:
         parsers = [CodeBlockParser("python", self.run), CodeBlockParser("text", self.compare), SkipParser()]

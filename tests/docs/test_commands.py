@@ -90,7 +90,11 @@ def parse(run, words, monkeypatch):
         raise Parsed
 
     errors = io.StringIO()
-    with monkeypatch.context() as patched, redirect_stderr(errors), pytest.raises((Parsed, SystemExit)) as end:
+    with (
+        monkeypatch.context() as patched,
+        redirect_stderr(errors),
+        pytest.raises((Parsed, SystemExit)) as end,
+    ):
         patched.setattr(sys, "argv", list(words))
         patched.setattr(sys, "path", list(sys.path))
         patched.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
