@@ -22,7 +22,7 @@ def name_of(page: Path) -> str:
 
 def tokens(page: Path) -> Iterator[Token]:
     """Every token of the page, those within lines too."""
-    for token in MarkdownIt("gfm-like", {"linkify": False}).parse(page.read_text()):
+    for token in MarkdownIt("commonmark").enable("table").parse(page.read_text()):
         yield token
         yield from token.children or ()
 

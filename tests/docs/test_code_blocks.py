@@ -69,6 +69,7 @@ def isolated(tmp_path, monkeypatch):
     torch.set_num_threads(1)  # small networks: threads would wait for those of the other workers
     before = _global_state()
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(0)
         yield
     torch.set_num_threads(threads)
     if "matplotlib.pyplot" in sys.modules:
