@@ -17,7 +17,7 @@ import pytest
 for name in ("markdown_it", "matplotlib", "PIL", "rich", "sklearn"):
     pytest.importorskip(name, reason="the pages, and the programs in them, are read with it")
 
-from docs.pages import PAGES, ROOT, name_of, tokens  # noqa: E402
+from pages import PAGES, ROOT, name_of, tokens  # noqa: E402
 
 PROGRAM = re.compile(r"([A-Z_]+=\S+ )*(\S*python3?|make|pip|torchrun|benchmarks/gpu\.sh) ")  # within a line
 OURS = ("jumpstart_kernels", "benchmarks", "fuzz")

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("markdown_it", reason="markdown-it-py reads the pages")
 
-from docs.pages import PAGES, anchors, name_of, tokens
+from pages import PAGES, anchors, name_of, tokens
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
