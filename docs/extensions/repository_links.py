@@ -20,6 +20,8 @@ def resolve_links(app: Sphinx, document: nodes.document) -> None:
     """Replace the links that MyST takes for downloads or does not know."""
     for link in list(document.findall(_is_path)):
         path, _, anchor = link["reftarget"].partition("#")
+        if link.get("refdomain") == "doc":  # a Markdown file, without its suffix
+            path, anchor = f"{path}.md", link["reftargetid"]
         source = Path(link.source or document["source"]).parent
         target = Path(os.path.normpath(source / path))
         if not path or not target.is_relative_to(ROOT) or not target.exists():
@@ -47,12 +49,12 @@ def resolve_links(app: Sphinx, document: nodes.document) -> None:
 def _is_path(node: nodes.Node) -> bool:
     if not isinstance(node, (addnodes.download_reference, addnodes.pending_xref)):
         return False
-    return node.get("reftype") == "myst" and node.get("refdomain") is None
+    return node.get("reftype") == "myst" and (node.get("refdomain") is None or node["reftarget"][0] == "/")
 
 
 def _page_of(app: Sphinx, target: Path) -> str | None:
-    pages = app.config.repository_pages
-    return pages.get(target.relative_to(ROOT).as_posix()) or app.env.path2doc(target)
+    page = app.config.repository_pages.get(target.relative_to(ROOT).as_posix())
+    return page or (app.env.path2doc(target) if target.is_relative_to(app.srcdir) else None)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
