@@ -1,9 +1,9 @@
 """Links of Markdown pages to files of the repository, as they also work where the repository is shown.
 
-A relative link to a page of the site, or to a file that is one (``repository_pages``), leads to that page. One
-to any other file or folder leads to where ``repository`` shows it, or is plain text without ``repository``. A
-path that does not exist is left to MyST, which warns. Paths are relative to the file that has the link, also
-if a page includes that file.
+A relative link to a page of the site, or to a file that is one (``repository_pages``), leads to that page.
+One to any other file or folder leads to where ``repository`` shows it, or is plain text without it. A path
+that does not exist is left to MyST, which warns. Paths are relative to the file that has the link, also if a
+page includes that file.
 """
 
 import os
