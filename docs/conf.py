@@ -24,6 +24,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "sphinxarg.ext",
+    "accessible_markup",
     "repository_links",
 ]
 exclude_patterns = ["extensions", "tools", "figures", "_static"]
@@ -37,7 +38,7 @@ nitpick_ignore_regex = [
     # Named for readers of the source.
     ("py:.*", r"jumpstart_kernels\.usage\.(activations\.SMOOTH|watching\.Watch)"),
 ]
-smartquotes = False  # the pages have the signs that they mean
+smartquotes_action = "D"  # dashes only: quotes are those of the pages
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4  # the anchors that code hosting sites give to headings
@@ -65,6 +66,7 @@ html_theme = "furo"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = [("scrolling.js", {"defer": "defer"})]
 html_show_sphinx = False
 html_copy_source = False
 pygments_style = "a11y-high-contrast-light"

@@ -1,0 +1,27 @@
+"""Corrections of what Sphinx writes where WCAG asks for something else; ``make docs-accessibility`` checks."""
+
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+
+# A signature of several lines is a <dl> without terms, which is no list: lines are spans in site.css.
+_SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)
+_LINES = {"<dl>": '<span class="lines">', "</dl>": "</span>", "<dd>": '<span class="line">', "</dd>": "</span>"}
+
+
+def correct(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    if "body" in context:
+        context["body"] = _SIGNATURE.sub(_with_lines, context["body"])
+    # Captions of the navigation have the role of headings, for which a level is required.
+    tree = context["furo_navigation_tree"]
+    context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+
+
+def _with_lines(signature: re.Match[str]) -> str:
+    return re.sub("</?d[ld]>", lambda tag: _LINES[tag[0]], signature[0])
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("html-page-context", correct, priority=900)  # after Furo
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
