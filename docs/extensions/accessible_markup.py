@@ -1,4 +1,4 @@
-"""Corrections of what Sphinx writes where WCAG asks for something else; ``make docs-accessibility`` checks."""
+"""What Sphinx writes, corrected where WCAG asks for something else: ``make docs-accessibility``."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ from sphinx.application import Sphinx
 
 # A signature of several lines is a <dl> without terms, which is no list: lines are spans in site.css.
 _SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)
-_LINES = {"<dl>": '<span class="lines">', "</dl>": "</span>", "<dd>": '<span class="line">', "</dd>": "</span>"}
+_TAGS = {"<dl>": '<span class="lines">', "<dd>": '<span class="line">'}
 
 
 def correct(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
@@ -19,7 +19,7 @@ def correct(app: Sphinx, page: str, template: str, context: dict[str, Any], doct
 
 
 def _with_lines(signature: re.Match[str]) -> str:
-    return re.sub("</?d[ld]>", lambda tag: _LINES[tag[0]], signature[0])
+    return re.sub("</?d[ld]>", lambda tag: _TAGS.get(tag[0], "</span>"), signature[0])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -13,20 +13,22 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def resolve_links(app: Sphinx, document: nodes.document) -> None:
     """Replace the links that MyST takes for downloads or does not know."""
+    root = Path(app.srcdir).parent
     for link in list(document.findall(_is_path)):
         path, _, anchor = link["reftarget"].partition("#")
         if link.get("refdomain") == "doc":  # a Markdown file, without its suffix
             path, anchor = f"{path}.md", link["reftargetid"]
         source = Path(link.source or document["source"]).parent
         target = Path(os.path.normpath(source / path))
-        if not path or not target.is_relative_to(ROOT) or not target.exists():
+        if not path or not target.is_relative_to(root) or not target.exists():
             continue
-        page = _page_of(app, target)
+        shown = target.relative_to(root).as_posix()
+        page = app.config.repository_pages.get(shown)
+        if page is None and target.is_relative_to(app.srcdir):
+            page = app.env.path2doc(target)
         if page is not None:
             reference = addnodes.pending_xref(
                 refdomain="doc",
@@ -40,7 +42,7 @@ def resolve_links(app: Sphinx, document: nodes.document) -> None:
             link.replace_self(reference.extend(link.children) or reference)
         elif app.config.repository:
             kind = "tree" if target.is_dir() else "blob"
-            address = f"{app.config.repository}/{kind}/main/{target.relative_to(ROOT).as_posix()}"
+            address = f"{app.config.repository}/{kind}/main/{shown}"
             link.replace_self(nodes.reference("", "", *link.children, refuri=address))
         else:
             link.replace_self(link.children)
@@ -50,11 +52,6 @@ def _is_path(node: nodes.Node) -> bool:
     if not isinstance(node, (addnodes.download_reference, addnodes.pending_xref)):
         return False
     return node.get("reftype") == "myst" and (node.get("refdomain") is None or node["reftarget"][0] == "/")
-
-
-def _page_of(app: Sphinx, target: Path) -> str | None:
-    page = app.config.repository_pages.get(target.relative_to(ROOT).as_posix())
-    return page or (app.env.path2doc(target) if target.is_relative_to(app.srcdir) else None)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

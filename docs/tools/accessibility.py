@@ -18,7 +18,7 @@ SCREENS = {"desktop": (1280, 900), "phone": (390, 844)}
 SCHEMES = ("light", "dark")
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-NO_BROWSER = "no Chromium: install the system's package, apt-get install chromium, or: playwright install chromium"
+NO_BROWSER = "no Chromium: apt-get install chromium, or the like, or else playwright install chromium"
 
 
 def main() -> int:
@@ -80,7 +80,8 @@ def violations(page: Page, contrast: bool) -> Iterator[str]:
         yield "the page is wider than the screen"
     for violation in Axe().run(page, options=options).response["violations"]:
         for node in violation["nodes"]:
-            yield f"{violation['id']}: {violation['help']}\n    {node['html'][:200]}\n    {node['failureSummary']}"
+            shown = [f"{violation['id']}: {violation['help']}", node["html"][:200], node["failureSummary"]]
+            yield "\n    ".join(shown)
 
 
 if __name__ == "__main__":
