@@ -71,7 +71,10 @@ html_show_sphinx = False
 html_copy_source = False
 pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "a11y-high-contrast-dark"
-html_theme_options = {"navigation_with_keys": True}
+html_theme_options = {
+    "navigation_with_keys": True,
+    "light_css_variables": {"color-code-background": "#f4f6f8"},  # apart from the page, which is white
+}
 if repository:
     html_theme_options |= {
         "source_repository": repository,
