@@ -76,8 +76,4 @@ html_theme_options = {
     "light_css_variables": {"color-code-background": "#f4f6f8"},  # apart from the page, which is white
 }
 if repository:
-    html_theme_options |= {
-        "source_repository": repository,
-        "source_branch": "main",
-        "source_directory": "docs/",
-    }
+    html_theme_options["source_view_link"] = f"{repository}/blob/main/docs/{{filename}}"
