@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h)
 
-.PHONY: help setup demo test test-gpu test-instruction-sets test-matrix test-large packages fuzz soak bench figures paper paper-run lint format clean
+.PHONY: help setup demo test test-gpu test-instruction-sets test-matrix test-large packages fuzz soak bench figures paper paper-run docs docs-links docs-accessibility lint format clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -86,6 +86,18 @@ paper-run: setup  ## Run the papers' experiments; UCI=FOLDER CIFAR=FILE.npz
 	$(BIN)/python -m benchmarks.paper.linked_steps --output benchmarks/results/paper_linked_steps.json
 	$(BIN)/python -m benchmarks.paper.tickets $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_tickets.json
 	$(BIN)/python -m benchmarks.paper.pruning $(if $(UCI),--data $(UCI),--small) --output benchmarks/results/paper_pruning.json
+
+SPHINX := $(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --nitpicky -d build/docs/doctrees
+
+docs: setup  ## Build the documentation site in build/docs/html; JUMPSTART_REPOSITORY=URL for links to sources
+	rm -rf build/docs/html
+	$(SPHINX) -b html docs build/docs/html $(ARGS)
+
+docs-links: setup  ## Whether the links of the docs to other sites work: needs a network
+	$(SPHINX) -b linkcheck docs build/docs/links $(ARGS)
+
+docs-accessibility: docs  ## WCAG 2.2 A and AA on every page of the site, by axe-core in Chromium
+	$(BIN)/python docs/tools/accessibility.py
 
 lint: setup  ## Linters, types, format
 	$(BIN)/ruff check .
