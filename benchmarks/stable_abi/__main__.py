@@ -40,7 +40,7 @@ from jumpstart_kernels.ops import OVERLOADS
 from jumpstart_kernels.ops.arguments import ForwardResult, Record
 
 SHAPES = ((256, 4), (256, 1024), (1024, 1024), (4096, 4096))
-TODAY, DISPATCHER = "today", "dispatcher, autograd in C++"
+TODAY, DISPATCHER, REFERENCE = "native, shortcut (today)", "native, dispatcher", "reference"
 DEVICE = torch.device("cpu")
 
 
@@ -64,6 +64,7 @@ def make_layers(library: Path) -> dict[str, jk.JumpstartReLU]:
     """The layer by every route, by name."""
     operators: dict[str, Operator] = {DISPATCHER: OVERLOADS["native"]}
     operators |= {f"stable ABI, {name}": operator for name, operator in load(library).items()}
+    operators[REFERENCE] = OVERLOADS["reference"]  # what runs where no extension could be built
     return {TODAY: jk.JumpstartReLU(), **{name: RoutedReLU(each) for name, each in operators.items()}}
 
 
