@@ -14,10 +14,6 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-std::optional<Tensor> optional(const Tensor& tensor) {
-  return tensor.defined() ? std::optional<Tensor>(tensor) : std::nullopt;
-}
-
 void keep(AutogradContext* ctx, const Saved& saved, const Options& options) {
   ctx->save_for_backward({saved.mask, saved.extrema, saved.indices});
   auto& data = ctx->saved_data;

@@ -4,6 +4,7 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include <optional>
 #include <string>
 
 namespace jumpstart {
@@ -14,6 +15,11 @@ c10::TypedOperatorHandle<Schema> native_overload(const char* name, Schema*) {
   return c10::Dispatcher::singleton()
       .findSchemaOrThrow((std::string("jumpstart_kernels::") + name).c_str(), "native")
       .typed<Schema>();
+}
+
+// A tensor as an optional argument; an undefined one is left out.
+inline std::optional<at::Tensor> optional(const at::Tensor& tensor) {
+  return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
 }
 
 }  // namespace jumpstart

@@ -13,10 +13,6 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-std::optional<Tensor> optional(const Tensor& tensor) {
-  return tensor.defined() ? std::optional<Tensor>(tensor) : std::nullopt;
-}
-
 std::string_view extrema_kind(const LinkedOptions& options) {
   return options.with_statistics ? kExtremaNames[options.statistics.extrema_kind] : "none";
 }

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+from jumpstart_kernels.building.recipe import find_cuda_home
+
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "build" / "matrix"
 TESTS = (
@@ -204,11 +206,8 @@ def find_python(version: str, given: Sequence[Path] = ()) -> Path:
 
 
 def find_cuda() -> Path:
-    """The CUDA toolkit: ``CUDA_HOME``, ``/usr/local/cuda``, or that of the nvcc on the PATH."""
-    nvcc = shutil.which("nvcc")
-    given, beside_nvcc = os.environ.get("CUDA_HOME"), nvcc and Path(nvcc).resolve().parent.parent
-    for home in [given] if given else ["/usr/local/cuda", beside_nvcc]:
-        if home and (Path(home) / "bin" / "nvcc").is_file():
-            return Path(home)
-    where = f"in CUDA_HOME, {given}" if given else "in /usr/local/cuda or on the PATH"
-    raise SystemExit(f"there is no nvcc {where}: install the CUDA toolkit, or set CUDA_HOME")
+    """The CUDA toolkit, as the build finds it."""
+    home = find_cuda_home()
+    if home is None:
+        raise SystemExit("there is no CUDA toolkit: install it, or set CUDA_HOME")
+    return home

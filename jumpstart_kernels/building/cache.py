@@ -192,9 +192,6 @@ def _compile(folders: list[str], sources: Path, log: Path) -> int:
     command = [sys.executable, recipe.__file__, *folders]
     variables = {**os.environ, "CXX": os.environ.get("CXX") or str(toolchain.find_compiler())}
     variables["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", "")))  # ninja
-    nvcc = toolchain.find_nvcc()
-    if nvcc is not None:
-        variables.setdefault("CUDA_HOME", str(Path(nvcc).parents[1]))
     with open(log, "w") as file:
         running = subprocess.Popen(
             command,

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ KERNEL_WARNINGS = ["-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized", 
 # compiled for a newer processor is linked into the kernels for an older one.
 INSTRUCTION_SETS: dict[str, list[str]] = {"default": [], "avx2": [], "avx512": []}
 if platform.machine() in ("x86_64", "AMD64"):
+    INSTRUCTION_SETS["default"] = ["-O1"]  # half the time; for processors of before AVX2, from 2013
     INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     INSTRUCTION_SETS["avx512"] = [
         *INSTRUCTION_SETS["avx2"],
@@ -51,18 +53,21 @@ def extension_arguments(failed: Callable[[Exception], None] | None = None) -> di
         ImportError: torch or setuptools cannot be imported.
     """
     import torch
-    from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+
+    home = find_cuda_home()
+    if home is not None:
+        os.environ["CUDA_HOME"] = str(home)  # which PyTorch reads when this is imported:
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     kernels = [CSRC / "cpu" / f"kernels_{name}.cpp" for name in INSTRUCTION_SETS]
     cuda_sources = [*sorted((CSRC / "cuda").glob("*.cpp")), *sorted((CSRC / "cuda").glob("*.cu"))]
     sources = [path for path in sorted(CSRC.rglob("*.cpp")) if path not in kernels + cuda_sources]
-    nvcc = Path(CUDA_HOME or "") / "bin" / "nvcc"
-    cuda = fits_cuda(nvcc, torch.version.cuda)
+    cuda = home is not None and fits_cuda(home / "bin" / "nvcc", torch.version.cuda)
     macros, cuda_flags = [], []
-    if cuda:
+    if home is not None and cuda:
         sources += cuda_sources
         macros = [("JUMPSTART_CUDA_VERSION", f'"{torch.version.cuda}"')]
-        cuda_flags = CUDA_FLAGS + architecture_flags(nvcc)
+        cuda_flags = CUDA_FLAGS + architecture_flags(home / "bin" / "nvcc")
 
     class Build(BuildExtension):
         extensions: list[Any]
@@ -71,6 +76,7 @@ def extension_arguments(failed: Callable[[Exception], None] | None = None) -> di
             try:
                 for extension in self.extensions:
                     extension.extra_objects += self.compile_kernels()
+                    extension.sources = combine(extension.sources, Path(self.build_temp))
                 super().build_extensions()
                 for extension in self.extensions:
                     built = Path(self.get_ext_fullpath(extension.name))
@@ -113,6 +119,18 @@ def extension_arguments(failed: Callable[[Exception], None] | None = None) -> di
     return {"ext_modules": [extension], "cmdclass": {"build_ext": Build}}
 
 
+def combine(sources: list[str], temporary: Path) -> list[str]:
+    """One file for the C++ of each folder: PyTorch's headers take longer to compile than what includes them."""
+    temporary.mkdir(parents=True, exist_ok=True)
+    combined = [path for path in sources if not path.endswith(".cpp")]
+    for folder in sorted({Path(path).parent for path in sources if path.endswith(".cpp")}):
+        lines = [f'#include "{Path(path).resolve()}"\n' for path in sources if Path(path).parent == folder]
+        file = temporary / f"{'_'.join(folder.parts)}.cpp"
+        file.write_text("".join(line for line in lines if line.endswith('.cpp"\n')))
+        combined.append(str(file))
+    return combined
+
+
 def worker_count() -> int:
     """How many compilers run at once: one a core that this process may use, as far as memory goes."""
     if os.environ.get("MAX_JOBS", "").isdigit():
@@ -125,9 +143,23 @@ def worker_count() -> int:
     return max(1, min(cores, memory // BYTES_A_COMPILER))
 
 
+def find_cuda_home() -> Path | None:
+    """The CUDA toolkit: ``CUDA_HOME``, that of the nvcc on the PATH, or the usual one.
+
+    PyTorch takes the first of these that exists; where nvcc is a script or a package without headers, nothing
+    would compile.
+    """
+    given, on_path = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"), shutil.which("nvcc")
+    places = [given] if given else [on_path and Path(on_path).resolve().parents[1], "/usr/local/cuda"]
+    for home in (Path(place) for place in places if place):
+        if (home / "bin" / "nvcc").is_file() and (home / "include" / "cuda_runtime.h").is_file():
+            return home
+    return None
+
+
 def fits_cuda(nvcc: Path, torch_cuda: str | None) -> bool:
     """Whether this nvcc compiles for this build of torch: PyTorch refuses another major version."""
-    if torch_cuda is None or not nvcc.exists():
+    if torch_cuda is None:
         return False
     text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
     release = re.search(r"release (\d+)\.", text)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from jumpstart_kernels.building.recipe import RECORD
+from jumpstart_kernels.building import recipe
 
 SETTINGS = ("auto", "never", "require")
 
@@ -34,12 +34,9 @@ def find_compiler() -> str | None:
 
 
 def find_nvcc() -> str | None:
-    """The CUDA compiler, where PyTorch looks for it; None if torch is built without CUDA."""
-    if torch.version.cuda is None:
-        return None
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    places = [f"{home}/bin"] if home else [os.environ.get("PATH", ""), "/usr/local/cuda/bin"]
-    return next(filter(None, (shutil.which("nvcc", path=place) for place in places)), None)
+    """The CUDA compiler, with its headers; None if torch is built without CUDA."""
+    home = None if torch.version.cuda is None else recipe.find_cuda_home()
+    return None if home is None else str(home / "bin" / "nvcc")
 
 
 def find_obstacle() -> str | None:
@@ -62,7 +59,7 @@ def find_obstacle() -> str | None:
 
 def find_misfit(extension: Path) -> str | None:
     """Why an extension does not fit the torch that is there; None if it does, or if nothing is recorded."""
-    record = extension.with_name(RECORD)
+    record = extension.with_name(recipe.RECORD)
     if not record.is_file():
         return None
     built_for = json.loads(record.read_text())
@@ -76,5 +73,5 @@ def find_misfit(extension: Path) -> str | None:
 
 def lacks_cuda(extension: Path) -> bool:
     """Whether an extension that fits was built without CUDA, for which torch and nvcc are here."""
-    record = extension.with_name(RECORD)
+    record = extension.with_name(recipe.RECORD)
     return record.is_file() and json.loads(record.read_text())["cuda"] is None and find_nvcc() is not None

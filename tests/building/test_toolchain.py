@@ -82,8 +82,25 @@ def test_without_a_compiler_it_is_said_what_to_install(tmp_path, monkeypatch):
 def test_nvcc_is_looked_for_where_torch_is_built_for_cuda(tmp_path, monkeypatch):
     nvcc = make_program(tmp_path / "bin" / "nvcc")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert toolchain.find_nvcc() is None  # without headers
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "cuda_runtime.h").touch()
+    assert toolchain.find_nvcc() == nvcc
     monkeypatch.setattr(torch.version, "cuda", None)
     assert toolchain.find_nvcc() is None
+
+
+def test_nvcc_may_be_a_link_into_the_toolkit(tmp_path, monkeypatch):
+    toolkit, on_path = tmp_path / "cuda-13.0", tmp_path / "bin"
+    nvcc = make_program(toolkit / "bin" / "nvcc")
+    (toolkit / "include").mkdir()
+    (toolkit / "include" / "cuda_runtime.h").touch()
+    on_path.mkdir()
+    (on_path / "nvcc").symlink_to(nvcc)
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(on_path))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert toolchain.find_nvcc() == nvcc
 
