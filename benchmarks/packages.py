@@ -25,13 +25,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.matrix.environment import ROOT, find_python, pinned_torch, run
+from benchmarks.matrix.environment import ROOT, pinned_torch, run
 from benchmarks.report.documents import insert
 from jumpstart_kernels.bench.machine import describe
 
 FOLDER = ROOT / "build" / "packages"
 DOCUMENT = Path("docs/install.md")
-PYTHON = "3.12"  # not the one of the development environment
 DEMO = ("-m", "jumpstart_kernels", "demo", "--data", "wine", "--epochs", "50", "--output")
 # Which are imported in turn; the difference is what the package takes.
 TIMED_IMPORTS = """
@@ -52,9 +51,8 @@ PIP = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet")
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.packages", description=__doc__)
-    parser.add_argument(
-        "--python", type=Path, action="append", default=[], metavar="PATH", help="a Python to use"
-    )
+    here = Path(sys.executable)
+    parser.add_argument("--python", type=Path, default=here, metavar="PATH", help="default: this one")
     parser.add_argument(
         "--torch", default=f"torch=={pinned_torch()}", help="what is installed there; default: %(default)s"
     )
@@ -113,7 +111,7 @@ class Clean:
 
     def __call__(self, *words: str | Path, **variables: str) -> tuple[str, str, float]:
         """Output, errors and seconds of a program that must succeed, away from the sources."""
-        print("$", "python", *words[:4], file=sys.stderr, flush=True)
+        print("$ python", " ".join(map(str, words))[:100].replace("\n", " "), file=sys.stderr, flush=True)
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("JUMPSTART", "PYTHON"))
         }
@@ -217,7 +215,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(words)
     shutil.rmtree(FOLDER, ignore_errors=True)
     sdist, wheel = build(FOLDER / "dist")
-    clean = Clean(FOLDER, find_python(PYTHON, options.python), options.torch)
+    clean = Clean(FOLDER, options.python, options.torch)
     command = ["python", "-m", "benchmarks.packages", *(sys.argv[1:] if words is None else words)]
     found: dict[str, Any] = {
         "machine": describe(torch.device("cpu"), command),
