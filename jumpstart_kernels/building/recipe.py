@@ -120,7 +120,7 @@ def extension_arguments(failed: Callable[[Exception], None] | None = None) -> di
 
 
 def combine(sources: list[str], temporary: Path) -> list[str]:
-    """One file for the C++ of each folder: PyTorch's headers take longer to compile than what includes them."""
+    """One file for the C++ of each folder: PyTorch's headers take longer to compile than the rest."""
     temporary.mkdir(parents=True, exist_ok=True)
     combined = [path for path in sources if not path.endswith(".cpp")]
     for folder in sorted({Path(path).parent for path in sources if path.endswith(".cpp")}):
