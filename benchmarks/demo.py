@@ -3,10 +3,9 @@
 python -m benchmarks.demo        (part of make figures; --store trains all networks anew, which takes minutes)
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,8 @@ from jumpstart_kernels.demo.training import BATCH_NORM, JUMPSTART, PLAIN, Traine
 STORED = "demo.json"
 FIGURE = "demo.png"
 DOCUMENT = Path("docs/demo.md")
-SEEDS = {
-    "wine": range(5),
-    "breast_cancer": range(5),
-    "digits": range(1),
-}  # the figure shows the first of each
+# The figure shows the first of each.
+SEEDS = {"wine": range(5), "breast_cancer": range(5), "digits": range(1)}
 IN_TABLE = ("wine", "breast_cancer")
 
 
@@ -66,7 +62,8 @@ def columns_of(seeds: Mapping[str, Any]) -> dict[str, Column]:
 
 def make_table(data: Mapping[str, Mapping[str, Column]]) -> str:
     """Accuracies seed by seed, and what became of the units with Jumpstart."""
-    header, rows = ["seed"], {}
+    header = ["seed"]
+    rows: dict[str, list[str]] = {}
     for name in IN_TABLE:
         columns = data[name]
         first = f"{next(iter(columns.values())).title}: {PLAIN}"
@@ -76,8 +73,8 @@ def make_table(data: Mapping[str, Mapping[str, Column]]) -> str:
             cells = [f"{plain.accuracy:.2f}", f"{batch_norm.accuracy:.2f}", f"**{jumpstart.accuracy:.2f}**"]
             cells += [f"{100 * jumpstart.share(status):.1f} %" for status in (-1, 0)]
             rows.setdefault(seed, [seed]).extend(cells)
-    lines = [header, ["---"] * len(header), *rows.values()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows.values())]
+    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
 
 
 def redraw(results: Path, root: Path) -> list[Path]:

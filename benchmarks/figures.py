@@ -3,7 +3,8 @@
 python -m benchmarks.figures        (make figures)
 
 Nothing is trained or measured for it. The parts have commands of their own, too: ``benchmarks.report``,
-``benchmarks.paper.report``, ``benchmarks.plasticity.report``, ``benchmarks.demo``, ``benchmarks.instruments``.
+``benchmarks.paper.report``, ``benchmarks.plasticity.report``, ``benchmarks.demo``,
+``benchmarks.instruments``.
 """
 
 import sys

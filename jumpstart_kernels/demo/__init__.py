@@ -88,8 +88,9 @@ def run(datasets: list[str], epochs: int | None, seed: int, output: Path) -> int
             progress.console.print(make_table(data, runs))
     draw_figure(columns, output)
     seconds = time.perf_counter() - start
+    backend = backends.select(data.x_train)
     console.print(
-        f"{output} shows every unit. {seconds:.0f} s, with Jumpstart on the {backends.select(data.x_train)} backend.",
+        f"{output} shows every unit. {seconds:.0f} s, with Jumpstart on the {backend} backend.",
         markup=False,
         soft_wrap=True,
     )
