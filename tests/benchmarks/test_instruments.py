@@ -17,7 +17,6 @@ from benchmarks import demo, instruments, instruments_training
 from benchmarks.report import trained
 from benchmarks.result_files import FOLDER
 
-
 FLOAT32 = 9  # significant digits of all of its bits
 
 
