@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h)
 
-.PHONY: help setup demo test test-gpu test-instruction-sets test-matrix test-large fuzz soak bench figures paper paper-run lint format clean
+.PHONY: help setup demo test test-gpu test-instruction-sets test-matrix test-large packages fuzz soak bench figures paper paper-run docs docs-links docs-accessibility lint format clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -53,6 +53,9 @@ test-instruction-sets: setup  ## The CPU kernels' tests, by the kernels of each 
 test-matrix: setup  ## Build and test with the oldest, the pinned and the newest PyTorch; 12 GB; docs/versions.md
 	$(BIN)/python -m benchmarks.matrix $(ARGS)
 
+packages: setup  ## Build sdist and wheel, install and use the wheel in a clean environment; docs/install.md
+	$(BIN)/python -m benchmarks.packages $(ARGS)
+
 bench: setup  ## The cost of the layer on this machine, compared with its peers
 	$(BIN)/python -m jumpstart_kernels bench $(ARGS)
 
@@ -84,6 +87,18 @@ paper-run: setup  ## Run the papers' experiments; UCI=FOLDER CIFAR=FILE.npz
 	$(BIN)/python -m benchmarks.paper.tickets $(if $(UCI),--data $(UCI)) --output benchmarks/results/paper_tickets.json
 	$(BIN)/python -m benchmarks.paper.pruning $(if $(UCI),--data $(UCI),--small) --output benchmarks/results/paper_pruning.json
 
+SPHINX := $(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --nitpicky -d build/docs/doctrees
+
+docs: setup  ## Build the documentation site in build/docs/html; JUMPSTART_REPOSITORY=URL for links to sources
+	rm -rf build/docs/html
+	$(SPHINX) -b html docs build/docs/html $(ARGS)
+
+docs-links: setup  ## Whether the links of the docs to other sites work: needs a network
+	$(SPHINX) -b linkcheck docs build/docs/links $(ARGS)
+
+docs-accessibility: docs  ## WCAG 2.2 A and AA on every page of the site, by axe-core in Chromium
+	$(BIN)/python docs/tools/accessibility.py
+
 lint: setup  ## Linters, types, format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -96,5 +111,5 @@ format: setup  ## Format Python and C++ in place
 	$(BIN)/clang-format -i $(SOURCES) $(EMULATOR)
 
 clean:  ## Remove what was built
-	rm -rf $(VENV) build *.egg-info jumpstart_kernels/*.so .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info jumpstart_kernels/_native* .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

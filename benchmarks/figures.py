@@ -14,11 +14,11 @@ from pathlib import Path
 import benchmarks.matrix.__main__ as matrix
 import benchmarks.paper.report.__main__ as paper
 import benchmarks.report.__main__ as layer
-from benchmarks import demo, instruments
+from benchmarks import demo, instruments, packages
 from benchmarks.plasticity import report as plasticity
 from benchmarks.report import command, passes
 
-PARTS = (layer, passes, paper, plasticity, demo, instruments, matrix)
+PARTS = (layer, passes, paper, plasticity, demo, instruments, matrix, packages)
 
 
 def redraw(results: Path, root: Path) -> list[Path]:

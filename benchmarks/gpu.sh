@@ -173,7 +173,7 @@ for name in "${stages[@]}"; do
         continue
       fi
       case $name in
-        build) stage build env JUMPSTART_REQUIRE_NATIVE=1 "$PYTHON" setup.py build_ext --inplace ;;
+        build) stage build env JUMPSTART_BUILD=require "$PYTHON" setup.py build_ext --inplace ;;
         # A failed capture leaves its process unusable, so the stage graphs runs each test in its own. Tests that take
         # most of the memory run alone, in the stage large.
         tests)

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import torch
 
+# What is tested is what is there; the tests of building at first use say otherwise.
+os.environ.setdefault("JUMPSTART_BUILD", "never")
 # Compile in this process: a pool of compiler processes beside those of pytest can wait for itself.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 if not torch.cuda.is_available():

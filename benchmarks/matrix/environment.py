@@ -93,7 +93,7 @@ class Environment(NamedTuple):
 
     def build(self) -> None:
         """Compile and link the extension, including the CUDA code for a CUDA build of torch."""
-        variables = {"JUMPSTART_REQUIRE_NATIVE": "1"}
+        variables = {"JUMPSTART_BUILD": "require"}
         cuda = self.run(["-c", "import torch; print(torch.version.cuda or '')"], capture=True).strip()
         if self.with_cuda and not cuda:
             raise SystemExit(f"{self.name}: {self.torch} is a build without CUDA")

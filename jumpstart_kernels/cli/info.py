@@ -1,15 +1,19 @@
-"""The command ``info``: versions, devices, backends, and why one is missing."""
+"""The command ``info``: versions, devices, backends, why one is missing: what a bug report needs."""
 
 import argparse
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
+from torch.utils.collect_env import get_nvidia_driver_version, run
 
 import jumpstart_kernels
+from jumpstart_kernels.building import cache, toolchain
 from jumpstart_kernels.ops import backends, native
 
 EXTRAS = {  # package to its purpose
@@ -21,6 +25,12 @@ EXTRAS = {  # package to its purpose
     "transformers": "integrations.transformers",
     "tensorboard": "integrations.tensorboard",
 }
+# What changes a build, a choice of backend or a measurement.
+VARIABLES = (
+    *("JUMPSTART_BACKEND", "JUMPSTART_CPU", "JUMPSTART_BUILD", "JUMPSTART_CACHE"),
+    *("TRITON_INTERPRET", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "TORCH_CUDA_ARCH_LIST"),
+    *("CXX", "CXXFLAGS", "MAX_JOBS", "OMP_NUM_THREADS"),
+)
 
 
 def add_info(commands: argparse._SubParsersAction) -> None:
@@ -38,30 +48,33 @@ def info(arguments: argparse.Namespace) -> int:
 def _info() -> Iterator[str]:
     toolkits = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
     built_for = [f"with {name} {version}" for name, version in toolkits.items() if version]
-    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++", "cl"))), None)
     extension = native.extension()
-    yield f"jumpstart_kernels  {jumpstart_kernels.__version__}"
-    yield f"python             {platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield f"jumpstart_kernels  {jumpstart_kernels.__version__}, {_installation()}"
+    yield f"python             {platform.python_version()} on {platform.platform()}"
     yield f"torch              {torch.__version__}, {built_for[0] if built_for else 'without CUDA'}"
     yield f"triton             {_version('triton') or 'not installed'}"
-    yield f"C++ compiler       {compiler or 'not found: install g++ or clang++'}"
-    yield f"nvcc               {shutil.which('nvcc') or 'not found'}"
+    yield f"C++ compiler       {toolchain.find_compiler() or 'not found: install g++ or clang++'}"
+    yield f"ninja              {_version('ninja') or shutil.which('ninja') or 'not found: builds are slow'}"
+    yield f"nvcc               {toolchain.find_nvcc() or 'not found'}"
     yield f"cpu                {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    if torch.cuda.device_count():
+        yield f"NVIDIA driver      {get_nvidia_driver_version(run) or 'not found'}"
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
         memory = properties.total_memory / 2**30
         capability = f"{properties.major}.{properties.minor}"
         yield f"{f'cuda:{i}':<18} {properties.name}, capability {capability}, {memory:.0f} GiB"
     if extension is None:
-        yield "native extension   not built"
+        yield f"native extension   {native.missing()}"
     else:
         threads = (
             "threaded by OpenMP" if getattr(extension, "openmp", False) else "without OpenMP: one thread"
         )
         cuda = f"with CUDA {extension.cuda_version}" if native.has_cuda() else "without CUDA"
-        yield f"native extension   {threads}, {cuda}"
+        yield f"native extension   {threads}, {cuda}, {_origin(extension.__file__)}"
         yield f"instruction set    {native.instruction_set()} of {', '.join(native.instruction_sets())}"
-    for variable in ("JUMPSTART_BACKEND", "JUMPSTART_CPU"):
+    yield f"cache              {cache.cache_folder()}"
+    for variable in VARIABLES:
         if os.environ.get(variable):
             yield f"{variable:<18} {os.environ[variable]}"
     yield ""
@@ -74,6 +87,22 @@ def _info() -> Iterator[str]:
         yield f"{package:<13} {state} (for {purpose})"
 
 
+def _installation() -> str:
+    """How and where the package is installed."""
+    try:
+        direct = importlib.metadata.distribution("jumpstart_kernels").read_text("direct_url.json") or "{}"
+        editable = json.loads(direct).get("dir_info", {}).get("editable", False)
+        how = "editable" if editable else "installed"
+    except importlib.metadata.PackageNotFoundError:
+        how = "not installed"
+    return f"{how}, in {cache.PACKAGE}"
+
+
+def _origin(file: str | None) -> str:
+    folder = Path(file or "").parent
+    return "came with the package" if folder == cache.PACKAGE else f"built at first use into {folder}"
+
+
 def _backend_state(backend: str, device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         if torch.version.cuda is None and torch.version.hip is None:
@@ -83,7 +112,7 @@ def _backend_state(backend: str, device: str) -> str:
     if reason is not None:
         return f"unavailable: {reason}"
     try:
-        chosen = backends.select(torch.empty(0, device=device)) == backend
+        chosen = backends.current(device) == backend
     except RuntimeError:  # JUMPSTART_BACKEND names one that is not available
         chosen = False
     return "available, in use" if chosen else "available"

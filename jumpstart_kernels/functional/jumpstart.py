@@ -79,7 +79,7 @@ def jumpstart_relu(
         inplace: overwrite ``x`` with the output, as ``F.relu`` does.
 
     Returns:
-        A named tuple: ``output``, then the fields of :class:`JumpstartStatistics`.
+        A named tuple of ``output`` and the fields of :class:`JumpstartStatistics`.
 
     Raises:
         TypeError: ``x`` is not a tensor of one of these dtypes; ``bias`` is not a tensor of the same one.
@@ -118,7 +118,7 @@ def jumpstart_activation(
         parameter: the activation's own number; not used by those that have none.
 
     Returns:
-        A named tuple: ``output``, then the fields of :class:`JumpstartStatistics`.
+        A named tuple of ``output`` and the fields of :class:`JumpstartStatistics`.
 
     Raises:
         TypeError: ``x`` is not a tensor of the operator's dtypes; ``parameter`` is no number.

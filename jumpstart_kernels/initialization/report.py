@@ -13,11 +13,11 @@ class Initialized(NamedTuple):
     """What has become of one layer."""
 
     reads: str
-    """``"pairs"``: ``x₊ − x₋``; ``"units"``: each alone; ``"both"``; ``""`` for a layer that is left."""
+    """``"pairs"`` (``x₊ − x₋``), ``"units"`` (each alone), ``"both"``, or ``""`` for a layer that is left."""
     makes: str
-    """``"pairs"``: ``V z`` and ``−V z``; ``"units"``: ``V z``; ``""`` for a layer that is left."""
+    """``"pairs"`` (``V z`` and ``−V z``), ``"units"`` (``V z``), or ``""`` for a layer that is left."""
     kernel: str
-    """``"center"``: all but the tap in the middle is zero; ``"patch"``: ``V`` is of all taps; else ``""``."""
+    """``"center"`` (all but the tap in the middle is zero), ``"patch"`` (``V`` is of all taps), or ``""``."""
     reason: str
     """Why it does not make pairs, or is left as it is; else ``""``."""
 

@@ -29,11 +29,6 @@ class Backend(NamedTuple):
     only_asked_on: tuple[str, ...] = ()
     """Device types on which it only runs if selected."""
 
-    @property
-    def is_built(self) -> bool:
-        """Whether the operators have an overload of this backend."""
-        return self.kernels is not None or native.extension() is not None
-
 
 _TABLE = (  # fastest first
     Backend("native", native.unavailable, None, native),
@@ -68,6 +63,15 @@ def select(x: Tensor) -> str:
     if backend is None:
         backend = resolved[device_type] = _resolve(device_type, _chosen)
     return backend
+
+
+def current(device_type: str) -> str:
+    """The backend that would run on a device type as things are, without building one for it.
+
+    Raises:
+        RuntimeError: the selected backend cannot run there.
+    """
+    return _pick(device_type, _chosen)
 
 
 def select_shortcuts(x: Tensor) -> ModuleType | None:
@@ -122,12 +126,20 @@ def _check(backend: str) -> None:
     if not isinstance(backend, str) or backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    if backend == "native":
+        native.prepare(devices[0])
     reasons = [unavailable(backend, device) for device in devices]
     if all(reasons):
         raise RuntimeError(f"backend {backend!r} is not available: {reasons[-1]}")
 
 
 def _resolve(device_type: str, chosen: str | None) -> str:
+    if chosen in (None, "native"):
+        native.prepare(device_type)
+    return _pick(device_type, chosen)
+
+
+def _pick(device_type: str, chosen: str | None) -> str:
     if chosen is not None:
         reason = unavailable(chosen, device_type)
         if reason is not None:

@@ -36,7 +36,7 @@ from jumpstart_kernels.ops.layout import (
     runs_channels_last,
     statistics_dtype,
 )
-from jumpstart_kernels.ops.registration import Function, register
+from jumpstart_kernels.ops.registration import Function, register, register_backends
 from jumpstart_kernels.ops.slack import SUMS_SHAPE
 
 # In the order of the fields of Options, ForwardResult, Gradients and Saved.
@@ -173,7 +173,5 @@ def _register(backend: Backend) -> torch._ops.OpOverload:
     )
 
 
-if native.extension() is not None:
-    LIBRARY.define("jumpstart_activation_.native" + _INPLACE)
-
-OVERLOADS = {name: _register(backend) for name, backend in BACKENDS.items() if backend.is_built}
+native.when_loaded(lambda: LIBRARY.define("jumpstart_activation_.native" + _INPLACE))
+OVERLOADS = register_backends(BACKENDS.values(), _register)

@@ -42,7 +42,7 @@ from jumpstart_kernels.ops.layout import (
     runs_channels_last,
     statistics_dtype,
 )
-from jumpstart_kernels.ops.registration import Function, register
+from jumpstart_kernels.ops.registration import Function, register, register_backends
 from jumpstart_kernels.ops.slack import SUMS_SHAPE
 
 # In the order of the fields of Options, ForwardResult, Gradients and LinkedSaved.
@@ -189,4 +189,4 @@ def _register(backend: Backend) -> torch._ops.OpOverload:
     )
 
 
-LINKED_OVERLOADS = {name: _register(backend) for name, backend in BACKENDS.items() if backend.is_built}
+LINKED_OVERLOADS = register_backends(BACKENDS.values(), _register)

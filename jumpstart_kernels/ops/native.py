@@ -5,26 +5,40 @@ that :mod:`jumpstart_kernels.ops` defines. Eager code can bypass the dispatcher'
 network more than the kernels do.
 """
 
+import importlib.util
 import os
-import shutil
-from collections.abc import Iterable
-from importlib import import_module
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch  # noqa: F401  (the extension needs torch's libraries loaded)
+from jumpstart_kernels.building import cache, recipe, toolchain
 
 _extension: ModuleType | None = None
-_import_error: ImportError | None = None
-try:
-    _extension = import_module("jumpstart_kernels._native")
-except ImportError as error:
-    _import_error = error
+_missing: str | None = None  # what is the matter with it
+_loading = threading.Lock()
+_when_loaded: list[Callable[[], None]] = []
 
 
 def extension() -> ModuleType | None:
-    """The compiled module, or None if it was not built or does not load."""
+    """The compiled module, or None if it was not built, does not load, or waits for its first use."""
     return _extension
+
+
+def when_loaded(run: Callable[[], None]) -> None:
+    """Call ``run`` now, or as soon as the extension is loaded."""
+    if _extension is None:
+        _when_loaded.append(run)
+    else:
+        run()
+
+
+def missing() -> str | None:
+    """What is the matter with the extension, if it is not loaded."""
+    return None if _extension is not None else _missing
 
 
 INSTRUCTION_SETS = ("avx512", "avx2", "default")
@@ -59,20 +73,104 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-_choose_instruction_set()
-
-
 def _declines(*arguments) -> Any:
     """The shortcuts without the extension."""
 
 
-jumpstart_activation = getattr(_extension, "jumpstart_activation", _declines)
+jumpstart_activation: Callable[..., Any] = _declines
 """``(x, bias, activation, parameter, unit_dim, position_points, margin, inplace, extrema_kind)`` to the
 output and a :class:`~jumpstart_kernels.ops.arguments.Record`; None where the operator must be called
 instead."""
 
-penalty = getattr(_extension, "penalty", _declines)
+penalty: Callable[..., Any] = _declines
 """``(records, weights, square_root)`` to the penalty; None where the operator must be called instead."""
+
+
+def _load(path: Path) -> None:
+    """Import the extension from a file, which registers its kernels.
+
+    Raises:
+        ImportError: it does not load.
+    """
+    global _extension, jumpstart_activation, penalty
+    spec = importlib.util.spec_from_file_location(recipe.NAME, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no extension module")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[recipe.NAME] = _extension = module
+    jumpstart_activation, penalty = module.jumpstart_activation, module.penalty
+    while _when_loaded:
+        _when_loaded.pop(0)()
+    _choose_instruction_set()
+
+
+def packaged_extension() -> Path | None:
+    """The extension that came with the package, if it fits and nothing is missing in it."""
+    path = cache.find_extension(cache.PACKAGE)
+    return path if path and not toolchain.find_misfit(path) and not toolchain.lacks_cuda(path) else None
+
+
+def _load_existing() -> None:
+    """Load the extension that came with the package if it fits, or else one that was built before."""
+    global _missing
+    packaged = cache.find_extension(cache.PACKAGE)
+    misfit = packaged and toolchain.find_misfit(packaged)
+    candidates = [packaged] if packaged and misfit is None else []
+    if packaged_extension() is None:
+        entry = cache.find_entry()
+        built = entry and entry.find()
+        candidates = ([built] if built else []) + candidates
+    _missing = f"that came with the package {misfit}" if misfit else "is not built"
+    for path in candidates:
+        try:
+            return _load(path)
+        except ImportError as error:
+            _missing = f"does not load ({error})"
+
+
+def prepare(device_type: str) -> None:
+    """Build the extension if it is not there and could run tensors on a device type; only tried once.
+
+    ``JUMPSTART_BUILD=never`` turns this off, ``JUMPSTART_BUILD=require`` makes it an error if it fails.
+
+    Raises:
+        RuntimeError: it cannot be built, and is required.
+    """
+    global _tried
+    setting = toolchain.build_setting()
+    if _extension is not None or _tried or setting == "never" or not _could_run(device_type):
+        return
+    with _loading:
+        if _extension is not None or _tried:
+            return
+        try:
+            _load_built(cache.build())
+        except cache.BuildError as error:
+            if setting == "require":
+                raise RuntimeError(f"JUMPSTART_BUILD=require, but {error}") from None
+            if device_type == "cpu":
+                warnings.warn(
+                    f"jumpstart_kernels runs in plain PyTorch, many times slower: {error} "
+                    "(JUMPSTART_BUILD=never: no such attempt, no such warning)",
+                    stacklevel=2,
+                )
+        _tried = True
+
+
+_tried = False
+
+
+def _load_built(path: Path) -> None:
+    try:
+        _load(path)
+    except ImportError as error:
+        remedy = "python -m jumpstart_kernels build compiles it again"
+        raise cache.BuildError(f"{path} does not load ({error}): {remedy}") from None
+
+
+def _could_run(device_type: str) -> bool:
+    return device_type == "cpu" or (device_type == "cuda" and toolchain.find_nvcc() is not None)
 
 
 def has_cuda() -> bool:
@@ -83,20 +181,17 @@ def has_cuda() -> bool:
 def unavailable(device_type: str = "cpu") -> str | None:
     """Why this backend cannot run on a device type and what to do about it; None if it can."""
     if _extension is None:
-        compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-        remedy = (
-            "reinstall the package from source with --no-build-isolation to build it"
-            if compiler
-            else "install a C++ compiler (g++ or clang++) and reinstall the package from source"
-        )
-        missing = _import_error is None or isinstance(_import_error, ModuleNotFoundError)
-        state = "is not built" if missing else "is built but does not load, perhaps built for another torch"
-        return f"the C++ extension {state} ({_import_error}): {remedy}"
+        remedy = toolchain.find_obstacle() or "python -m jumpstart_kernels build compiles it"
+        return f"the C++ extension {_missing}: {remedy}"
     if device_type == "cuda" and not has_cuda():
         return (
-            "the extension was built without CUDA: reinstall the package from source with nvcc and a CUDA "
-            "build of torch installed"
+            "the extension was built without CUDA: with nvcc and a CUDA build of torch, "
+            "python -m jumpstart_kernels build compiles it"
         )
     if device_type not in ("cpu", "cuda"):
         return f"it has kernels for cpu and cuda, not for {device_type}"
     return None
+
+
+_load_existing()
+_choose_instruction_set()

@@ -13,7 +13,7 @@ from torch.library import Library
 from jumpstart_kernels.ops import reference
 from jumpstart_kernels.ops.arguments import penalty_gradients, save_penalty
 from jumpstart_kernels.ops.backends import BACKENDS, Backend
-from jumpstart_kernels.ops.registration import Function, register
+from jumpstart_kernels.ops.registration import Function, register, register_backends
 from jumpstart_kernels.ops.slack import SUMS_SHAPE
 
 _FORWARD = "(Tensor[] slack_sums, float[] weights, bool square_root) -> Tensor"
@@ -61,8 +61,6 @@ def _register(backend: Backend) -> torch._ops.OpOverload:
 
 
 # The reference is not an operator, so that PyTorch and its compiler can trace through it.
-OVERLOADS = {
-    name: _register(backend)
-    for name, backend in BACKENDS.items()
-    if backend.kernels is not reference and backend.is_built
-}
+OVERLOADS = register_backends(
+    (backend for backend in BACKENDS.values() if backend.kernels is not reference), _register
+)

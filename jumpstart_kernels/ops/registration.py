@@ -1,11 +1,15 @@
 """Registers an overload of an operator and of its backward with PyTorch's dispatcher."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.library import Library
+
+from jumpstart_kernels.ops import native
+from jumpstart_kernels.ops.backends import Backend
 
 
 class Function(NamedTuple):
@@ -58,6 +62,23 @@ def register(
             lib=library,
         )
     return overload
+
+
+def register_backends(
+    backends: Iterable[Backend], register_one: Callable[[Backend], torch._ops.OpOverload]
+) -> dict[str, torch._ops.OpOverload]:
+    """The overloads by their backend; that of ``native`` comes in when its extension is loaded."""
+    overloads = {}
+
+    def add(backend: Backend) -> None:
+        overloads[backend.name] = register_one(backend)
+
+    for backend in backends:
+        if backend.kernels is not None:
+            add(backend)
+        else:
+            native.when_loaded(partial(add, backend))
+    return overloads
 
 
 def _differentiable(backward: torch._ops.OpOverload, definition: Callable[..., Any]) -> Callable[..., Any]:

@@ -73,8 +73,8 @@ def penalty(
             batch.
 
     Returns:
-        A 0-dim tensor, float32 (float64 if a layer ran in float64). The records are consumed: each forward
-        counts once.
+        A 0-dim tensor, float32 (float64 if a layer ran in float64). The records are consumed, so that each
+        forward counts once.
 
     Raises:
         TypeError: ``model``, ``sign_balance`` or ``process_group`` has the wrong type.

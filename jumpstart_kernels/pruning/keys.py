@@ -70,7 +70,7 @@ def permutation_keys(values: Tensor, *, ties: float = TIES, positive: bool = Tru
     no further apart than the tolerance. Those chained to 0 count as not positive. So the same values with
     other rounding have the same key if no gap between sorted values is close to the tolerance. Of tens of
     thousands of float32 samples some mostly are, so that a unit and 1.7 times the unit have different keys;
-    and where gaps are mostly below the tolerance, chains join what is not alike. :func:`same_order` knows
+    and where gaps are mostly below the tolerance, chains join what is not alike. ``same_order`` knows
     neither problem.
 
     Args:
@@ -188,7 +188,7 @@ def redundant_pairs(
     """Find the units of a layer that sort the samples alike.
 
     Two units have the same order if their ranks are equal, or, of units with different ranks, if both have
-    the same order as the first of their group. It has the same order as another unit if :func:`same_order`
+    the same order as the first of their group. It has the same order as another unit if ``same_order``
     says so and their correlation is 1 within 1e-6, so that not too many samples are tied in one alone.
 
     At several sites the correlation is the lowest of all sites, the same order must be that of all, and a

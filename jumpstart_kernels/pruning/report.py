@@ -69,7 +69,7 @@ class PruneReport:
     samples: int
     """Samples of the loader."""
     decisions: int
-    """Decisions on them: one a sample, unless the model decides for positions."""
+    """Decisions on them, one a sample unless the model decides for positions."""
     flips: int
     """Decisions of the loader that have changed."""
     max_flips: int

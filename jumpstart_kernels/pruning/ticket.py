@@ -138,7 +138,7 @@ class Ticket:
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Copies of the masks by name, as in :attr:`layers`: bool, of the weight's shape, True if kept."""
+        """Copies of the masks by name, as in :attr:`layers`; bool, of the weight's shape, True if kept."""
         self._check_present()
         return {weight.name: weight.mask for weight in self._weights}
 

@@ -54,7 +54,8 @@ def recycle(
     training on. Gradients of what starts anew are zeroed.
 
     In ``eval()`` the output stays the same, but for rounding, if every recycled unit was silent on all
-    inputs; :attr:`RecycleReport.changed` counts those of which not even the mean could be kept.
+    inputs; ``changed`` of the :class:`~jumpstart_kernels.recycling.RecycleReport` counts those of which not
+    even the mean could be kept.
 
     Call it between steps, each time with a new report. A watch (:func:`~jumpstart_kernels.watch`) is reset
     afterwards, and as long as its window is not full nothing happens: recycling more often than it fills is

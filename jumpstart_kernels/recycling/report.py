@@ -12,15 +12,15 @@ class RecycleReport:
     units: dict[str, int]
     """How many units each activation of the usage report has, by name."""
     found: dict[str, int]
-    """How many of them are dormant, or dead: see ``criterion``."""
+    """How many of them are dormant, or dead (see ``criterion``)."""
     recycled: dict[str, Tensor]
     """Those of them that have been recycled, int64, on the CPU. Empty where there are none."""
     left: dict[str, dict[str, int]]
-    """By activation and reason: how many have been found, but stay as they are."""
+    """How many have been found, but stay as they are, by activation and reason."""
     by_layer: dict[str, Tensor]
     """The units recycled by the name of the layer that makes them, such as ``"conv1"``, numbered as there."""
     unchanged: int
-    """How many recycled units have changed nothing in the output: on the data of the usage report they were
+    """How many recycled units have changed nothing in the output. On the data of the usage report they were
     constant, and that constant, unless it was 0, is now part of a bias."""
     on_average: int
     """How many recycled units were not constant, but have their mean in a bias."""

@@ -20,7 +20,7 @@ class _WarmedUp(PenaltySchedule):
         self.warmup_steps = check_count("warmup_steps", warmup_steps)
 
     def weight_at(self, step: int) -> float:
-        """λ after ``step`` calls of :meth:`step`."""
+        """λ after ``step`` calls of :meth:`~PenaltySchedule.step`."""
         if step < self.warmup_steps:
             return self.peak * (step + 1) / self.warmup_steps
         return self._after_warmup(step)
@@ -133,6 +133,6 @@ class SequentialPenalty(PenaltySchedule):
             raise ValueError(f"milestones must be positive and increasing, got {self.milestones}")
 
     def weight_at(self, step: int) -> float:
-        """λ after ``step`` calls of :meth:`step`."""
+        """λ after ``step`` calls of :meth:`~PenaltySchedule.step`."""
         current = bisect_right(self.milestones, step)
         return self.schedules[current].weight_at(step - [0, *self.milestones][current])

@@ -31,11 +31,11 @@ class Extras:
     """What a report has beside statuses, each at a cost of its own."""
 
     cosines: bool = False
-    """The mean cosine between samples: every pre-activation is read again."""
+    """The mean cosine between samples, for which every pre-activation is read again."""
     dormancy: bool = False
-    """Dormancy scores: every output is read again."""
+    """Dormancy scores, for which every output is read again."""
     effective_rank: bool = False
-    """The effective rank of the outputs: a product of matrices in float64 for every layer."""
+    """The effective rank of the outputs, from a product of matrices in float64 for every layer."""
 
     @property
     def outputs(self) -> bool:

@@ -23,7 +23,7 @@ class SampleCosine(NamedTuple):
     mean: Tensor
     """float32, float64 for float64; NaN without a pair."""
     pairs: Tensor
-    """int64, ordered: N(N − 1)."""
+    """int64, N(N − 1) ordered ones."""
 
 
 class CosineWatch(Watch[SampleCosine]):

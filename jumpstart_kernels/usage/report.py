@@ -30,7 +30,7 @@ class LayerUsage(NamedTuple):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class UsageReport(Mapping[str, float]):
-    """The ten ratios of :class:`UnitUsage` by name, and the data behind them; prints as a table.
+    """The ten ratios of :class:`~jumpstart_kernels.UnitUsage` by name, and their data; prints as a table.
 
     Status tensors are int8, on the CPU: −1 dead, 0 linear, 1 nonlinear.
     """
@@ -43,7 +43,7 @@ class UsageReport(Mapping[str, float]):
     point_status: Tensor
     """``[points, layers]``, of the layers in ``point_layers``."""
     point_layers: tuple[str, ...]
-    """The layers in the ratios over points: all but those whose dimension 0 does not hold the samples."""
+    """The layers in the ratios over points, which are all whose dimension 0 holds the samples."""
     nan_units: int
     """Number of units that saw a NaN. They count as nonlinear."""
     unit_max: dict[str, Tensor]
@@ -57,8 +57,8 @@ class UsageReport(Mapping[str, float]):
     unit_mean: dict[str, Tensor] = field(default_factory=dict)
     """Likewise the mean of each unit's output, not of its magnitude."""
     effective_ranks: dict[str, float] = field(default_factory=dict)
-    """How many directions the outputs of each layer fill, from 1 to ``C``: the exponential of the entropy of
-    their normalized singular values (Roy, Vetterli, 2007), positions taken as samples. Empty unless asked
+    """How many directions the outputs of each layer fill, from 1 to ``C``, as the exponential of the entropy
+    of their normalized singular values (Roy, Vetterli, 2007), positions taken as samples. Empty unless asked
     for.
     """
 

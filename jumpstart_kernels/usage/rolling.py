@@ -59,7 +59,7 @@ def watch(
 
     Args:
         model: what the training loop calls: the wrapper, if there is one (DDP, ``torch.compile``). If it
-            calls no model as a whole, use :meth:`ModelWatch.batch`.
+            calls no model as a whole, use :meth:`~jumpstart_kernels.usage.rolling.ModelWatch.batch`.
         every: observe one forward in so many. 1 observes all.
         window: a report covers the last so many observed forwards, or more,
         samples: until it covers so many samples: a unit that fires for one in a hundred looks dead in ten.
@@ -73,8 +73,8 @@ def watch(
         cosines: as of :class:`~jumpstart_kernels.UnitUsage`.
 
     Returns:
-        The watch, for its reports; it lasts until :meth:`ModelWatch.remove`. Copies and pickles of the model
-        are not watched.
+        The watch, for its reports; it lasts until :meth:`~jumpstart_kernels.usage.rolling.ModelWatch.remove`.
+        Copies and pickles of the model are not watched.
 
     Raises:
         TypeError: an argument has the wrong type.

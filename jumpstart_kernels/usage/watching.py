@@ -201,7 +201,7 @@ def layer_extrema(
         unit_dim: as in :meth:`~jumpstart_kernels.UnitUsage.watch`.
 
     Returns:
-        Named tuples: ``unit_max`` and ``unit_min`` ``[C]``, ``point_max`` and ``point_min`` ``[N]``, or
+        Named tuples of ``unit_max`` and ``unit_min`` ``[C]``, ``point_max`` and ``point_min`` ``[N]``, or
         ``[N, *]`` with ``points="position"``; float32, float64 for float64, on the device of the layer. A
         layer called twice is two layers, ``"relu"`` and ``"relu#2"``.
 

@@ -4,12 +4,14 @@ import importlib.metadata
 import re
 import shutil
 import types
+from pathlib import Path
 
 import pytest
 import torch
 from cli_runs import program, run
 
 import jumpstart_kernels
+from jumpstart_kernels.building import cache
 from jumpstart_kernels.ops import backends, native
 
 
@@ -33,7 +35,9 @@ def test_no_command_is_a_mistake(capsys):
 def test_info_says_what_is_here(capsys):
     status, out, err = run(capsys, "info")
     assert (status, err) == (0, "")
-    assert f"jumpstart_kernels  {jumpstart_kernels.__version__}\n" in out
+    assert f"jumpstart_kernels  {jumpstart_kernels.__version__}, " in out
+    assert f"in {cache.PACKAGE}\n" in out
+    assert f"cache              {cache.cache_folder()}\n" in out
     assert f"torch              {torch.__version__}, with" in out
     for backend in backends.BACKENDS:
         reason = backends.unavailable(backend, "cpu")
@@ -48,15 +52,19 @@ def test_info_says_how_to_get_what_is_missing(capsys, monkeypatch):
     def nothing(package: str) -> str:
         raise importlib.metadata.PackageNotFoundError(package)
 
-    monkeypatch.setattr(importlib.metadata, "version", nothing)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for name in ("version", "distribution"):
+        monkeypatch.setattr(importlib.metadata, name, nothing)
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
     monkeypatch.setattr(native, "_extension", None)
+    monkeypatch.setattr(native, "_missing", "is not built")
     monkeypatch.setattr(backends, "_resolved", {})
     status, out, _ = run(capsys, "info")
     assert status == 0
-    assert "native extension   not built" in out
+    assert f"jumpstart_kernels  {jumpstart_kernels.__version__}, not installed, in" in out
+    assert "native extension   is not built\n" in out
+    assert "ninja              not found" in out
     assert "not found: install g++ or clang++" in out
-    assert re.search(r"^native +cpu +unavailable: .*install a C\+\+ compiler", out, re.MULTILINE)
+    assert re.search(r"^native +cpu +unavailable: .*install g\+\+ or clang\+\+", out, re.MULTILINE)
     assert re.search(r"^rich +not installed: pip install rich", out, re.MULTILINE)
 
 
@@ -69,6 +77,7 @@ def test_info_says_how_to_get_what_is_missing(capsys, monkeypatch):
 )
 def test_info_says_how_the_extension_is_built(capsys, monkeypatch, cuda_version, openmp, expected):
     extension = types.SimpleNamespace(
+        __file__="/somewhere/else/_native.so",
         cuda_version=cuda_version,
         openmp=openmp,
         instruction_set=lambda: "avx2",
@@ -76,6 +85,7 @@ def test_info_says_how_the_extension_is_built(capsys, monkeypatch, cuda_version,
     )
     monkeypatch.setattr(native, "_extension", extension)
     out = run(capsys, "info")[1]
+    expected += f", built at first use into {Path('/somewhere/else')}"
     assert f"native extension   {expected}\ninstruction set    avx2 of avx512, avx2, default\n" in out
 
 

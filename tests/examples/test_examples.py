@@ -135,5 +135,5 @@ def test_the_notebook_is_stored_without_outputs():
 def test_the_table_has_every_example():
     table = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     scripts = sorted(path.name for path in EXAMPLES.glob("*.py"))
-    assert scripts == sorted(set(re.findall(r"\(\.\./examples/(\w+\.py)\)", table)))
+    assert scripts == sorted(set(re.findall(r"\((\w+\.py)\)", table)))
     assert all(table.count(f" examples/{name}`") == 1 for name in scripts)

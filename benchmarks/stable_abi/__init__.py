@@ -1,0 +1,1 @@
+"""An experiment: the CPU kernels on the stable ABI of libtorch. See docs/stable_abi.md."""

@@ -1,0 +1,161 @@
+"""How ``csrc/`` becomes the extension: for the CPU, and for CUDA where nvcc and a CUDA torch are.
+
+``setup.py`` loads this file by its path, and a build at first use runs it as a program, so it imports nothing
+of the package.
+"""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+CSRC = Path("csrc")
+NAME = "jumpstart_kernels._native"
+RECORD = "_native.json"
+# Contracted to fused multiply-adds, sums and gradients would depend on the instruction set.
+FLAGS = ["-O3", "-g0", "-fno-math-errno", "-ffp-contract=off", "-Wall"]
+# Off: what the compiler says of its own AVX-512 header, and of vectors wider than the target's.
+KERNEL_WARNINGS = ["-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-psabi"]
+# The CPU kernels, one file per instruction set. Functions that they share are always inlined, so that none
+# compiled for a newer processor is linked into the kernels for an older one.
+INSTRUCTION_SETS: dict[str, list[str]] = {"default": [], "avx2": [], "avx512": []}
+if platform.machine() in ("x86_64", "AMD64"):
+    INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+    INSTRUCTION_SETS["avx512"] = [
+        *INSTRUCTION_SETS["avx2"],
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512vl",
+        "-mavx512dq",
+    ]
+# Without fused multiply-adds: gradients are the reference's to the bit.
+CUDA_FLAGS = ["-O3", "-lineinfo", "-fmad=false"]
+ARCHITECTURES = (80, 90, 100)  # and by PTX those that come after
+BYTES_A_COMPILER = 2**30  # what g++ takes for a file with torch's headers
+
+
+def extension_arguments(failed: Callable[[Exception], None] | None = None) -> dict[str, Any]:
+    """What ``setuptools.setup`` needs to build the extension of the sources in the working directory.
+
+    Args:
+        failed: called with what went wrong if the extension cannot be built, and nothing is; by default the
+            error is raised.
+
+    Raises:
+        ImportError: torch or setuptools cannot be imported.
+    """
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+
+    kernels = [CSRC / "cpu" / f"kernels_{name}.cpp" for name in INSTRUCTION_SETS]
+    cuda_sources = [*sorted((CSRC / "cuda").glob("*.cpp")), *sorted((CSRC / "cuda").glob("*.cu"))]
+    sources = [path for path in sorted(CSRC.rglob("*.cpp")) if path not in kernels + cuda_sources]
+    nvcc = Path(CUDA_HOME or "") / "bin" / "nvcc"
+    cuda = fits_cuda(nvcc, torch.version.cuda)
+    macros, cuda_flags = [], []
+    if cuda:
+        sources += cuda_sources
+        macros = [("JUMPSTART_CUDA_VERSION", f'"{torch.version.cuda}"')]
+        cuda_flags = CUDA_FLAGS + architecture_flags(nvcc)
+
+    class Build(BuildExtension):
+        extensions: list[Any]
+
+        def build_extensions(self) -> None:
+            try:
+                for extension in self.extensions:
+                    extension.extra_objects += self.compile_kernels()
+                super().build_extensions()
+                for extension in self.extensions:
+                    built = Path(self.get_ext_fullpath(extension.name))
+                    record = {"torch": torch.__version__, "cuda": torch.version.cuda if cuda else None}
+                    built.with_name(RECORD).write_text(json.dumps(record) + "\n")
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed(error)
+                self.extensions = []
+
+        def compile_kernels(self) -> list[str]:
+            def compile_one(source: Path, flags: list[str]) -> list[str]:
+                return self.compiler.compile(
+                    [str(source)],
+                    output_dir=self.build_temp,
+                    include_dirs=[str(CSRC)],
+                    extra_postargs=["-std=c++17", "-fPIC", *FLAGS, *KERNEL_WARNINGS, *flags],
+                )
+
+            with ThreadPoolExecutor(worker_count()) as threads:  # each takes minutes
+                compiled = list(threads.map(compile_one, kernels, INSTRUCTION_SETS.values()))
+            return [each for objects in compiled for each in objects]
+
+        def get_outputs(self) -> list[str]:
+            outputs = super().get_outputs()
+            return [*outputs, *{str(Path(path).with_name(RECORD)) for path in outputs}]
+
+    os.environ.setdefault("MAX_JOBS", str(worker_count()))  # what BuildExtension gives to ninja
+    openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
+    extension = (CUDAExtension if cuda else CppExtension)(
+        NAME,
+        [str(source) for source in sources],
+        include_dirs=[str(CSRC.resolve())],
+        define_macros=macros,
+        depends=[str(header) for header in [*sorted(CSRC.rglob("*.h")), *sorted(CSRC.rglob("*.cuh"))]],
+        extra_compile_args={"cxx": FLAGS + openmp, "nvcc": cuda_flags},
+        extra_link_args=openmp,
+    )
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": Build}}
+
+
+def worker_count() -> int:
+    """How many compilers run at once: one a core that this process may use, as far as memory goes."""
+    if os.environ.get("MAX_JOBS", "").isdigit():
+        return max(1, int(os.environ["MAX_JOBS"]))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        memory = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # not known here
+        return cores
+    return max(1, min(cores, memory // BYTES_A_COMPILER))
+
+
+def fits_cuda(nvcc: Path, torch_cuda: str | None) -> bool:
+    """Whether this nvcc compiles for this build of torch: PyTorch refuses another major version."""
+    if torch_cuda is None or not nvcc.exists():
+        return False
+    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    release = re.search(r"release (\d+)\.", text)
+    return release is not None and release[1] == torch_cuda.partition(".")[0]
+
+
+def architecture_flags(nvcc: Path) -> list[str]:
+    """What nvcc compiles for, unless TORCH_CUDA_ARCH_LIST says it."""
+    if os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return []
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+    known = {int(number) for number in re.findall(r"compute_(\d+)", listed)}
+    chosen = [number for number in ARCHITECTURES if number in known]
+    flags = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in chosen]
+    return [*flags, f"-gencode=arch=compute_{chosen[-1]},code=compute_{chosen[-1]}"]
+
+
+def main() -> None:
+    """Build the sources in the working directory into the first folder, by way of the second."""
+    output, temporary = sys.argv[1:]
+    from setuptools import Distribution
+
+    distribution = Distribution({"name": "jumpstart_kernels", **extension_arguments()})
+    command = distribution.get_command_obj("build_ext")
+    command.build_lib, command.build_temp = output, temporary
+    command.ensure_finalized()
+    command.run()
+
+
+if __name__ == "__main__":
+    main()
