@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h)
+EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h benchmarks/stable_abi/*.cpp benchmarks/stable_abi/*.h)
 
 .PHONY: help setup demo test test-gpu test-instruction-sets test-matrix test-large packages fuzz soak bench figures paper paper-run docs docs-links docs-accessibility lint format clean
 
@@ -59,8 +59,8 @@ packages: setup  ## Build sdist and wheel, install and use the wheel in a clean 
 bench: setup  ## The cost of the layer on this machine, compared with its peers
 	$(BIN)/python -m jumpstart_kernels bench $(ARGS)
 
-figures: setup  ## Redraw the figures and tables of the README and docs/benchmarks.md from benchmarks/results
-	$(BIN)/python -m benchmarks.report $(ARGS)
+figures: setup  ## Redraw all figures and generated tables of the README and docs/ from benchmarks/results
+	$(BIN)/python -m benchmarks.figures $(ARGS)
 
 test-large: setup  ## Activations of more than 2**31 elements; 20 GB of memory
 	$(BIN)/python -m pytest -m large -q $(ARGS)
@@ -71,7 +71,7 @@ fuzz: setup  ## 10,000 random cases against the definition; ARGS="--cases 500 --
 soak: setup  ## 100,000 training steps: does memory grow?
 	$(BIN)/python -m benchmarks.soak --output benchmarks/results/soak.json $(ARGS)
 
-paper: setup  ## Redraw the figures and tables of docs/paper.md and docs/tuning.md from benchmarks/results
+paper: setup  ## The part of make figures that is docs/paper.md and docs/tuning.md
 	$(BIN)/python -m benchmarks.paper.report $(ARGS)
 
 # UCI: a folder of files in UCI's format. CIFAR: an .npz of JPEG files. Interrupted experiments resume.

@@ -26,10 +26,12 @@ from typing import Any
 import torch
 
 from benchmarks.matrix.environment import ROOT, pinned_torch, run
+from benchmarks.report.command import read_complete, write
 from benchmarks.report.documents import insert
 from jumpstart_kernels.bench.machine import describe
 
 FOLDER = ROOT / "build" / "packages"
+STORED = "packages.json"  # of benchmarks/results, for --output
 DOCUMENT = Path("docs/install.md")
 DEMO = ("-m", "jumpstart_kernels", "demo", "--data", "wine", "--epochs", "50", "--output")
 # Which are imported in turn; the difference is what the package takes.
@@ -209,6 +211,14 @@ def make_table(found: dict[str, Any]) -> str:
 
 def megabytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB"
+
+
+def redraw(results: Path, root: Path) -> list[Path]:
+    """Write the table from the stored results; there is no figure."""
+    record = read_complete(results / STORED)
+    if record is not None:
+        write(root, [DOCUMENT], {"packages": make_table(record)})
+    return []
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -42,7 +42,12 @@ smartquotes_action = "D"  # dashes only: quotes are those of the pages
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4  # the anchors that code hosting sites give to headings
-repository_pages = {"README.md": "index", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog"}
+repository_pages = {
+    "README.md": "index",
+    "CONTRIBUTING.md": "contributing",
+    "CHANGELOG.md": "changelog",
+    "examples/README.md": "examples",
+}
 
 nb_execution_mode = "cache"  # run again when its code changes; make clean forgets
 nb_execution_raise_on_error = True

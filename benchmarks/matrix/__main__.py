@@ -18,6 +18,7 @@ from benchmarks.matrix.environment import (
     oldest_torch,
     pinned_torch,
 )
+from benchmarks.report.command import read_complete, write
 from benchmarks.report.documents import insert
 from benchmarks.result_files import FOLDER
 
@@ -26,7 +27,8 @@ OLDEST_PYTHON = "3.12"  # that of the GPU machines, where the extension built he
 OLDEST_CONSTRAINTS = ("numpy<2.4",)
 NEWEST_TORCH = "torch>=2.14"
 NAMES = ("oldest", "pinned", "newest")
-RESULTS = FOLDER / "matrix.json"
+STORED = "matrix.json"
+RESULTS = FOLDER / STORED
 DOCUMENT = Path("docs/versions.md")
 
 
@@ -67,6 +69,14 @@ def make_table(rows: Mapping[str, dict[str, Any]]) -> str:
         cells.append(f"{extension['bytes'] / 1e6:.1f} MB")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def redraw(results: Path, root: Path) -> list[Path]:
+    """Write the table from the stored results; there is no figure."""
+    record = read_complete(results / STORED)
+    if record is not None:
+        write(root, [DOCUMENT], {"matrix": make_table(record)})
+    return []
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -1,10 +1,8 @@
 """Draw docs/figures/plasticity.png and write the tables of docs/plasticity.md from the stored results.
 
-python -m benchmarks.plasticity.report
+python -m benchmarks.plasticity.report        (part of make figures)
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +14,8 @@ from torch import Tensor
 
 from benchmarks.paper.sweep import Record
 from benchmarks.plasticity import tables
-from benchmarks.report.documents import DPI, FIGURES, ROOT, insert
-from benchmarks.result_files import FOLDER
+from benchmarks.report import command
+from benchmarks.report.documents import DPI, FIGURES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,21 +102,12 @@ def draw_dead(axis: "Axes", groups: dict[str, list[Record]]) -> None:
         axis.plot([task + 1 for task in runs[0]["measured"]], means, **STYLES[name])
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Redraw the figure and write the tables."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.plasticity.report", description=__doc__.partition("\n")[0]
-    )
-    default = FOLDER / "plasticity.json"
-    parser.add_argument("--results", type=Path, default=default, metavar="FILE", help="default: %(default)s")
-    parser.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="of docs/")
-    arguments = parser.parse_args(words)
-    if not arguments.results.is_file():
-        parser.error(f"argument --results: there is no file {arguments.results}")
-    record = json.loads(arguments.results.read_text())
-    if record.get("remaining"):
-        parser.error(f"argument --results: {arguments.results} is not complete")
-    picture = arguments.root / FIGURES / "plasticity.png"
+def redraw(results: Path, root: Path) -> list[Path]:
+    """Draw the figure, and write the tables."""
+    record = command.read_complete(results / "plasticity.json")
+    if record is None:
+        return []
+    picture = root / FIGURES / "plasticity.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw(record).savefig(picture, dpi=DPI)
     parts = {
@@ -131,8 +120,13 @@ def main(words: Sequence[str] | None = None) -> int:
     }
     for problem in record["settings"]["problems"]:
         parts[f"plasticity-{problem}"] = tables.detail_table(record, problem)
-    for name in insert(arguments.root / DOCUMENT, parts):
-        print(f"{DOCUMENT}: {name}")
+    command.write(root, [DOCUMENT], parts)
+    return [picture]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = command.make_parser("benchmarks.plasticity.report", __doc__ or "")
+    command.run(parser.parse_args(words), parser, redraw)
     return 0
 
 

@@ -1,40 +1,34 @@
-"""Redraw every figure and table of README.md and of docs/ that shows stored results of benchmarks.
+"""Redraw the figures and tables of README.md, docs/benchmarks.md and docs/linked.md; print the goals.
 
-python -m benchmarks.report        (make figures)
+python -m benchmarks.report        (part of make figures)
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import goals
-from benchmarks.report.documents import ROOT, insert
+from benchmarks.report import command
 from benchmarks.report.figures import CAPTIONS, draw
 from benchmarks.report.tables import make_tables
-from benchmarks.result_files import FOLDER
 
 DOCUMENTS = (Path("README.md"), Path("docs/benchmarks.md"), Path("docs/linked.md"))
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Redraw the figures, write the tables, print the goals."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER", help="default: %(default)s")
-    parser.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="of README.md and docs/")
-    arguments = parser.parse_args(words)
-    if not arguments.results.is_dir():
-        parser.error(f"argument --results: there is no folder {arguments.results}")
-    parts = make_tables(arguments.results)
-    paths = draw(arguments.results, arguments.root)
+def redraw(results: Path, root: Path) -> list[Path]:
+    """Draw the figures of what was measured, and write its tables."""
+    paths = draw(results, root)
+    parts = make_tables(results)
     parts |= {f"figure-{path.stem}": f"![{CAPTIONS[path.stem]}](figures/{path.name})" for path in paths}
-    for document in DOCUMENTS:
-        for name in insert(arguments.root / document, parts):
-            print(f"{document}: {name}")
-    for path in paths:
-        print(path.relative_to(arguments.root))
+    command.write(root, DOCUMENTS, parts)
+    return paths
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Redraw, and print the goals."""
+    parser = command.make_parser("benchmarks.report", __doc__ or "")
+    arguments = parser.parse_args(words)
+    command.run(arguments, parser, redraw)
     print()
     goals.print_table(arguments.results)
     return 0

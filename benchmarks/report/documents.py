@@ -1,5 +1,6 @@
 """The documents that the reports write to, and how they replace a generated part of them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -7,7 +8,7 @@ FIGURES = Path("docs/figures")
 DPI = 200
 
 
-def insert(document: Path, parts: dict[str, str]) -> list[str]:
+def insert(document: Path, parts: Mapping[str, str]) -> list[str]:
     """Replace what stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; returns the names."""
     text, names = document.read_text(), []
     for name, part in parts.items():

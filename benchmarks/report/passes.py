@@ -1,18 +1,18 @@
 """What a bias and a ReLU read and write, by PyTorch and in one pass: the picture of docs/bias.md.
 
-python -m benchmarks.report.passes
+It shows no results. ``python -m benchmarks.figures`` draws it.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.report.documents import DPI, FIGURES, ROOT
+from benchmarks.report.documents import DPI, FIGURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAME = "bias_passes.png"
+NAME = "bias_passes"
 SIZE = 2  # bytes of an element, bfloat16
 MASK = 1 / 8  # bytes an element
 READ, WRITTEN = "#0072B2", "#E69F00"  # Okabe-Ito colors, hatched apart as well
@@ -96,10 +96,9 @@ def draw_passes() -> "Figure":
     return figure
 
 
-def main(root: Path = ROOT) -> None:
-    """Write the picture."""
-    draw_passes().savefig(root / FIGURES / NAME, dpi=DPI)
-
-
-if __name__ == "__main__":
-    main()
+def redraw(_results: Path, root: Path) -> list[Path]:
+    """Draw the picture."""
+    path = root / FIGURES / f"{NAME}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_passes().savefig(path, dpi=DPI)
+    return [path]

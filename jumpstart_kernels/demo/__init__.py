@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from jumpstart_kernels.demo.data import TITLES, Data, check_name, load_data
-from jumpstart_kernels.demo.figure import FORMATS, draw_figure
+from jumpstart_kernels.demo.figure import FORMATS, Column, draw_figure
 from jumpstart_kernels.demo.training import (
     BATCH_SIZE,
     DEPTH,
@@ -72,7 +72,7 @@ def run(datasets: list[str], epochs: int | None, seed: int, output: Path) -> int
         markup=False,
         soft_wrap=True,
     )
-    results: dict[str, tuple[Data, list[Run]]] = {}
+    columns: list[Column] = []
     with one_thread(), Progress(console=console, refresh_per_second=4) as progress:
         tasks = {
             name: progress.add_task(TITLES[name], total=epochs or SETTINGS[name].epochs, start=False)
@@ -84,12 +84,13 @@ def run(datasets: list[str], epochs: int | None, seed: int, output: Path) -> int
             progress.start_task(task)
             advance = partial(progress.advance, task)
             train(runs, data, epochs or SETTINGS[name].epochs, seed, on_epoch=advance)
-            results[name] = data, runs
+            columns.append(Column(data.title, data.chance, runs))
             progress.console.print(make_table(data, runs))
-    draw_figure(results, output)
+    draw_figure(columns, output)
     seconds = time.perf_counter() - start
+    backend = backends.select(data.x_train)
     console.print(
-        f"{output} shows every unit. {seconds:.0f} s, with Jumpstart on the {_backend(results)} backend.",
+        f"{output} shows every unit. {seconds:.0f} s, with Jumpstart on the {backend} backend.",
         markup=False,
         soft_wrap=True,
     )
@@ -119,11 +120,6 @@ def make_table(data: Data, runs: list[Run]) -> "Table":
             f"{run.median_step / runs[0].median_step:.2f}",
         )
     return table
-
-
-def _backend(results: dict[str, tuple[Data, list[Run]]]) -> str:
-    data, _ = next(iter(results.values()))
-    return backends.select(data.x_train)
 
 
 def _check_arguments(datasets: list[str], epochs: int | None, seed: int, output: Path) -> None:

@@ -1,11 +1,10 @@
 """The figure: the unit status of each network above its learning curves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jumpstart_kernels.demo.data import Data
-from jumpstart_kernels.demo.training import BATCH_NORM, JUMPSTART, PLAIN, Run
+from jumpstart_kernels.demo.training import BATCH_NORM, JUMPSTART, PLAIN, Trained
 from jumpstart_kernels.plots import style
 
 if TYPE_CHECKING:
@@ -22,48 +21,57 @@ FORMATS = (".png", ".svg", ".pdf")
 _BESIDE: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
 
 
-def draw_figure(results: Mapping[str, tuple[Data, Sequence[Run]]], path: Path) -> None:
+class Column(NamedTuple):
+    """A data set and the networks trained on it."""
+
+    title: str
+    chance: float
+    runs: Sequence[Trained]
+
+
+def draw_figure(columns: Sequence[Column], path: Path) -> None:
     """Write the unit-status map of each network above the learning curves, one column per data set.
 
     Args:
-        results: a data set and the networks trained on it, by name; the same networks for each.
+        columns: the same networks in each.
         path: the output file, in one of ``FORMATS``.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    networks = len(next(iter(results.values()))[1])
-    size = (max(3.1 * len(results), 5.2), 0.95 * networks + 3.6)  # inches
+    first = columns[0].runs
+    networks = len(first)
+    size = (max(3.1 * len(columns), 5.2), 0.95 * networks + 3.6)  # inches
     figure = Figure(figsize=size)
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.05)
     axes = figure.subplots(
-        networks + 1, len(results), squeeze=False, height_ratios=[1] * networks + [2.4], sharey="row"
+        networks + 1, len(columns), squeeze=False, height_ratios=[1] * networks + [2.4], sharey="row"
     )
-    for column, (data, runs) in zip(axes.T, results.values(), strict=True):
-        for axis, run in zip(column[:-1], runs, strict=True):
+    for down, column in zip(axes.T, columns, strict=True):
+        for axis, run in zip(down[:-1], column.runs, strict=True):
             draw_unit_status(axis, run)
-            axis.tick_params(labelbottom=run is runs[-1])
-        column[0].annotate(
-            data.title, (0.5, 1), (0, 20), fontsize=12, fontweight="bold", **_BESIDE, ha="center"
+            axis.tick_params(labelbottom=run is column.runs[-1])
+        down[0].annotate(
+            column.title, (0.5, 1), (0, 20), fontsize=12, fontweight="bold", **_BESIDE, ha="center"
         )
-        column[networks - 1].set_xlabel("layer")
-        draw_curves(column[-1], data, runs)
-    for axis, run in zip(axes[:-1, 0], runs, strict=True):
+        down[networks - 1].set_xlabel("layer")
+        draw_curves(down[-1], column)
+    for axis, run in zip(axes[:-1, 0], first, strict=True):
         axis.set_ylabel("unit", labelpad=2)
         text = {"color": LINES[run.name]["color"], "fontweight": "bold", "fontsize": 9, "rotation": 90}
         axis.annotate(run.name, (0, 0.5), (-38, 0), **text, **_BESIDE, ha="center", va="center")
     axes[-1, 0].set_ylabel("test accuracy")
 
     status = [Patch(facecolor=colour, label=f"{name} unit") for name, colour in style.STATUS.values()]
-    lines = [Line2D([], [], label=run.name, **LINES[run.name]) for run in runs]
+    lines = [Line2D([], [], label=run.name, **LINES[run.name]) for run in first]
     lines.append(Line2D([], [], label="chance", **CHANCE))
     figure.legend(handles=status, loc="outside upper center", ncols=3, frameon=False)
     figure.legend(handles=lines, loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=style.DPI)
 
 
-def draw_unit_status(axis: "Axes", run: Run) -> None:
+def draw_unit_status(axis: "Axes", run: Trained) -> None:
     """Layers on the x axis, units on the y axis; each cell is one unit of the trained network."""
     from matplotlib.colors import ListedColormap
 
@@ -84,13 +92,13 @@ def draw_unit_status(axis: "Axes", run: Run) -> None:
     style.bare(axis)
 
 
-def draw_curves(axis: "Axes", data: Data, runs: Sequence[Run]) -> None:
+def draw_curves(axis: "Axes", column: Column) -> None:
     """Test accuracy of each network after each epoch, and the chance level."""
-    for run in runs:
+    for run in column.runs:
         epochs, accuracies = zip(*run.curve, strict=True)
         axis.plot(epochs, accuracies, **LINES[run.name])
-    axis.axhline(data.chance, **CHANCE)
-    axis.set_xlim(0, runs[0].curve[-1][0])
+    axis.axhline(column.chance, **CHANCE)
+    axis.set_xlim(0, column.runs[0].curve[-1][0])
     axis.set_ylim(0, 1.02)
     axis.set_xlabel("epoch")
     axis.grid(axis="y", **style.GRID)

@@ -25,17 +25,14 @@ criterion = nn.CrossEntropyLoss()
 
 
 @dataclass
-class Run:
-    """A network and the record of its training."""
+class Trained:
+    """What the figure shows of a network's training."""
 
     name: str
-    model: nn.Module
     lam: float = 0.0
     """Weight of the penalty; 0 trains without it."""
     curve: list[tuple[int, float]] = field(default_factory=list)
     """(epoch, test accuracy); epoch 0 is before the first step."""
-    step_seconds: list[float] = field(default_factory=list)
-    """Per training step: forward, loss, backward and optimizer."""
     unit_status: Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.int8))
     """int8 ``[layers, units]`` over the training data: −1 dead, 0 linear, 1 nonlinear."""
 
@@ -44,14 +41,23 @@ class Run:
         """Test accuracy after the last epoch."""
         return self.curve[-1][1]
 
+    def share(self, status: int) -> float:
+        """Fraction of the units that are dead (−1), linear (0) or nonlinear (1)."""
+        return (self.unit_status == status).float().mean().item()
+
+
+@dataclass(kw_only=True)
+class Run(Trained):
+    """A network and the record of its training."""
+
+    model: nn.Module
+    step_seconds: list[float] = field(default_factory=list)
+    """Per training step: forward, loss, backward and optimizer."""
+
     @property
     def median_step(self) -> float:
         """Median seconds per step."""
         return statistics.median(self.step_seconds)
-
-    def share(self, status: int) -> float:
-        """Fraction of the units that are dead (−1), linear (0) or nonlinear (1)."""
-        return (self.unit_status == status).float().mean().item()
 
 
 def build_network(
@@ -75,7 +81,11 @@ def build_runs(data: Data, seed: int, lam: float, *, depth: int = DEPTH, width: 
         torch.manual_seed(seed)
         batch_norm = build_network(data.features, data.classes, depth=depth, width=width, batch_norm=True)
     jumpstart = jk.replace_relu(copy.deepcopy(plain))
-    return [Run(PLAIN, plain), Run(BATCH_NORM, batch_norm), Run(JUMPSTART, jumpstart, lam)]
+    return [
+        Run(PLAIN, model=plain),
+        Run(BATCH_NORM, model=batch_norm),
+        Run(JUMPSTART, lam, model=jumpstart),
+    ]
 
 
 def train(

@@ -15,7 +15,7 @@ import jumpstart_kernels as jk
 from jumpstart_kernels import demo
 from jumpstart_kernels.demo import training
 from jumpstart_kernels.demo.data import load_data
-from jumpstart_kernels.demo.figure import draw_figure
+from jumpstart_kernels.demo.figure import Column, draw_figure
 
 SHAPES = {  # (training samples, test samples, features, classes)
     "wine": (118, 60, 13, 3),
@@ -136,7 +136,7 @@ def test_unit_status_is_that_of_the_training_data():
 
 def test_long_curves_have_a_hundred_points_and_the_last_epoch():
     data = load_data("wine", seed=0)
-    run = training.Run("plain", training.build_network(13, 3, depth=1))
+    run = training.Run("plain", model=training.build_network(13, 3, depth=1))
     training.train([run], data, epochs=205, seed=0)
     epochs = [epoch for epoch, _ in run.curve]
     assert epochs[:3] == [0, 2, 4] and epochs[-2:] == [204, 205]
@@ -200,8 +200,8 @@ def test_table_holds_the_figures():
 
 
 def test_figure_of_several_data_sets(tmp_path):
-    result = train_shortly()
-    draw_figure({"wine": result, "again": result}, tmp_path / "demo.svg")
+    data, runs = train_shortly()
+    draw_figure([Column(data.title, data.chance, runs)] * 2, tmp_path / "demo.svg")
     assert "<svg" in (tmp_path / "demo.svg").read_text()
 
 

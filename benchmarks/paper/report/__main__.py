@@ -1,18 +1,16 @@
 """Redraw every table and figure of docs/paper.md and docs/tuning.md from the stored results.
 
-python -m benchmarks.paper.report        (make paper)
+python -m benchmarks.paper.report        (make paper; part of make figures)
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.paper.report import ablation, cifar, grid, linked, pruning, pruning_figure, tickets, uci
 from benchmarks.paper.sweep import Record
-from benchmarks.report.documents import DPI, FIGURES, ROOT, insert
-from benchmarks.result_files import FOLDER
+from benchmarks.report import command
+from benchmarks.report.documents import DPI, FIGURES
 
 DOCUMENTS = (Path("docs/paper.md"), Path("docs/tuning.md"))
 TABLES: dict[str, Mapping[str, Callable[[Record], str]]] = {
@@ -122,36 +120,28 @@ DRAWINGS = {
 }
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Redraw the figures and write the tables of the results that exist."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.paper.report", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER", help="default: %(default)s")
-    parser.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="of docs/")
-    arguments = parser.parse_args(words)
-    if not arguments.results.is_dir():
-        parser.error(f"argument --results: there is no folder {arguments.results}")
+def redraw(results: Path, root: Path) -> list[Path]:
+    """Draw the figures of the results that exist, and write their tables."""
     parts: dict[str, str] = {}
+    pictures = []
     for stem, makers in TABLES.items():
-        path = arguments.results / f"{stem}.json"
-        if not path.is_file():
-            print(f"{path.name} does not exist: its tables and figures stay as they are")
-            continue
-        record = json.loads(path.read_text())
-        if record.get("remaining"):
-            print(f"{path.name} is not complete: its tables and figures stay as they are")
+        record = command.read_complete(results / f"{stem}.json")
+        if record is None:
             continue
         parts |= {name: make(record) for name, make in makers.items()}
         for name, (draw, caption) in DRAWINGS[stem].items():
-            picture = arguments.root / FIGURES / f"{name}.png"
+            picture = root / FIGURES / f"{name}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)
             draw(record).savefig(picture, dpi=DPI)
-            print(picture.relative_to(arguments.root))
+            pictures.append(picture)
             parts[f"figure-{name}"] = f"![{caption}](figures/{picture.name})"
-    for document in DOCUMENTS:
-        for name in insert(arguments.root / document, parts):
-            print(f"{document}: {name}")
+    command.write(root, DOCUMENTS, parts)
+    return pictures
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = command.make_parser("benchmarks.paper.report", __doc__ or "")
+    command.run(parser.parse_args(words), parser, redraw)
     return 0
 
 
