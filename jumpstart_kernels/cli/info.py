@@ -108,11 +108,14 @@ def _backend_state(backend: str, device: str) -> str:
         if torch.version.cuda is None and torch.version.hip is None:
             return "unavailable: torch is built without CUDA: install a CUDA build of torch"
         return "unavailable: torch sees no CUDA device: check nvidia-smi and CUDA_VISIBLE_DEVICES"
+    waits = backends.waits_for_first_use(device)
+    if backend == "native" and waits:
+        return "will be compiled at first use; now: python -m jumpstart_kernels build"
     reason = backends.unavailable(backend, device)
     if reason is not None:
         return f"unavailable: {reason}"
     try:
-        chosen = backends.current(device) == backend
+        chosen = backends.current(device) == backend and not waits
     except RuntimeError:  # JUMPSTART_BACKEND names one that is not available
         chosen = False
     return "available, in use" if chosen else "available"

@@ -74,6 +74,11 @@ def current(device_type: str) -> str:
     return _pick(device_type, _chosen)
 
 
+def waits_for_first_use(device_type: str) -> bool:
+    """Whether the first tensor on a device type will have the extension built, and run on it."""
+    return _chosen in (None, "native") and native.waits_for_first_use(device_type)
+
+
 def select_shortcuts(x: Tensor) -> ModuleType | None:
     """The shortcuts for ``x`` in eager code; see :func:`select`."""
     device_type = "cpu" if x.is_cpu else x.device.type

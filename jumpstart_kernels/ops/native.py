@@ -169,6 +169,15 @@ def _load_built(path: Path) -> None:
         raise cache.BuildError(f"{path} does not load ({error}): {remedy}") from None
 
 
+def waits_for_first_use(device_type: str) -> bool:
+    """Whether the first tensor on a device type will have the extension built."""
+    if _extension is not None or _tried or toolchain.build_setting() == "never":
+        return False
+    entry = cache.find_entry()
+    possible = toolchain.find_obstacle() is None and entry is not None and entry.failure() is None
+    return possible and _could_run(device_type)
+
+
 def _could_run(device_type: str) -> bool:
     return device_type == "cpu" or (device_type == "cuda" and toolchain.find_nvcc() is not None)
 

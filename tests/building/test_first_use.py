@@ -140,6 +140,19 @@ def test_nothing_is_built_before_its_use(run, unused):
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_info_says_what_the_first_use_will_do(run):
+    info = STUB + "from jumpstart_kernels.cli import main; raise SystemExit(main(['info']))"
+    out = run(info).stdout
+    assert "native     cpu   will be compiled at first use; now: python -m jumpstart_kernels build" in out
+    assert "in use" not in out
+    assert "reference  cpu   available, in use" in run(info, JUMPSTART_BACKEND="reference").stdout
+    out = run(info, JUMPSTART_BUILD="never").stdout
+    assert "native     cpu   unavailable: the C++ extension is not built" in out
+    assert "reference  cpu   available, in use" in out
+    run(f"{STUB}{TRAIN}step()", BUILT="nothing")
+    assert "reference  cpu   available, in use" in run(info).stdout
+
+
 def test_a_chosen_backend_builds_nothing(run):
     assert run(f"{STUB}{TRAIN}step()", JUMPSTART_BACKEND="reference").stdout == ""
 
