@@ -4,6 +4,7 @@ An entry is a folder for one state of the sources, one torch, one Python and one
 ever loaded into another torch than it was built for, and a rebuilt or updated one does not meet the old file.
 """
 
+import glob
 import hashlib
 import os
 import re
@@ -50,38 +51,43 @@ class Entry(NamedTuple):
     def find(self) -> Path | None:
         """The extension, if it has been built; by any compiler where there is none."""
         folders: Iterable[Path] = [self.folder]
-        if toolchain.find_compiler() is None and self.family.is_dir():
-            folders = sorted(self.family.glob(f"{self.sources}-*"))
+        if toolchain.find_compiler() is None:
+            of_sources = glob.escape(str(self.family / self.sources))
+            folders = map(Path, sorted(glob.glob(f"{of_sources}-*")))
         return next(filter(None, map(find_extension, folders)), None)
 
     def failure(self) -> str | None:
         """That it was built before, to no avail."""
         log = self.folder / LOG
-        if not log.is_file():
+        if not os.path.isfile(log):
             return None
         return f"building it has failed before, see {log}: python -m jumpstart_kernels build tries again"
 
 
-def cache_folder() -> Path:
-    """Where entries are: ``JUMPSTART_CACHE``, or ``jumpstart_kernels`` in the user's cache."""
-    if os.environ.get("JUMPSTART_CACHE"):
-        return Path(os.environ["JUMPSTART_CACHE"]).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jumpstart_kernels"
+def cache_folder() -> Path | None:
+    """Where entries are: ``JUMPSTART_CACHE``, or ``jumpstart_kernels`` in the user's cache; None without a home."""
+    named, of_user = os.environ.get("JUMPSTART_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        if named:
+            return Path(named).expanduser().absolute()
+        return Path(of_user or "~/.cache").expanduser().absolute() / "jumpstart_kernels"
+    except RuntimeError:  # there is no home
+        return None
 
 
 def find_extension(folder: Path) -> Path | None:
     """The extension in a folder that this Python can load."""
     path = folder / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None  # also where it may not be looked for
 
 
 def find_entry() -> Entry | None:
-    """The entry of what is here; None if the sources are not."""
-    sources = find_sources()
-    if sources is None:
+    """The entry of what is here; None if the sources are not, or no cache is."""
+    sources, folder = find_sources(), cache_folder()
+    if sources is None or folder is None:
         return None
     python = sysconfig.get_config_var("SOABI") or f"python{sys.version_info.major}{sys.version_info.minor}"
-    family = cache_folder() / f"{__version__}-torch{torch.__version__}-{python}"
+    family = folder / f"{__version__}-torch{torch.__version__}-{python}"
     return Entry(family, _digest_sources(sources), _digest(_describe_tools()))
 
 
@@ -129,7 +135,9 @@ def build(anew: bool = False, retry: bool = False) -> Path:
         raise BuildError(obstacle)
     entry, sources = find_entry(), find_sources()
     if entry is None or sources is None:
-        raise BuildError("its sources (csrc) are not beside the package: reinstall it")
+        missing = "its sources (csrc) are not with the package: reinstall it"
+        homeless = "there is no home to keep it in: let JUMPSTART_CACHE name a folder"
+        raise BuildError(missing if sources is None else homeless)
     started = time.time()
     try:
         lock = _acquire(entry.folder)

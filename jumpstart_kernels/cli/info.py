@@ -73,7 +73,7 @@ def _info() -> Iterator[str]:
         cuda = f"with CUDA {extension.cuda_version}" if native.has_cuda() else "without CUDA"
         yield f"native extension   {threads}, {cuda}, {_origin(extension.__file__)}"
         yield f"instruction set    {native.instruction_set()} of {', '.join(native.instruction_sets())}"
-    yield f"cache              {cache.cache_folder()}"
+    yield f"cache              {cache.cache_folder() or 'none: there is no home; set JUMPSTART_CACHE'}"
     for variable in VARIABLES:
         if os.environ.get(variable):
             yield f"{variable:<18} {os.environ[variable]}"

@@ -167,6 +167,28 @@ def test_a_file_in_place_of_the_folder_is_named(folder):
         cache.build()
 
 
+def test_without_a_home_it_is_said(monkeypatch):
+    def expanduser(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("JUMPSTART_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", expanduser)
+    assert cache.find_entry() is None
+    with pytest.raises(cache.BuildError, match="no home to keep it in: let JUMPSTART_CACHE name a folder"):
+        cache.build()
+
+
+def test_a_folder_that_may_not_be_read_holds_nothing(monkeypatch, folder):
+    def stat(path, **options):
+        raise PermissionError(path)
+
+    entry = cache.find_entry()
+    monkeypatch.setattr(toolchain, "find_compiler", lambda: None)
+    monkeypatch.setattr(cache.os, "stat", stat)
+    assert entry.find() is None and entry.failure() is None
+
+
 def test_without_sources_it_is_said(monkeypatch):
     monkeypatch.setattr(cache, "find_sources", lambda: None)
     with pytest.raises(cache.BuildError, match="reinstall it"):
