@@ -65,7 +65,7 @@ class Entry(NamedTuple):
 
 
 def cache_folder() -> Path | None:
-    """Where entries are: ``JUMPSTART_CACHE``, or ``jumpstart_kernels`` in the user's cache; None without a home."""
+    """``JUMPSTART_CACHE``, or ``jumpstart_kernels`` in the cache of the user; None without a home."""
     named, of_user = os.environ.get("JUMPSTART_CACHE"), os.environ.get("XDG_CACHE_HOME")
     try:
         if named:
