@@ -35,10 +35,12 @@ nitpick_ignore_regex = [
     ("py:.*", r"(os|pathlib|pytorch_lightning|torch|torchmetrics|transformers|types|typing)(\..*)?"),
     # The same, in annotations whose import is for type checkers only.
     ("py:class", r"Axes|Figure|Dataset|DeviceMesh|IterableDataset|ProcessGroup"),
+    # A type variable: what goes in comes out.
+    ("py:class", r"jumpstart_kernels\.surgery\.replace\.Model"),
     # Named for readers of the source.
     ("py:.*", r"jumpstart_kernels\.usage\.(activations\.SMOOTH|watching\.Watch)"),
 ]
-smartquotes_action = "D"  # dashes only: quotes are those of the pages
+smartquotes = False  # two dashes are an option's
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4  # the anchors that code hosting sites give to headings
@@ -80,5 +82,17 @@ html_theme_options = {
     "navigation_with_keys": True,
     "light_css_variables": {"color-code-background": "#f4f6f8"},  # apart from the page, which is white
 }
+
+
+def without_aliases(app, what, name, obj, options, lines):
+    """Fields of a named tuple say no more than their names, where nothing else was written of them."""
+    if lines and lines[0].startswith("Alias for field number"):
+        lines.clear()
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", without_aliases)
+
+
 if repository:
     html_theme_options["source_view_link"] = f"{repository}/blob/main/docs/{{filename}}"

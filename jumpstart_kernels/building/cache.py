@@ -7,8 +7,8 @@ ever loaded into another torch than it was built for, and a rebuilt or updated o
 import glob
 import hashlib
 import os
-import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -201,32 +201,31 @@ def _compile(folders: list[str], sources: Path, log: Path) -> int:
     variables = {**os.environ, "CXX": os.environ.get("CXX") or str(toolchain.find_compiler())}
     variables["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", "")))  # ninja
     with open(log, "w") as file:
+        # With a group of its own, in which compilers end together with it.
         running = subprocess.Popen(
-            command,
-            cwd=sources,
-            env=variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
+            command, cwd=sources, env=variables, stdout=file, stderr=file, start_new_session=True
         )
-        assert running.stdout is not None
         try:
-            for line in running.stdout:
-                file.write(line)
-                _show_progress(line)
-            return running.wait()
+            return _wait(running)
         finally:
-            running.kill()
-            if sys.stderr is not None and sys.stderr.isatty():
-                print("\r\033[K", end="", file=sys.stderr)
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
 
 
-def _show_progress(line: str) -> None:
-    """On a terminal: how many files ninja has compiled."""
-    counted = re.match(r"\[(\d+)/(\d+)\]", line)
-    if counted and sys.stderr is not None and sys.stderr.isatty():
-        print(f"\r\033[K{counted[1]} of {counted[2]} files", end="", file=sys.stderr, flush=True)
+def _wait(running: subprocess.Popen) -> int:
+    """The status of a process, at the end; on a terminal with the seconds until then."""
+    shown, started = sys.stderr is not None and sys.stderr.isatty(), time.monotonic()
+    while True:
+        try:
+            status = running.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            if shown:
+                seconds = time.monotonic() - started
+                print(f"\rcompiling: {seconds:.0f} s", end="", file=sys.stderr, flush=True)
+        else:
+            if shown:
+                print("\r\033[K", end="", file=sys.stderr, flush=True)
+            return status
 
 
 def _say(text: str) -> None:

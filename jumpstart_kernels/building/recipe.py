@@ -9,8 +9,11 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -177,9 +180,17 @@ def architecture_flags(nvcc: Path) -> list[str]:
     return [*flags, f"-gencode=arch=compute_{chosen[-1]},code=compute_{chosen[-1]}"]
 
 
+def end_with(parent: int) -> None:
+    """End this process and its compilers once its parent has: one that was killed could not do so itself."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.killpg(0, signal.SIGKILL)
+
+
 def main() -> None:
     """Build the sources in the working directory into the first folder, by way of the second."""
     output, temporary = sys.argv[1:]
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     from setuptools import Distribution
 
     distribution = Distribution({"name": "jumpstart_kernels", **extension_arguments()})

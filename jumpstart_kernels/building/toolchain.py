@@ -48,7 +48,7 @@ def find_obstacle() -> str | None:
         return (
             f"the C++ compiler {missing!r}, which CXX names, is not found"
             if missing
-            else "there is no C++ compiler: install g++ or clang++"
+            else "no C++ compiler is found: install g++ or clang++"
         )
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         return "Python.h is not found: install the headers of Python (python3-dev)"

@@ -1,6 +1,7 @@
 """The command line, ``python -m jumpstart_kernels``: one file per command."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -33,7 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     parsed = build_parser().parse_args(words, argparse.Namespace(words=words))
     try:
-        return parsed.run(parsed)
+        status = parsed.run(parsed)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader, such as head, has what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except CommandError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2

@@ -14,6 +14,7 @@ from torch.utils.collect_env import get_nvidia_driver_version, run
 
 import jumpstart_kernels
 from jumpstart_kernels.building import cache, toolchain
+from jumpstart_kernels.cli.errors import CommandError
 from jumpstart_kernels.ops import backends, native
 
 EXTRAS = {  # package to its purpose
@@ -40,6 +41,10 @@ def add_info(commands: argparse._SubParsersAction) -> None:
 
 def info(arguments: argparse.Namespace) -> int:
     """Print what is installed, what is missing and how to get it."""
+    try:
+        toolchain.build_setting()
+    except ValueError as error:
+        raise CommandError(str(error)) from None
     for line in _info():
         print(line)
     return 0
@@ -53,7 +58,7 @@ def _info() -> Iterator[str]:
     yield f"python             {platform.python_version()} on {platform.platform()}"
     yield f"torch              {torch.__version__}, {built_for[0] if built_for else 'without CUDA'}"
     yield f"triton             {_version('triton') or 'not installed'}"
-    yield f"C++ compiler       {toolchain.find_compiler() or 'not found: install g++ or clang++'}"
+    yield f"C++ compiler       {toolchain.find_compiler() or toolchain.find_obstacle()}"
     yield f"ninja              {_version('ninja') or shutil.which('ninja') or 'not found: builds are slow'}"
     yield f"nvcc               {toolchain.find_nvcc() or 'not found'}"
     yield f"cpu                {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
@@ -65,7 +70,9 @@ def _info() -> Iterator[str]:
         capability = f"{properties.major}.{properties.minor}"
         yield f"{f'cuda:{i}':<18} {properties.name}, capability {capability}, {memory:.0f} GiB"
     if extension is None:
-        yield f"native extension   {native.missing()}"
+        entry = cache.find_entry()
+        failure = entry and entry.failure()
+        yield f"native extension   {native.missing()}{f'; {failure}' if failure else ''}"
     else:
         threads = (
             "threaded by OpenMP" if getattr(extension, "openmp", False) else "without OpenMP: one thread"

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -30,16 +30,19 @@ _OPTIONS = tuple(name for name in inspect.signature(JumpstartReLU).parameters if
 
 logger = logging.getLogger("jumpstart_kernels")
 
+Model = TypeVar("Model", bound=nn.Module)
+"""What goes in comes out, but for a model that is an activation itself."""
+
 
 def replace_relu(
-    model: nn.Module,
+    model: Model,
     *,
     skip: Skip = (),
     unit_dim: int | str = "auto",
     fuse_bias: bool | str = "auto",
     activations: Iterable[str] = ("relu",),
     **options: Any,
-) -> nn.Module:
+) -> Model:
     """Replace every ReLU of a model by a :class:`~jumpstart_kernels.JumpstartReLU`, in place.
 
     It replaces
@@ -133,7 +136,7 @@ def replace_relu(
     return model
 
 
-def restore_relu(model: nn.Module) -> nn.Module:
+def restore_relu(model: Model) -> Model:
     """Undo :func:`replace_relu`, whichever activations it was asked for: every layer of its is plain again.
 
     The model is exactly as before: types, names and order of its modules, hooks, attributes, class forwards.

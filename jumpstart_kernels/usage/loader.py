@@ -29,7 +29,8 @@ def unit_usage(
 
     Args:
         model: any model with layers to watch; a compiled one runs uncompiled. Its training
-            flags are restored.
+            flags are restored. Functional calls, such as ``F.relu``, are no layers until
+            :func:`~jumpstart_kernels.replace_relu` has made layers of them.
         loader: yields the model's input: a tensor; a dict of tensors, passed as keyword arguments (as for
             transformers); or a tuple or list whose first item is one of these. Arrays become tensors;
             floating-point ones are cast to the dtype of the parameters. All are moved to the device of the

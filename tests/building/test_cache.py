@@ -1,6 +1,7 @@
 """What is built is kept, and only used where it fits."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -244,3 +245,53 @@ def test_a_process_that_is_killed_leaves_no_lock(folder):
     killed.kill()
     assert waiting.communicate(timeout=60)[0] == "compiling\n"
     assert waiting.returncode == 0
+
+
+# In place of the recipe: a compiler that goes on for long.
+COMPILING = """
+import importlib.util, os, subprocess, sys, threading
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("recipe", sys.argv[1])
+recipe = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(recipe)
+threading.Thread(target=recipe.end_with, args=(os.getppid(),), daemon=True).start()
+compiler = subprocess.Popen(["sleep", "300"])
+print("error: expected ';'", flush=True)
+Path(sys.argv[2]).write_text(str(compiler.pid))
+compiler.wait()
+"""
+COMPILE = """
+import sys
+from pathlib import Path
+from jumpstart_kernels.building import cache, recipe
+arguments, recipe.__file__ = [recipe.__file__, sys.argv[2]], sys.argv[1]
+cache._compile(arguments, Path("."), Path(sys.argv[3]))
+"""
+
+
+def runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked for in /proc")
+@pytest.mark.parametrize("ends", [signal.SIGKILL, signal.SIGINT])
+def test_compilers_end_with_the_process_that_wanted_them(tmp_path, ends):
+    script, compiler, log = tmp_path / "recipe.py", tmp_path / "compiler", tmp_path / "log"
+    script.write_text(COMPILING)
+    root = str(cache.PACKAGE.parent)
+    words = [sys.executable, "-c", COMPILE, str(script), str(compiler), str(log)]
+    building = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": root}, stderr=subprocess.DEVNULL)
+    while not (compiler.exists() and compiler.read_text()):
+        assert building.poll() is None
+        time.sleep(0.05)
+    process = int(compiler.read_text())
+    assert runs(process) and log.read_text() == "error: expected ';'\n"
+    building.send_signal(ends)
+    building.wait()
+    until = time.monotonic() + 30
+    while runs(process) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not runs(process)

@@ -76,7 +76,7 @@ def test_the_compiler_is_the_one_that_is_named(tmp_path, monkeypatch):
 def test_without_a_compiler_it_is_said_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    assert toolchain.find_obstacle() == "there is no C++ compiler: install g++ or clang++"
+    assert toolchain.find_obstacle() == "no C++ compiler is found: install g++ or clang++"
 
 
 def test_nvcc_is_looked_for_where_torch_is_built_for_cuda(tmp_path, monkeypatch):

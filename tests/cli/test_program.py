@@ -63,7 +63,7 @@ def test_info_says_how_to_get_what_is_missing(capsys, monkeypatch):
     assert f"jumpstart_kernels  {jumpstart_kernels.__version__}, not installed, in" in out
     assert "native extension   is not built\n" in out
     assert "ninja              not found" in out
-    assert "not found: install g++ or clang++" in out
+    assert "C++ compiler       no C++ compiler is found: install g++ or clang++" in out
     assert re.search(r"^native +cpu +unavailable: .*install g\+\+ or clang\+\+", out, re.MULTILINE)
     assert re.search(r"^rich +not installed: pip install rich", out, re.MULTILINE)
 
