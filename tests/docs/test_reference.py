@@ -13,7 +13,9 @@ import jumpstart_kernels
 from jumpstart_kernels import functional, nn, plots, pruning, recycling, schedules
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
-DIRECTIVE = re.compile(r"^\.\. (?:auto(?:class|data|exception|function|module)|py:data):: ([\w.]+)", re.MULTILINE)
+DIRECTIVE = re.compile(
+    r"^\.\. (?:auto(?:class|data|exception|function|module)|py:data):: ([\w.]+)", re.MULTILINE
+)
 INTEGRATIONS = {"lightning": "lightning", "tensorboard": "tensorboard", "transformers": "transformers"}
 
 
