@@ -261,8 +261,9 @@ Path(sys.argv[2]).write_text(str(compiler.pid))
 compiler.wait()
 """
 COMPILE = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job may have ignored
 from jumpstart_kernels.building import cache, recipe
 arguments, recipe.__file__ = [recipe.__file__, sys.argv[2]], sys.argv[1]
 cache._compile(arguments, Path("."), Path(sys.argv[3]))
