@@ -14,19 +14,14 @@ from typing import NamedTuple
 import torch
 from torch.utils.cpp_extension import include_paths, library_paths
 
+from jumpstart_kernels.building import recipe
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CSRC = ROOT / "csrc"
 TARGET = (2, 11)  # the oldest torch of pyproject.toml
-# As in setup.py.
-FLAGS = ["-std=c++17", "-fPIC", "-g0", "-fno-math-errno", "-ffp-contract=off", "-w"]
-AVX2 = ["-mavx2", "-mfma", "-mf16c"]
-INSTRUCTION_SETS: dict[str, list[str]] = {
-    "default": [],
-    "avx2": AVX2,
-    "avx512": [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"],
-}
-KERNELS = {name: CSRC / "cpu" / f"kernels_{name}.cpp" for name in INSTRUCTION_SETS}
+FLAGS = ["-std=c++17", "-fPIC", *recipe.FLAGS, "-w"]
+KERNELS = {name: CSRC / "cpu" / f"kernels_{name}.cpp" for name in recipe.INSTRUCTION_SETS}
 # The host code that is compiled as it is for the stable ABI.
 HOST = (
     "jumpstart_activation.cpp",
@@ -73,7 +68,8 @@ def missing() -> str | None:
 
 def build_kernels(folder: Path, names: Sequence[str] = tuple(KERNELS), level: str = "-O3") -> float:
     """Compile the kernels of these instruction sets; return the CPU time."""
-    return _compile({KERNELS[name]: [level, f"-I{CSRC}", *INSTRUCTION_SETS[name]] for name in names}, folder)
+    options = {KERNELS[name]: [f"-I{CSRC}", *recipe.INSTRUCTION_SETS[name], level] for name in names}
+    return _compile(options, folder)
 
 
 def build_stable(folder: Path, kernels: Path, level: str = "-O3") -> Built:
@@ -92,7 +88,7 @@ def build_stable(folder: Path, kernels: Path, level: str = "-O3") -> Built:
 
 
 def build_native(folder: Path, kernels: Path) -> Built:
-    """What setup.py builds, with the same kernels."""
+    """What setup.py builds, file by file, with the same kernels."""
     sources = [path for path in sorted(CSRC.rglob("*.cpp")) if path.parent.name != "cuda"]
     sources = [path for path in sources if path not in KERNELS.values()]
     paths = (CSRC, *include_paths(), sysconfig.get_path("include"))

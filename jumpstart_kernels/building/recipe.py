@@ -126,10 +126,10 @@ def combine(sources: list[str], temporary: Path) -> list[str]:
     """One file for the C++ of each folder: PyTorch's headers take longer to compile than the rest."""
     temporary.mkdir(parents=True, exist_ok=True)
     combined = [path for path in sources if not path.endswith(".cpp")]
-    for folder in sorted({Path(path).parent for path in sources if path.endswith(".cpp")}):
-        lines = [f'#include "{Path(path).resolve()}"\n' for path in sources if Path(path).parent == folder]
+    host = [Path(path) for path in sources if path.endswith(".cpp")]
+    for folder in sorted({path.parent for path in host}):
         file = temporary / f"{'_'.join(folder.parts)}.cpp"
-        file.write_text("".join(line for line in lines if line.endswith('.cpp"\n')))
+        file.write_text("".join(f'#include "{path.resolve()}"\n' for path in host if path.parent == folder))
         combined.append(str(file))
     return combined
 

@@ -70,9 +70,7 @@ def _info() -> Iterator[str]:
         capability = f"{properties.major}.{properties.minor}"
         yield f"{f'cuda:{i}':<18} {properties.name}, capability {capability}, {memory:.0f} GiB"
     if extension is None:
-        entry = cache.find_entry()
-        failure = entry and entry.failure()
-        yield f"native extension   {native.missing()}{f'; {failure}' if failure else ''}"
+        yield f"native extension   {native.missing()}"
     else:
         threads = (
             "threaded by OpenMP" if getattr(extension, "openmp", False) else "without OpenMP: one thread"

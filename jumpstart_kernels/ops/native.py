@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from jumpstart_kernels.building import cache, recipe, toolchain
 
 _extension: ModuleType | None = None
@@ -179,7 +181,10 @@ def waits_for_first_use(device_type: str) -> bool:
 
 
 def _could_run(device_type: str) -> bool:
-    return device_type == "cpu" or (device_type == "cuda" and toolchain.find_nvcc() is not None)
+    if device_type != "cuda":
+        return device_type == "cpu"
+    nvcc = toolchain.find_nvcc()
+    return nvcc is not None and recipe.fits_cuda(Path(nvcc), torch.version.cuda)
 
 
 def has_cuda() -> bool:
@@ -190,8 +195,10 @@ def has_cuda() -> bool:
 def unavailable(device_type: str = "cpu") -> str | None:
     """Why this backend cannot run on a device type and what to do about it; None if it can."""
     if _extension is None:
-        remedy = toolchain.find_obstacle() or "python -m jumpstart_kernels build compiles it"
-        return f"the C++ extension {_missing}: {remedy}"
+        entry = cache.find_entry()
+        failure = entry and entry.failure()
+        remedy = failure or "python -m jumpstart_kernels build compiles it"
+        return f"the C++ extension {_missing}: {toolchain.find_obstacle() or remedy}"
     if device_type == "cuda" and not has_cuda():
         return (
             "the extension was built without CUDA: with nvcc and a CUDA build of torch, "

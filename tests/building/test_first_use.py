@@ -150,7 +150,9 @@ def test_info_says_what_the_first_use_will_do(run):
     assert "native     cpu   unavailable: the C++ extension is not built" in out
     assert "reference  cpu   available, in use" in out
     run(f"{STUB}{TRAIN}step()", BUILT="nothing")
-    assert "reference  cpu   available, in use" in run(info).stdout
+    out = run(info).stdout
+    assert "reference  cpu   available, in use" in out
+    assert "is not built: building it has failed before, see" in out
 
 
 def test_a_chosen_backend_builds_nothing(run):
