@@ -19,7 +19,7 @@ $(VENV)/tools: constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel pybind11 ninja numpy
 	touch $@
 
-$(VENV)/ready: $(VENV)/tools setup.py pyproject.toml $(SOURCES)
+$(VENV)/ready: $(VENV)/tools setup.py pyproject.toml jumpstart_kernels/building/recipe.py $(SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt --editable ".[dev]"
 	touch $@
 
