@@ -57,7 +57,7 @@ struct Extrema {
 
 // Partial extrema as stored: 16 bytes, or 8 for 16-bit floats.
 template <typename scalar_t>
-struct alignas(sizeof(scalar_t) == 8 ? 8 : 16) LargePartial {
+struct alignas(8) LargePartial {
   using stat_t = stat_of<scalar_t>;
   Extrema<stat_t> extrema;
 
@@ -122,6 +122,14 @@ JUMPSTART_DEVICE key_t group_max(key_t key, int lanes) {
   return key;
 }
 JUMPSTART_DEVICE int32_t group_min(int32_t place, int lanes) { return -group_max(-place, lanes); }
+// The bits that any lane of a group has.
+JUMPSTART_DEVICE uint32_t group_or(uint32_t bits, int lanes) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  if (lanes == kWarpSize) return __reduce_or_sync(kWholeWarp, bits);
+#endif
+  for (int offset = lanes / 2; offset > 0; offset /= 2) bits |= __shfl_xor_sync(kWholeWarp, bits, offset);
+  return bits;
+}
 
 template <typename key_t, typename place_t>
 JUMPSTART_DEVICE void take_first_largest(key_t& key, place_t& place, key_t other, place_t other_place) {

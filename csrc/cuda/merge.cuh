@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/device.cuh"
 #include "cuda/statistics.cuh"
@@ -30,26 +31,39 @@ class Merge {
     const int first = across ? thread / items : thread % threads;
     const int64_t item = (block - axis.first_blocks) * items + item_in_block;
 
-    Candidate<stat_t> max{no_key<stat_t>(), 0}, min{no_key<stat_t>(), 0};
-    if (item < axis.items) {
-#pragma unroll 4
-      for (int64_t i = first; i < axis.partials; i += threads) take(axis, item, i, max, min);
-    }
     auto* found = reinterpret_cast<Candidate<stat_t>*>(shared_);  // [2, threads of an item, items]
-    const int slot = first * items + item_in_block;
-    found[slot] = max;
-    found[kThreads + slot] = min;
-    for (int half = threads / 2; half > 0; half /= 2) {
-      __syncthreads();
-      if (thread < half * items) {
-        found[thread].take(found[thread + half * items]);
-        found[kThreads + thread].take(found[kThreads + thread + half * items]);
+    const auto reduce = [&](auto with_places) {
+      Candidate<stat_t> max{no_key<stat_t>(), 0}, min{no_key<stat_t>(), 0};
+      if (item < axis.items) {
+#pragma unroll 4
+        for (int64_t i = first; i < axis.partials; i += threads) {
+          take<with_places.value>(axis, item, i, max, min);
+        }
       }
-    }
-    __syncthreads();
-    stat_t sums[kSlackSums] = {};
+      const int slot = first * items + item_in_block;
+      found[slot] = max;
+      found[kThreads + slot] = min;
+      for (int half = threads / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (thread < half * items) {
+          found[thread].take(found[thread + half * items]);
+          found[kThreads + thread].take(found[kThreads + thread + half * items]);
+        }
+      }
+      __syncthreads();
+    };
     const int64_t own_item = (block - axis.first_blocks) * items + thread;
-    if (thread < items && own_item < axis.items) {
+    const bool owner = thread < items && own_item < axis.items;
+    // Places are computed only where an item of the block has slack.
+    bool slack = f_.statistics.kind == kIndexed;
+    if (!slack) {
+      reduce(std::false_type{});
+      const Extrema<stat_t> own{found[thread].key, found[kThreads + thread].key, 0, 0};
+      slack = __syncthreads_or(owner && f_.statistics.has_slack(order_key(f_.statistics.margin), own));
+    }
+    if (slack) reduce(std::true_type{});
+    stat_t sums[kSlackSums] = {};
+    if (owner) {
       const Candidate<stat_t> largest = found[thread], smallest = found[kThreads + thread];
       f_.statistics.store(
           own_item + (units ? 0 : f_.layout.units), key_value<stat_t>(largest.key),
@@ -80,18 +94,21 @@ class Merge {
   }
 
  private:
+  template <bool with_places>
   JUMPSTART_DEVICE void take(const Axis& axis, int64_t item, int64_t i, Candidate<stat_t>& max,
                              Candidate<stat_t>& min) const {
     const Tiling& t = f_.plan.tiling;
     Extrema<stat_t> found;
-    int64_t max_place, min_place;
+    int64_t max_place = 0, min_place = 0;
     if (axis.source == Source::columns) {
       const int64_t group = axis.items > t.columns ? item / t.columns : 0;
       const int64_t region = group * axis.partials + i;
       found = f_.workspace.column_partials[region * t.columns + (item - group * t.columns)].open();
-      const int64_t begin = first_row(region);
-      max_place = begin + found.max_at;
-      min_place = begin + found.min_at;
+      if constexpr (with_places) {
+        const int64_t begin = first_row(region);
+        max_place = begin + found.max_at;
+        min_place = begin + found.min_at;
+      }
     } else if (axis.source == Source::rows) {
       const bool planes = f_.plan.kernel == ForwardKernel::planes;
       const auto pieces = planes ? f_.plan.chunks.chunks : t.tiles;
@@ -99,20 +116,23 @@ class Merge {
       const int64_t row_in_item = pieces == 1 ? i : i / pieces, piece = i - row_in_item * pieces;
       const int64_t row = item * axis.row_stride + row_in_item * axis.row_step;
       found = f_.workspace.row_partials[row * pieces + piece].open();
-      max_place = place(axis, row, row_in_item, piece * length + found.max_at);
-      min_place = place(axis, row, row_in_item, piece * length + found.min_at);
+      if constexpr (with_places) {
+        max_place = place(axis, row, row_in_item, piece * length + found.max_at);
+        min_place = place(axis, row, row_in_item, piece * length + found.min_at);
+      }
     } else {
       const int64_t region_in_item = i / t.tiles, tile = i - region_in_item * t.tiles;
       const int64_t region = item * t.regions + region_in_item;
       found = f_.workspace.segment_partials[region * t.tiles + tile].open();
-      // The rows are stored with the columns that hold the extrema.
-      const int64_t first_column = tile * t.tile_columns, begin = region_in_item * t.region_rows;
-      const int64_t max_column = first_column + found.max_at, min_column = first_column + found.min_at;
-      const auto* of_columns = f_.workspace.column_partials + region * t.columns;
-      const int64_t max_row = begin + of_columns[max_column].open().max_at;
-      const int64_t min_row = begin + of_columns[min_column].open().min_at;
-      max_place = place(axis, item * t.segment_rows + max_row, max_row, max_column);
-      min_place = place(axis, item * t.segment_rows + min_row, min_row, min_column);
+      if constexpr (with_places) {  // the rows are stored with the columns that hold the extrema
+        const int64_t first_column = tile * t.tile_columns, begin = region_in_item * t.region_rows;
+        const int64_t max_column = first_column + found.max_at, min_column = first_column + found.min_at;
+        const auto* of_columns = f_.workspace.column_partials + region * t.columns;
+        const int64_t max_row = begin + of_columns[max_column].open().max_at;
+        const int64_t min_row = begin + of_columns[min_column].open().min_at;
+        max_place = place(axis, item * t.segment_rows + max_row, max_row, max_column);
+        min_place = place(axis, item * t.segment_rows + min_row, min_row, min_column);
+      }
     }
     max.take({found.max, max_place});
     min.take({found.min, min_place});

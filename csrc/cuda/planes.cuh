@@ -10,6 +10,7 @@
 #include "cuda/device.cuh"
 #include "cuda/linked.cuh"
 #include "cuda/merge.cuh"
+#include "cuda/satisfied.cuh"
 #include "cuda/statistics.cuh"
 
 namespace jumpstart {
@@ -42,6 +43,7 @@ class Planes : PlaneBias<Vector<scalar_t, elements>, Bias> {
       if (active) this->begin(plane_ % f_.layout.units);
     }
     extrema_.clear();
+    seen_ = 0;
     const int32_t width = c_.lanes * elements;
     const auto end = static_cast<int32_t>(c_.chunk_columns);  // the same for all groups, for the shuffles
     for (int32_t place = 0; place * width < end; place += kDepth) {
@@ -51,11 +53,14 @@ class Planes : PlaneBias<Vector<scalar_t, elements>, Bias> {
         step<false>(place, width);
       }
     }
-    reduce(active && lane_ * elements < columns_, work, width);
+    auto found = satisfied_extrema<stat_t>();
+    if (seen_ != kReached) found = reduce(lane_ * elements < columns_, width);
+    if (active && lane_ == 0) f_.workspace.row_partials[work] = Partial<scalar_t>::close(found);
   }
 
  private:
   static constexpr bool kBiased = Bias::kUnitsAre != UnitsAre::without_bias;
+  static constexpr int kReached = 1, kNaN = 2;  // the margin on both sides, in each chunk; perhaps NaN
 
   // Pieces place .. place + kDepth of this thread, `width` columns apart.
   template <bool full>
@@ -76,8 +81,9 @@ class Planes : PlaneBias<Vector<scalar_t, elements>, Bias> {
         }
       }
       if constexpr (kBiased) this->add(x);
-      extrema_.add(x, place);
     }
+    if (is_limited()) look(x, active);
+    if (active && seen_ != kReached) extrema_.add(x, place);
     if (!f_.elementwise.output) return;
     if constexpr (is_linked<Activation>) {
       const auto inside = [&](int d) { return active && (full || column + d * width < columns_); };
@@ -104,7 +110,25 @@ class Planes : PlaneBias<Vector<scalar_t, elements>, Bias> {
     }
   }
 
-  JUMPSTART_DEVICE void reduce(bool active, int64_t work, int32_t width) {
+  // Whether extrema need not be followed beyond the margin.
+  JUMPSTART_DEVICE bool is_limited() const { return f_.statistics.kind == kLimited; }
+
+  // Looks whether the values of a step satisfy the chunks of this warp.
+  JUMPSTART_DEVICE void look(const Value (&x)[kDepth][V::kPacks], bool active) {
+    if (__any_sync(kWholeWarp, may_hold_nan<V>(x))) seen_ |= kNaN;
+    if (seen_) return;
+    Value high[1] = {x[0][0]}, low[1] = {x[0][0]};
+#pragma unroll
+    for (int i = 1; i < kDepth * V::kPacks; ++i) {
+      high[0] = P::max(high[0], x[i / V::kPacks][i % V::kPacks]);
+      low[0] = P::min(low[0], x[i / V::kPacks][i % V::kPacks]);
+    }
+    const Reach<V> reach(f_.statistics.margin);
+    const uint32_t bits = group_or(active ? reach.template bits<1>(high, low) : 0, c_.lanes);
+    if (__all_sync(kWholeWarp, Reach<V>::template all_packs<1>(bits))) seen_ = kReached;
+  }
+
+  JUMPSTART_DEVICE Extrema<stat_t> reduce(bool active, int32_t width) const {
     Extrema<stat_t> found = reduce_values<V>(extrema_.max, extrema_.min, active, c_.lanes);
     if (__any_sync(kWholeWarp, active && f_.statistics.has_slack(order_key(f_.statistics.margin), found))) {
       const auto column = [&](const typename P::Place(&at)[V::kPacks], int p, int i) {
@@ -115,7 +139,7 @@ class Planes : PlaneBias<Vector<scalar_t, elements>, Bias> {
       found.min_at = first_place<V>(extrema_.min, -key_value<stat_t>(found.min), active, c_.lanes,
                                     [&](int p, int i) { return column(extrema_.min_at, p, i); });
     }
-    if (active && lane_ == 0) f_.workspace.row_partials[work] = Partial<scalar_t>::close(found);
+    return found;
   }
 
   const Forward<scalar_t>& f_;
@@ -124,6 +148,7 @@ class Planes : PlaneBias<Vector<scalar_t, elements>, Bias> {
   const int lane_;
   int64_t plane_, begin_;  // first column of the chunk
   int32_t columns_;        // of the chunk
+  int seen_;               // in the chunks of this warp
   Columns<V, kDepth> extrema_;
 };
 

@@ -10,6 +10,7 @@
 #include "cuda/device.cuh"
 #include "cuda/linked.cuh"
 #include "cuda/merge.cuh"
+#include "cuda/satisfied.cuh"
 #include "cuda/statistics.cuh"
 
 namespace jumpstart {
@@ -36,7 +37,6 @@ class Rows : RowsBias<Vector<scalar_t, elements>, Bias> {
         lane_(static_cast<int>(threadIdx.x) % t_.lanes),
         row_lane_(static_cast<int>(threadIdx.x) / t_.lanes),
         height_(kThreads / t_.lanes),
-        margin_key_(order_key(f.statistics.margin)),
         max_keys_(reinterpret_cast<key_t*>(shared)),
         min_keys_(max_keys_ + kWarps * kWidth),
         max_rows_(reinterpret_cast<int32_t*>(min_keys_ + kWarps * kWidth)),
@@ -52,19 +52,32 @@ class Rows : RowsBias<Vector<scalar_t, elements>, Bias> {
     rows_ = static_cast<int32_t>(left < t_.region_rows ? left : t_.region_rows);
     if constexpr (kBiased) this->begin(inside_, column(), first);
     columns_.clear();
-    int32_t place = 0;
-    for (; (place + kDepth) * height_ <= rows_; place += kDepth) step<true>(place);
+    satisfied_ = false;
+    const int32_t full = rows_ / (kDepth * height_) * kDepth;  // rows of a thread, in tiles of full depth
+    int32_t place = 0, end = is_limited() && full > kShareAt ? kShareAt : full;
+    while (true) {
+      for (; place < end; place += kDepth) step<true>(place);
+      if (end == full) break;
+      share_columns();
+      end = full;
+    }
     if (place * height_ < rows_) step<false>(place);
-    reduce_columns(region_of(work));  // recomputed: saves registers in the loop
+    end_region(region_of(work));  // recomputed: saves registers in the loop
   }
 
  private:
   static constexpr bool kBiased = Bias::kUnitsAre != UnitsAre::without_bias;
   static constexpr int kWidth = kWarpSize * elements;  // columns of the widest tile
+  static constexpr uint32_t kNaN = 1 << 16;            // beside the bits of Reach
+  static constexpr int kShareAt = 2 * kDepth;  // rows of a thread: the warps have 64 of a wide tile's columns
 
   JUMPSTART_DEVICE int64_t region_of(int64_t work) const { return t_.tiles == 1 ? work : work / t_.tiles; }
   JUMPSTART_DEVICE int64_t first_column() const { return static_cast<int64_t>(tile_) * t_.tile_columns; }
   JUMPSTART_DEVICE int64_t column() const { return first_column() + lane_ * elements; }  // of this thread
+
+  // Whether extrema need not be followed beyond the margin.
+  JUMPSTART_DEVICE bool is_limited() const { return f_.statistics.kind == kLimited; }
+  JUMPSTART_DEVICE Reach<V> reach() const { return Reach<V>(f_.statistics.margin); }
 
   // Rows place .. place + kDepth of this thread, `height_` rows apart.
   template <bool full>
@@ -88,15 +101,11 @@ class Rows : RowsBias<Vector<scalar_t, elements>, Bias> {
       if constexpr (kBiased) {
         this->add(x, [&](int d) { return full || row + d * height_ < rows_ ? row + d * height_ : row; });
       }
-      columns_.add(x, place);
     }
-    if (f_.plan.by_row) {
-#pragma unroll
-      for (int d = 0; d < kDepth; ++d) {
-        const int32_t at = row + d * height_;
-        reduce_row(x[d], at, active && (full || at < rows_));
-      }
-    }
+    const bool nan = is_limited() && may_hold_nan<V>(x);
+    satisfied_ &= !nan;
+    if (active && !satisfied_) columns_.add(x, place);
+    if (f_.plan.by_row) reduce_rows<full>(x, row, active, is_limited() && are_satisfied(x, nan));
     if (!f_.elementwise.output) return;
     if constexpr (is_linked<Activation>) {
       const auto inside = [&](int d) { return active && (full || row + d * height_ < rows_); };
@@ -112,35 +121,103 @@ class Rows : RowsBias<Vector<scalar_t, elements>, Bias> {
         V::store(f_.elementwise.output + offset + d * stride, x[d]);
       }
       bits = join_bits<V>(bits, lane_, t_.lanes);
-      const int64_t byte = column() / 8;
       if (active && lane_ * elements % 8 == 0) {
+        uint8_t* mask = f_.elementwise.mask + (begin_ + row) * t_.mask_columns + column() / 8;
 #pragma unroll
         for (int d = 0; d < kDepth; ++d) {
-          const int32_t at = row + d * height_;
-          if (full || at < rows_) {
-            f_.elementwise.mask[(begin_ + at) * t_.mask_columns + byte] = static_cast<uint8_t>(bits >> 8 * d);
+          if (full || row + d * height_ < rows_) {
+            mask[d * height_ * t_.mask_columns] = static_cast<uint8_t>(bits >> 8 * d);
           }
         }
       }
     }
   }
 
-  // Extrema of a row within this tile.
-  JUMPSTART_DEVICE void reduce_row(const Value (&x)[V::kPacks], int32_t row, bool active) {
-    Extrema<stat_t> found = reduce_values<V>(x, x, active, t_.lanes);
-    if (__any_sync(kWholeWarp, active && f_.statistics.has_slack(margin_key_, found))) {
+  // Whether each row of a step has reached the margin within this tile, in all of the warp.
+  JUMPSTART_DEVICE bool are_satisfied(const Value (&x)[kDepth][V::kPacks], bool nan) const {
+    if (t_.lanes < kDepth) return false;  // too narrow to be worth it
+    Value high[kDepth], low[kDepth];
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d) {
+      high[d] = low[d] = x[d][0];
+#pragma unroll
+      for (int p = 1; p < V::kPacks; ++p) {
+        high[d] = P::max(high[d], x[d][p]);
+        low[d] = P::min(low[d], x[d][p]);
+      }
+    }
+    const uint32_t bits = group_or(reach().template bits<kDepth>(high, low) | (nan ? kNaN : 0), t_.lanes);
+    return __all_sync(kWholeWarp, Reach<V>::template all_packs<kDepth>(bits) && !(bits & kNaN));
+  }
+
+  // Extrema of the rows of a step within this tile.
+  template <bool full>
+  JUMPSTART_DEVICE void reduce_rows(const Value (&x)[kDepth][V::kPacks], int32_t row, bool active,
+                                    bool satisfied) {
+    if (satisfied) {  // a lane for each row
+      const int32_t at = row + lane_ * height_;
+      if (lane_ < kDepth && (full || at < rows_)) store_row(at, satisfied_extrema<stat_t>());
+      return;
+    }
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d) {
+      const int32_t at = row + d * height_;
+      const bool inside = active && (full || at < rows_);
+      const Extrema<stat_t> found = reduce_row(x[d], inside);
+      if (inside && lane_ == 0) store_row(at, found);
+    }
+  }
+  JUMPSTART_DEVICE void store_row(int32_t row, const Extrema<stat_t>& found) {
+    f_.workspace.row_partials[(begin_ + row) * t_.tiles + tile_] = Partial<scalar_t>::close(found);
+  }
+  JUMPSTART_DEVICE Extrema<stat_t> reduce_row(const Value (&x)[V::kPacks], bool inside) const {
+    Extrema<stat_t> found = reduce_values<V>(x, x, inside, t_.lanes);
+    if (__any_sync(kWholeWarp, inside && f_.statistics.has_slack(order_key(f_.statistics.margin), found))) {
       // The column in the tile.
       const auto column = [this](int p, int i) { return lane_ * elements + p * P::kValues + i; };
-      found.max_at = first_place<V>(x, key_value<stat_t>(found.max), active, t_.lanes, column);
-      found.min_at = first_place<V>(x, -key_value<stat_t>(found.min), active, t_.lanes, column);
+      found.max_at = first_place<V>(x, key_value<stat_t>(found.max), inside, t_.lanes, column);
+      found.min_at = first_place<V>(x, -key_value<stat_t>(found.min), inside, t_.lanes, column);
     }
-    if (active && lane_ == 0) {
-      f_.workspace.row_partials[(begin_ + row) * t_.tiles + tile_] = Partial<scalar_t>::close(found);
+    return found;
+  }
+
+  // Asks of all rows that the block has seen whether they satisfy the columns of this warp.
+  JUMPSTART_DEVICE void share_columns() {
+    auto* shared = reinterpret_cast<uint32_t*>(max_keys_);  // [kWarps, kWarpSize]
+    const auto thread = static_cast<int>(threadIdx.x);
+    uint32_t bits = reach().template bits<V::kPacks>(columns_.max, columns_.min);
+#pragma unroll
+    for (int p = 0; p < V::kPacks; ++p) bits |= P::any(P::nan(columns_.max[p])) ? kNaN : 0;
+    for (int offset = t_.lanes; offset < kWarpSize; offset *= 2) {
+      bits |= __shfl_xor_sync(kWholeWarp, bits, offset);
     }
+    shared[thread] = bits;
+    __syncthreads();
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) bits |= shared[w * kWarpSize + thread % kWarpSize];
+    const bool all = Reach<V>::template all_values<V::kPacks>(bits) && !(bits & kNaN);
+    satisfied_ = __all_sync(kWholeWarp, !inside_ || all);
+  }
+
+  // The extrema of the region's columns, and of its segment.
+  JUMPSTART_DEVICE void end_region(int64_t region) {
+    auto found = satisfied_extrema<stat_t>();
+    const bool satisfied = is_limited() && __syncthreads_and(satisfied_);
+    if (!satisfied) found = reduce_columns();
+    if (has_column()) {
+      f_.workspace.column_partials[region * t_.columns + own_column()] = Partial<scalar_t>::close(found);
+    }
+    if (!f_.plan.by_row) reduce_segment(found, region, satisfied);
+  }
+
+  // At the end of a region a thread has one column of the tile.
+  JUMPSTART_DEVICE int64_t own_column() const { return first_column() + threadIdx.x; }
+  JUMPSTART_DEVICE bool has_column() const {
+    return static_cast<int>(threadIdx.x) < t_.tile_columns && own_column() < t_.columns;
   }
 
   // From the columns of each thread to those of the block.
-  JUMPSTART_DEVICE void reduce_columns(int64_t region) {
+  JUMPSTART_DEVICE Extrema<stat_t> reduce_columns() {
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize,
               warp = static_cast<int>(threadIdx.x) / kWarpSize;
 #pragma unroll
@@ -165,24 +242,27 @@ class Rows : RowsBias<Vector<scalar_t, elements>, Bias> {
     }
     __syncthreads();
     const auto thread = static_cast<int>(threadIdx.x);
-    const int64_t column = first_column() + thread;
-    const bool mine = thread < t_.tile_columns && column < t_.columns;
     Extrema<stat_t> found{no_key<stat_t>(), no_key<stat_t>(), 0, 0};
-    if (mine) {
+    if (has_column()) {
       found = {max_keys_[thread], min_keys_[thread], max_rows_[thread], min_rows_[thread]};
       for (int w = 1; w < kWarps; ++w) {
         const int slot = w * kWidth + thread;
         take_first_largest(found.max, found.max_at, max_keys_[slot], max_rows_[slot]);
         take_first_largest(found.min, found.min_at, min_keys_[slot], min_rows_[slot]);
       }
-      f_.workspace.column_partials[region * t_.columns + column] = Partial<scalar_t>::close(found);
     }
     __syncthreads();
-    if (!f_.plan.by_row) reduce_segment(found, region, column);
+    return found;
   }
 
   // The extrema of a segment are the extrema of its columns' extrema.
-  JUMPSTART_DEVICE void reduce_segment(const Extrema<stat_t>& found, int64_t region, int64_t column) {
+  JUMPSTART_DEVICE void reduce_segment(const Extrema<stat_t>& found, int64_t region, bool satisfied) {
+    auto* partial = f_.workspace.segment_partials + region * t_.tiles + tile_;
+    if (satisfied) {
+      if (threadIdx.x == 0) *partial = Partial<scalar_t>::close(found);
+      return;
+    }
+    const int64_t column = own_column();
     const bool columns_first = f_.plan.merge.points.columns_first;
     const int64_t row_step = columns_first ? 1 : t_.columns,
                   column_step = columns_first ? t_.segment_rows : 1;
@@ -194,7 +274,7 @@ class Rows : RowsBias<Vector<scalar_t, elements>, Bias> {
         const int64_t at = columns_first ? place / t_.segment_rows : place % t_.columns;
         return static_cast<int32_t>(at - first_column());
       };
-      f_.workspace.segment_partials[region * t_.tiles + tile_] =
+      *partial =
           Partial<scalar_t>::close({max.key, min.key, column_in_tile(max.place), column_in_tile(min.place)});
     }
   }
@@ -203,13 +283,13 @@ class Rows : RowsBias<Vector<scalar_t, elements>, Bias> {
   const Activation& activation_;
   const Tiling& t_;
   const int lane_, row_lane_, height_;  // lane in a row, row in a tile, rows that the block loads at once
-  const key_t margin_key_;
-  key_t *max_keys_, *min_keys_;    // [kWarps, kWidth]
-  int32_t *max_rows_, *min_rows_;  // [kWarps, kWidth]
+  key_t *max_keys_, *min_keys_;         // [kWarps, kWidth]
+  int32_t *max_rows_, *min_rows_;       // [kWarps, kWidth]
   int32_t tile_;
   int64_t begin_;  // first row of the region
   int32_t rows_;   // of the region
   bool inside_;
+  bool satisfied_;  // all columns of this warp, and this thread has seen no NaN
   Columns<V, kDepth> columns_;
 };
 

@@ -80,6 +80,9 @@ inline void __syncthreads(int line = __builtin_LINE()) { cuda_emulator::meet_blo
 inline int __syncthreads_or(int predicate, int line = __builtin_LINE()) {
   return cuda_emulator::meet_block_or(predicate, line);
 }
+inline int __syncthreads_and(int predicate, int line = __builtin_LINE()) {
+  return !cuda_emulator::meet_block_or(!predicate, line);
+}
 inline void __threadfence() {}
 
 template <typename T>
@@ -93,6 +96,11 @@ inline int __reduce_max_sync(unsigned lanes, int value, int line = __builtin_LIN
     const int other = cuda_emulator::from_bits<int>(all[i]);
     value = other > value ? other : value;
   }
+  return value;
+}
+inline unsigned __reduce_or_sync(unsigned lanes, unsigned value, int line = __builtin_LINE()) {
+  const uint64_t* all = cuda_emulator::meet_warp(lanes, value, line);
+  for (int i = 0; i < 32; ++i) value |= static_cast<unsigned>(all[i]);
   return value;
 }
 inline int __any_sync(unsigned lanes, int predicate, int line = __builtin_LINE()) {

@@ -108,9 +108,8 @@ def architecture(request):
 
 
 def test_all_stays_in_registers(architecture):
-    for (title, dtype), code in compile_kernels(architecture).items():
-        # As of the other activations' statistics.
-        spilled = 16 if architecture == 80 and dtype == "bfloat16" and "statistics" in title else 0
+    for (title, _), code in compile_kernels(architecture).items():
+        spilled = 16 if "statistics" in title else 0  # as of the other activations' statistics
         assert code.stack <= spilled and code.local == 0, title
         assert not [text for text in code.loop if re.search(r"\b(LDL|STL|BAR)\b", text)], title
         assert code.registers * THREADS * KERNELS[title].blocks <= REGISTERS, title
@@ -121,7 +120,8 @@ def test_all_moves_once_and_16_bytes_at_once(architecture):
     for (title, dtype), code in compile_kernels(architecture).items():
         kernel, accesses = KERNELS[title], accesses_of(code.loop)
         if "statistics" in title:  # of a loop in which all kinds are
-            assert set(accesses) <= {("LDG", 128), ("STG", 128), ("LDG", 32), ("STG", 8), ("LDG", 64)}, title
+            kinds = {("LDG", 128), ("STG", 128), ("LDG", 32), ("STG", 8), ("LDG", 64), ("STG", 64)}
+            assert set(accesses) <= kinds, title
             continue
         expected = Counter({("LDG", 128): kernel.loads, ("STG", 128): kernel.stores}) + kernel.others
         # Loads may be there twice, of planes and of rows.

@@ -110,10 +110,9 @@ def test_all_stays_in_registers(machine_code, architecture, kernel, dtype, activ
     code = machine_code[architecture][kernel, dtype, activation]
     rare = kernel == (FORWARD_ROWS, "rows")  # position points of planes: a pointer to the bias may spill
     assert rare or not [text for text in code.loop if re.search(r"\b(LDL|STL)\b", text)]
-    # Before sm_90 pairs of bfloat16 are compared one by one, which takes registers: a few spill, elsewhere.
-    spilled = 16 if architecture == 80 and dtype == "bfloat16" else 0
+    spilled = 0 if kernel[0] == BACKWARD else 16  # what a region has but once
     if rare:
-        spilled += 8
+        spilled += 24
     assert code.stack <= spilled and code.local == 0
     blocks = ARGUMENTS[kernel[0]][-1][architecture]
     assert code.registers * THREADS * blocks <= REGISTERS
@@ -126,7 +125,8 @@ def test_activations_move_once_and_16_bytes_at_once(machine_code, architecture, 
     kernel, units = kernel
     partials = Counter()  # of a row: what is stored but for output and mask
     if kernel == FORWARD_ROWS:
-        partials["STG", 64 if dtype == "bfloat16" else 128] = DEPTH
+        # One for each row, or at once where all have reached the margin.
+        partials["STG", 64] = (DEPTH + 1) * (1 if dtype == "bfloat16" else 2)
     mask = "LDG" if kernel == BACKWARD else "STG"
     steps = accesses["LDG", 128] // DEPTH  # one, or one for tiles that are full and one for others
     assert steps in (1, 2)

@@ -1,9 +1,12 @@
 """Limited extrema: what is not followed beyond the margin changes nothing but the extrema themselves."""
 
+import itertools
+
+import cuda_emulator
 import pytest
 import torch
 
-from jumpstart_kernels.ops import OVERLOADS
+from jumpstart_kernels.ops import OVERLOADS, backends
 from jumpstart_kernels.ops.activations import NONE
 from jumpstart_kernels.ops.arguments import ForwardResult, Options
 
@@ -115,3 +118,55 @@ def check(x, options):
     assert_same(limited.extrema, reference.extrema)
     assert_same(limited.indices, reference.indices)
     assert_same(limited.output, reference.output)
+
+
+def make(name, health):
+    size, unit_dim, channels_last = LAYOUTS[name]
+    x = HEALTH[health](values(size), unit_dim)
+    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+
+
+VARIANTS = list(itertools.product(("relu", "leaky_relu", NONE), (False, True)))  # positions as points or not
+
+
+@pytest.mark.skipif(cuda_emulator.unavailable() is not None, reason=str(cuda_emulator.unavailable()))
+@pytest.mark.parametrize("health", HEALTH)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_cuda_kernels_equal_the_reference(name, health):
+    """In regions of many steps, which have satisfied their columns after a few; wide and narrow vectors."""
+    x, place = make(name, health), list(LAYOUTS).index(name) + list(HEALTH).index(health)
+    for i, dtype in enumerate(DTYPES):
+        activation, position_points = VARIANTS[(place + i) % len(VARIANTS)]
+        margin = (1.0, 0.3, 0.0)[(place + i) % 3]  # 0.3 is no float16, nor bfloat16
+        options = Options(activation, 0.3, LAYOUTS[name][1], position_points, margin, "limited")
+        expected = OVERLOADS["reference"](x.to(dtype), None, *options)
+        actual = cuda_emulator.forward(
+            x.to(dtype), None, options, multiprocessors=1, seed=i, aligned=i % 3 > 0, inplace=i == place % 4
+        )
+        for result, reference in zip(actual, expected, strict=True):
+            if result is actual.slack_sums:
+                torch.testing.assert_close(result, reference, rtol=1e-5, atol=0, equal_nan=True)
+            elif result is not None:
+                assert_same(result, reference)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("health", HEALTH)
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("backend", ("native", "triton"))
+def test_a_gpu_equals_the_reference(backend, name, health):
+    reason = backends.unavailable(backend, "cuda")
+    if reason is not None:
+        pytest.skip(f"{backend} on cuda: {reason}")
+    for dtype in DTYPES:
+        x = make(name, health).to("cuda", dtype)
+        for activation, position_points in VARIANTS:
+            options = Options(activation, 0.3, LAYOUTS[name][1], position_points, 1.0, "limited")
+            expected, grad_expected = run("reference", x, options)
+            actual, grad = run(backend, x, options)
+            for part in ("output", "mask", "extrema", "indices"):
+                assert_same(getattr(actual, part), getattr(expected, part))
+            torch.testing.assert_close(
+                actual.slack_sums, expected.slack_sums, rtol=1e-5, atol=0, equal_nan=True
+            )
+            assert_same(grad, grad_expected)
