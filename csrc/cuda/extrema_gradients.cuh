@@ -111,9 +111,10 @@ class ExtremaGradients {
 
   // What those of a unit add to its sum.
   JUMPSTART_DEVICE stat_t of_unit(int64_t unit) const {
+    const Item item = load(unit);
     stat_t sum = 0;
-    if (s_.indices[unit] >= 0) sum += extremum(unit, unit, false, s_.grad_slack_sums);
-    if (s_.indices[count_ + unit] >= 0) sum += extremum(unit, count_ + unit, true, s_.grad_slack_sums);
+    if (item.max_at >= 0) sum += extremum(item, false, s_.grad_slack_sums);
+    if (item.min_at >= 0) sum += extremum(item, true, s_.grad_slack_sums);
     return sum;
   }
 
@@ -122,11 +123,12 @@ class ExtremaGradients {
   JUMPSTART_DEVICE void add_points(int64_t row, int64_t column, stat_t (&sums)[elements]) const {
     const int64_t step = l_.channels_last ? l_.rows : 1;
     const int64_t first = flat(row, column), point = l_.units + row / l_.rows_per_point(s_.position_points);
+    const Item item = load(point);
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
-      const int64_t at = s_.indices[side * count_ + point] - first;
+      const int64_t at = (side ? item.min_at : item.max_at) - first;
       if (at < 0 || at >= elements * step) continue;
-      const stat_t grad = extremum(point, side * count_ + point, side, point_sums());
+      const stat_t grad = extremum(item, side, point_sums());
 #pragma unroll
       for (int e = 0; e < elements; ++e) sums[e] += at == e * step ? grad : stat_t{0};
     }
@@ -141,26 +143,53 @@ class ExtremaGradients {
                                              : row / l_.rows_per_point(s_.position_points));
     stat_t sum = 0;
 #pragma unroll 1
-    for (int e = 0; e < elements; ++e) sum = add_item(sum, first + e, point + (across ? e : 0), point_sums());
+    for (int e = 0; e < elements; ++e) {
+      sum = add_item(sum, first + e, load(point + (across ? e : 0)), point_sums());
+    }
     return sum;
   }
 
  private:
+  static constexpr int kBatch = 2;  // extrema that a thread looks up at once
+
   struct Tile {
     int64_t begin, end, first_column, last_column;
   };
+  // The extrema of a unit or point.
+  struct Item {
+    int64_t max_at, min_at;  // indices
+    stat_t largest, smallest;
+    stat_t grad_max, grad_min;  // of the extrema themselves
+  };
+
+  // Loads all at once: in a thin layer each load waits for memory, and little else takes time.
+  JUMPSTART_DEVICE Item load(int64_t k) const {
+    Item item{s_.indices[k], s_.indices[count_ + k], s_.extrema[k], s_.extrema[count_ + k], 0, 0};
+    if (s_.grad_extrema) {
+      item.grad_max = s_.grad_extrema[k];
+      item.grad_min = s_.grad_extrema[count_ + k];
+    }
+    return item;
+  }
 
   // Extrema `first` to `last`, modulo `size`, of the axis that starts at `offset`.
   JUMPSTART_DEVICE bool add_range(const Tile& tile, int64_t offset, int64_t first, int64_t last,
                                   int64_t size) const {
     const int64_t length = last - first;
     bool found = false;
-    for (int64_t i = threadIdx.x; i < 2 * length; i += kThreads) {
-      const int64_t side = i < length ? 0 : 1;
-      int64_t item = first + i - side * length;
-      if (item >= size) item -= size;
-      const int64_t index = s_.indices[side * count_ + offset + item];
-      if (index >= 0) found |= add_to_element(tile, index);
+    for (int64_t begin = threadIdx.x; begin < 2 * length; begin += kBatch * kThreads) {
+      int64_t indices[kBatch];  // loaded at once
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        const int64_t i = begin + b * kThreads, side = i < length ? 0 : 1;
+        int64_t item = first + i - side * length;
+        if (item >= size) item -= size;
+        indices[b] = i < 2 * length ? s_.indices[side * count_ + offset + item] : -1;
+      }
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        if (indices[b] >= 0) found |= add_to_element(tile, indices[b]);
+      }
     }
     return found;
   }
@@ -177,16 +206,15 @@ class ExtremaGradients {
     if (row < tile.begin || row >= tile.end || column < tile.first_column || column >= tile.last_column) {
       return false;
     }
-    const int64_t offset = row * columns_ + column;
-    stat_t grad = 0;
-    if (e_.grad_output) grad = gradient_of_element(e_, l_, activation_, row, column);
     const int64_t unit = l_.inner == 1 ? column : row % l_.units;
     const int64_t point = l_.points_across(s_.position_points) ? row / l_.units * l_.inner + column
                                                                : row / l_.rows_per_point(s_.position_points);
-    const stat_t* sums = s_.grad_slack_sums;
-    grad = add_item(grad, index, unit, sums);
-    grad = add_item(grad, index, l_.units + point, sums ? sums + kSlackSums : nullptr);
-    e_.grad_x[offset] = from_stat<scalar_t>(grad);
+    const Item of_unit = load(unit), of_point = load(l_.units + point);
+    stat_t grad = 0;
+    if (e_.grad_output) grad = gradient_of_element(e_, l_, activation_, row, column);
+    grad = add_item(grad, index, of_unit, s_.grad_slack_sums);
+    grad = add_item(grad, index, of_point, point_sums());
+    e_.grad_x[row * columns_ + column] = from_stat<scalar_t>(grad);
     return true;
   }
 
@@ -201,17 +229,16 @@ class ExtremaGradients {
   }
 
   // Adds the gradients of a unit's or point's maximum and minimum, if this element holds them.
-  JUMPSTART_DEVICE stat_t add_item(stat_t grad, int64_t index, int64_t k, const stat_t* sums) const {
-    if (s_.indices[k] == index) grad += extremum(k, k, false, sums);
-    if (s_.indices[count_ + k] == index) grad += extremum(k, count_ + k, true, sums);
+  JUMPSTART_DEVICE stat_t add_item(stat_t grad, int64_t index, const Item& item, const stat_t* sums) const {
+    if (item.max_at == index) grad += extremum(item, false, sums);
+    if (item.min_at == index) grad += extremum(item, true, sums);
     return grad;
   }
 
-  JUMPSTART_DEVICE stat_t extremum(int64_t k, int64_t direct, bool of_minimum, const stat_t* sums) const {
-    const stat_t grad = s_.grad_extrema ? s_.grad_extrema[direct] : stat_t{0};
+  JUMPSTART_DEVICE stat_t extremum(const Item& item, bool of_minimum, const stat_t* sums) const {
+    const stat_t grad = of_minimum ? item.grad_min : item.grad_max;
     if (!sums) return grad;
-    const auto slack = slack_of(s_.extrema[k], s_.extrema[count_ + k], s_.margin);
-    return grad + slack_gradient(slack, of_minimum, sums);
+    return grad + slack_gradient(slack_of(item.largest, item.smallest, s_.margin), of_minimum, sums);
   }
 
   const ElementwiseBackward<scalar_t>& e_;
