@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from jumpstart_kernels.bench import SCHEMA, heading
-from jumpstart_kernels.bench.cases import Case
+from jumpstart_kernels.bench.cases import HEALTHS, Case
 from jumpstart_kernels.bench.machine import describe
 from jumpstart_kernels.bench.peer import Peer
 from jumpstart_kernels.bench.peers import default_backends, make_peers
@@ -35,6 +35,11 @@ CASES = (
             ((256, 64, 112, 112), "contiguous"),
             ((256, 64, 112, 112), "channels_last"),
         )
+    ),
+    # Where some units never reach the margin, extrema are followed to the end.
+    *(
+        Case(shape, "bfloat16", layout, False, *HEALTHS["unhealthy"])
+        for shape, layout in (((16384, 16384), "contiguous"), ((256, 64, 112, 112), "channels_last"))
     ),
     *(
         Case(shape, "bfloat16", layout, bias=True)
@@ -82,6 +87,9 @@ def measure(case: Case, device: torch.device) -> dict[str, Any]:
         "shape": list(case.shape),
         "dtype": case.dtype,
         "layout": case.layout,
+        "health": case.health,
+        "dead": case.dead,
+        "linear": case.linear,
         "bias": case.bias,
         "bytes": case.bytes,
         "peers": [{"name": peer.name, "kernels": kernel_times(peer, buffers)} for peer in peers],
@@ -92,7 +100,8 @@ def make_table(record: dict[str, Any]) -> Any:
     """A record as a table of ``rich``."""
     from rich.table import Table
 
-    case = Case(tuple(record["shape"]), record["dtype"], record["layout"], bias=record["bias"])
+    health = record["dead"], record["linear"]
+    case = Case(tuple(record["shape"]), record["dtype"], record["layout"], False, *health, bias=record["bias"])
     table = Table(title=str(case), title_justify="left")
     for header in ("implementation", "kernel", "launches", "µs"):
         table.add_column(
