@@ -101,7 +101,9 @@ def make_table(record: dict[str, Any]) -> Any:
     from rich.table import Table
 
     health = record["dead"], record["linear"]
-    case = Case(tuple(record["shape"]), record["dtype"], record["layout"], False, *health, bias=record["bias"])
+    case = Case(
+        tuple(record["shape"]), record["dtype"], record["layout"], False, *health, bias=record["bias"]
+    )
     table = Table(title=str(case), title_justify="left")
     for header in ("implementation", "kernel", "launches", "µs"):
         table.add_column(
