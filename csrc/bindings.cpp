@@ -12,6 +12,9 @@
 #include "linked_activation.h"
 #include "penalty.h"
 #include "record.h"
+#ifdef JUMPSTART_CUDA_VERSION
+#include "cuda/plan.h"
+#endif
 
 TORCH_LIBRARY_IMPL(jumpstart_kernels, CPU, m) {
   m.impl("jumpstart_activation.native", jumpstart::flat_forward<jumpstart::forward_cpu>);
@@ -47,6 +50,16 @@ PYBIND11_MODULE(_native, m) {
 #endif
 #ifdef JUMPSTART_CUDA_VERSION
   m.attr("cuda_version") = JUMPSTART_CUDA_VERSION;
+  using jumpstart::cuda::PlanParameters;
+  pybind11::class_<PlanParameters>(m, "PlanParameters")
+      .def_readwrite("forward_waves", &PlanParameters::forward_waves)
+      .def_readwrite("forward_steps", &PlanParameters::forward_steps)
+      .def_readwrite("forward_end_steps", &PlanParameters::forward_end_steps)
+      .def_readwrite("chunk_pieces", &PlanParameters::chunk_pieces)
+      .def_readwrite("merge_partials", &PlanParameters::merge_partials)
+      .def_readwrite("backward_steps", &PlanParameters::backward_steps)
+      .def_readwrite("bias_backward_steps", &PlanParameters::bias_backward_steps);
+  m.def("plan_parameters", &jumpstart::cuda::plan_parameters, pybind11::return_value_policy::reference);
 #else
   m.attr("cuda_version") = pybind11::none();
 #endif

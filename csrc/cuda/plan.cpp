@@ -7,19 +7,11 @@ namespace jumpstart {
 namespace cuda {
 namespace {
 
-constexpr int64_t kBlocks = 3;    // resident on a multiprocessor
-constexpr int64_t kWaves = 16;    // of blocks: the most that the regions of a forward make
-constexpr int64_t kSteps = 16;    // tiles of full depth in a region: with more, blocks drift apart in memory
-constexpr int64_t kEndSteps = 2;  // that take as long as the end of a region in the forward
-constexpr int64_t kBackwardSteps = 2;  // of a block in the backward, which has no partial extrema to save
-constexpr int64_t kBiasSteps = 4;      // the same, if columns have partial sums
-constexpr int64_t kAloneSteps = 4;     // of a block that takes all rows, which saves the launch that merges
-constexpr int32_t kLeastLanes = 4;     // then: 64 bytes of a row
-constexpr int64_t kPartials =
-    8;  // of an item, that a thread of the merge takes: some loads under way at once
+constexpr int64_t kBlocks = 3;          // resident on a multiprocessor
+constexpr int64_t kAloneSteps = 4;      // of a block that takes all rows, which saves the launch that merges
+constexpr int32_t kLeastLanes = 4;      // then: 64 bytes of a row
 constexpr int64_t kShortSegment = 256;  // rows. Shorter samples share a region, which keeps partial extrema
                                         // of units few; those of points are then per row
-constexpr int64_t kChunkPieces = 2;     // of a plane that a warp takes one after the other
 constexpr int64_t kMostBlocks =
     0x7fffffff;  // of a launch; if there is more work, a block takes several items
 
@@ -38,14 +30,15 @@ int32_t lanes_of(int64_t columns, int vector) {
 // Steps (tiles of full depth) per region of a forward: few waves of blocks, chosen to lose little time in the
 // last one, when part of the device is idle.
 int64_t forward_steps(int64_t columns_of_tiles, int64_t steps, int multiprocessors) {
+  const PlanParameters& parameters = plan_parameters();
   int64_t best = 0, best_time = 0;
-  for (int64_t waves = 1; waves <= kWaves; ++waves) {
+  for (int64_t waves = 1; waves <= parameters.forward_waves; ++waves) {
     const int64_t blocks = waves * kBlocks * multiprocessors;
     const int64_t regions = std::min(std::max<int64_t>(blocks / columns_of_tiles, 1), steps);
-    const int64_t of_region = std::min(divide_up(steps, regions), kSteps);
+    const int64_t of_region = std::min(divide_up(steps, regions), parameters.forward_steps);
     const int64_t needed =
         divide_up(divide_up(steps, of_region) * columns_of_tiles, kBlocks * multiprocessors);
-    const int64_t time = needed * (of_region + kEndSteps);
+    const int64_t time = needed * (of_region + parameters.forward_end_steps);
     if (best == 0 || time < best_time) {
       best = of_region;
       best_time = time;
@@ -82,12 +75,17 @@ Axis make_axis(Source source, int64_t items, int64_t partials) {
   axis.partials = partials;
   // Threads share an item that has many partials. Of columns, a few neighbors are read at once.
   const int64_t most = source == Source::columns ? kThreads / 4 : kThreads;
-  const int64_t threads = std::min(most, power_of_two(divide_up(partials, kPartials)));
+  const int64_t threads = std::min(most, power_of_two(divide_up(partials, plan_parameters().merge_partials)));
   axis.items_per_block = static_cast<int32_t>(kThreads / threads);
   return axis;
 }
 
 }  // namespace
+
+PlanParameters& plan_parameters() {
+  static PlanParameters parameters;
+  return parameters;
+}
 
 ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector, int key_bytes,
                          int multiprocessors) {
@@ -102,7 +100,7 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
     c.mask_columns = layout.mask_columns();
     c.lanes = lanes_of(c.columns, vector);
     const int64_t piece = c.lanes * vector * kDepth;
-    c.chunk_columns = piece * std::min(kChunkPieces, divide_up(c.columns, piece));
+    c.chunk_columns = piece * std::min(plan_parameters().chunk_pieces, divide_up(c.columns, piece));
     c.chunks = divide_up(c.columns, c.chunk_columns);
     plan.partials.rows = c.work();
     plan.merge.units = make_axis(Source::rows, layout.units, groups * c.chunks);
@@ -156,7 +154,9 @@ BackwardPlan plan_backward(const Layout& layout, int vector, int multiprocessors
   t = tile(layout, 1, vector, lanes_of(layout.matrix_columns(), vector));
   const bool sums_columns = with_bias && layout.inner == 1;
   const int64_t filled = t.regions * t.tiles / (kBlocks * multiprocessors);  // how often over
-  int64_t steps = std::clamp<int64_t>(filled, 1, sums_columns ? kBiasSteps : kBackwardSteps);
+  const PlanParameters& parameters = plan_parameters();
+  const int64_t most = sums_columns ? parameters.bias_backward_steps : parameters.backward_steps;
+  int64_t steps = std::clamp<int64_t>(filled, 1, most);
   if (sums_columns && filled <= 1) {
     Tiling narrow = t;
     while (narrow.regions > 1 && narrow.lanes > kLeastLanes) {

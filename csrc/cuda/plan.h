@@ -19,6 +19,18 @@ constexpr int kSmallThreads = 512;
 constexpr int kSmallBytes = 32768;  // of shared memory for a small matrix
 constexpr int kDepth = 4;           // vectors that a thread loads at once, of as many rows or pieces of a row
 
+// What plans are made from. Found by measuring: benchmarks/plans.py, which alone changes it.
+struct PlanParameters {
+  int64_t forward_waves = 16;     // of blocks: the most that the regions of a forward make
+  int64_t forward_steps = 16;     // tiles of full depth in a region: with more, blocks drift apart in memory
+  int64_t forward_end_steps = 2;  // that take as long as the end of a region
+  int64_t chunk_pieces = 2;       // of a plane that a warp takes one after the other
+  int64_t merge_partials = 8;     // of an item, that a thread takes: some loads under way at once
+  int64_t backward_steps = 2;     // of a block in the backward, which has no partial extrema to save
+  int64_t bias_backward_steps = 4;  // the same, if columns have partial sums
+};
+PlanParameters& plan_parameters();
+
 // A tile is some rows by as many columns as `lanes` threads load at once. A block takes a region: tiles one
 // below the other, within a segment. A segment is rows that share points, or all rows.
 struct Tiling {

@@ -7,6 +7,7 @@ must stay as it was. Threads and blocks run in an order drawn from ``seed``.
 import ctypes
 import functools
 import math
+import re
 import shutil
 import subprocess
 import tempfile
@@ -51,6 +52,19 @@ POISON = 0x7F  # as a float NaN or huge, as a key above most
 class _Layout(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in ("samples", "rows", "units", "inner")]
     _fields_ += [("channels_last", ctypes.c_bool)]
+
+
+class PlanParameters(ctypes.Structure):
+    """What plans are made from, as ``csrc/cuda/plan.h`` has it."""
+
+    _header = (ROOT / "csrc/cuda/plan.h").read_text()
+    _text = re.search(r"struct PlanParameters \{(.*?)\n\};", _header, re.DOTALL)[1]
+    _fields_ = [(name, ctypes.c_int64) for name in re.findall(r"int64_t (\w+) =", _text)]
+
+
+def plan_parameters() -> PlanParameters:
+    """Those in use, which can be changed."""
+    return library().emulator_plan_parameters().contents
 
 
 class _Options(ctypes.Structure):
@@ -122,6 +136,7 @@ def library() -> ctypes.CDLL:
     loaded.emulator_backward_workspace.restype = ctypes.c_int64
     loaded.emulator_linked_forward_workspace.restype = ctypes.c_int64
     loaded.emulator_linked_backward_workspace.restype = ctypes.c_int64
+    loaded.emulator_plan_parameters.restype = ctypes.POINTER(PlanParameters)
     loaded.emulator_allocate.restype = ctypes.c_void_p
     loaded.emulator_allocate.argtypes = [ctypes.c_size_t]
     loaded.emulator_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]

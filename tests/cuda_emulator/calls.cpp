@@ -65,6 +65,8 @@ void emulator_plan(const jumpstart::Layout* layout, bool position_points, int ve
          std::max<int64_t>(b.tiling.region_rows, b.tiling.tile_columns)};
 }
 
+jumpstart::cuda::PlanParameters* emulator_plan_parameters() { return &jumpstart::cuda::plan_parameters(); }
+
 // An activation by its name, or -1.
 int emulator_activation(const char* name) {
   const auto* found =

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cuda_emulator.cases import CASES, SPECIAL, assert_same, make_case
 
+from benchmarks.plans import VALUES, changed
 from jumpstart_kernels.ops import reference
 from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
 from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
@@ -174,6 +175,18 @@ def test_whatever_the_workspace_held(name):
         gradients, saved = make_gradients(x, result, 7), save(x, result, options, with_grad_bias=True)
         sums.append(cuda_emulator.backward(gradients, saved, options, workspace_byte=byte).bias)
     assert all(torch.equal(sums[0], other) for other in sums)
+
+
+@pytest.mark.parametrize(("parameter", "value"), [(name, v) for name, all_ in VALUES.items() for v in all_])
+def test_how_work_is_cut_changes_no_result(parameter, value):
+    for name in ("narrow_large", "aligned_large", "channels_last_large_samples", "planes_long_aligned"):
+        x, unit_dim, position_points = make_case(name, torch.bfloat16)
+        bias = make_bias(x, unit_dim)
+        for extrema in ("indexed", "limited"):
+            options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema)
+            with changed(cuda_emulator.plan_parameters(), parameter, value):
+                result = check_forward(x, options, bias, multiprocessors=1)
+                check_backward(x, result, options, 7, True, multiprocessors=1)
 
 
 @pytest.mark.parametrize("value", SPECIAL, ids=str)
