@@ -26,6 +26,7 @@ from jumpstart_kernels.cli.inputs import positive
 from jumpstart_kernels.ops import backends
 
 CASES = (
+    Case((256, 1024)),
     Case((16384, 16384), "bfloat16"),
     Case((256, 64, 112, 112), "bfloat16"),
     Case((256, 64, 112, 112), "bfloat16", "channels_last"),
