@@ -61,10 +61,10 @@ import torch  # noqa: E402
 
 os.environ["TRITON_INTERPRET"] = "1"
 
-SKIPPED = {  # by a part of the test's name
+SKIPPED = {  # by a part of the test's id
     "inductor": "compiles for a GPU",
     "reduce_overhead": "compiles for a GPU",
-    "test_on_a_gpu": "compiles for a GPU",
+    "bench/test_command.py::test_on_a_gpu": "compiles for a GPU",
     "test_on_gpus": "needs NCCL",
     "test_kernel_times": "needs the profiler of a GPU",
     "two_to_the_31": "takes a GPU's memory and speed",
@@ -267,7 +267,7 @@ def on_cpu(value):
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        reason = next((reason for part, reason in SKIPPED.items() if part in item.name), "")
+        reason = next((reason for part, reason in SKIPPED.items() if part in item.nodeid), "")
         if reason:
             item.add_marker(pytest.mark.skip(reason=f"with a stand-in for a GPU: {reason}"))
 
