@@ -198,7 +198,8 @@ def step_table(results: Results) -> str:
 
 # Part of a kernel's name: its name in the table. The first match counts.
 KERNEL_PARTS = {
-    "bias_backward": "bias gradient",
+    "bias_backward": "bias gradient",  # CUDA's name, and Triton's
+    "backward_bias": "bias gradient",
     # jumpstart_relu in result files from before the operator took an activation
     "statistics": "merge",
     "penalty_backward": "penalty's backward",
@@ -210,6 +211,11 @@ KERNEL_PARTS = {
 }
 
 
+def kernel_part(kernel: str) -> str:
+    """A kernel's name in the table."""
+    return next((name for key, name in KERNEL_PARTS.items() if key in kernel), "PyTorch's")
+
+
 def kernel_table(results: Results) -> str:
     """Microseconds of a forward and backward by kernel; PyTorch's own kernels are summed."""
     assert results.kernels is not None  # only called with results
@@ -219,7 +225,7 @@ def kernel_table(results: Results) -> str:
     def cell(peer: Record) -> str:
         parts: dict[str, float] = {}
         for kernel in peer["kernels"]:
-            part = next((name for key, name in KERNEL_PARTS.items() if key in kernel["kernel"]), "PyTorch's")
+            part = kernel_part(kernel["kernel"])
             parts[part] = parts.get(part, 0.0) + 1e6 * kernel["launches"] * kernel["median"]
         named = peer["name"] not in (RELU, BIAS_RELU)
         return " + ".join(f"{part} {time:.3g}" if named else f"{time:.3g}" for part, time in parts.items())

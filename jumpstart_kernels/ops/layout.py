@@ -143,8 +143,8 @@ def pack_mask(positive: Tensor) -> Tensor:
     """Bool ``[rows, columns]`` to uint8 ``[rows, ceil(columns / 8)]``, lowest bit first."""
     rows, columns = positive.shape
     padded = torch.nn.functional.pad(positive, (0, -columns % 8)).view(rows, (columns + 7) // 8, 8)
-    weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=positive.device)
-    return (padded * weights).sum(-1, dtype=torch.uint8)
+    bits = torch.arange(8, dtype=torch.uint8, device=positive.device)
+    return (padded.to(torch.uint8) << bits).sum(-1, dtype=torch.uint8)
 
 
 def unpack_mask(mask: Tensor, columns: int) -> Tensor:

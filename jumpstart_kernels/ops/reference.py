@@ -59,12 +59,12 @@ def jumpstart_activation_forward(x: Tensor, bias: Tensor | None, options: Option
         places = torch.stack([torch.cat([unit_argmax, point_argmax]), torch.cat([unit_argmin, point_argmin])])
         slack = slacks(extrema, margin)
         if kind == "limited":
-            limits = torch.tensor([[margin], [-margin]], dtype=extrema.dtype, device=extrema.device)
+            limits = torch.stack([torch.full_like(extrema[0], margin), torch.full_like(extrema[1], -margin)])
             extrema = torch.where(slack == 0, limits, extrema)
     else:  # an empty tensor: no slack
         count = by_unit.shape[0] + by_point.shape[0]
-        extrema = torch.tensor([[-torch.inf], [torch.inf]], dtype=statistics_dtype(x.dtype), device=x.device)
-        extrema = extrema.repeat(1, count)
+        nothing = x.new_full((count,), -torch.inf, dtype=statistics_dtype(x.dtype))
+        extrema = torch.stack([nothing, -nothing])
         places = torch.full((2, count), -1, device=x.device)
         slack = torch.zeros_like(extrema)
 
@@ -262,4 +262,4 @@ def penalty_backward(grad: Tensor, value: Tensor | None, weights: list[float]) -
     if value is not None:
         nonzero = value != 0
         grad = torch.where(nonzero, grad / (2 * torch.where(nonzero, value, 1.0)), 0.0)
-    return grad * torch.tensor(weights, dtype=grad.dtype, device=grad.device).view(SUMS_SHAPE)
+    return torch.stack([weight * grad for weight in weights]).view(SUMS_SHAPE)

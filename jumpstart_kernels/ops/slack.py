@@ -42,8 +42,8 @@ def sum_slacks(slack: Tensor, units: int) -> Tensor:
 def slack_gradients(extrema: Tensor, grad_slack_sums: Tensor, units: int, margin: float) -> Tensor:
     """Gradient of ``[2, C + P]`` extrema from that of the ``[2, 5]`` sums; zero at a hinge's kink."""
     points = extrema.shape[1] - units
-    counts = torch.tensor([units, points], device=extrema.device)
-    grad = grad_slack_sums.T.repeat_interleave(counts, 1, output_size=units + points)  # [5, C + P]
+    of_units, of_points = grad_slack_sums[:, :, None].unbind(0)  # [5, 1]
+    grad = torch.cat([of_units.expand(-1, units), of_points.expand(-1, points)], 1)
     return extremum_gradients(extrema, grad, margin)
 
 

@@ -153,6 +153,20 @@ def test_table_of_kernels(tmp_path):
     ]
 
 
+def test_every_kernel_has_its_part_in_the_table():
+    kernels = set()
+    for folder, pattern, definition in (
+        ("csrc/cuda", "*.cuh", r"__global__[^{;]*?\b(\w+_kernel)\("),
+        ("jumpstart_kernels/ops/triton", "*.py", r"^def (\w+_kernel)\("),
+    ):
+        for file in (ROOT / folder).glob(pattern):
+            kernels |= {*re.findall(definition, file.read_text(), re.MULTILINE)}
+    parts = {kernel: tables.kernel_part(kernel) for kernel in kernels if not kernel.startswith("linked_")}
+    assert len(parts) >= 9 and "PyTorch's" not in parts.values()
+    of_bias = [part for kernel, part in parts.items() if "bias" in kernel]  # CUDA's and Triton's
+    assert of_bias == ["bias gradient"] * 2
+
+
 def test_insertion_replaces_what_is_between_markers(tmp_path):
     document = tmp_path / "page.md"
     document.write_text("before\n<!-- begin goals -->\nold\n<!-- end goals -->\nafter\n")

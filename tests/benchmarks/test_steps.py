@@ -85,7 +85,8 @@ def test_a_step_trains(mode, optimizer, monkeypatch):
     )
     torch._dynamo.reset()
     for variant in comparison.variants[:3]:
-        before = [parameter.clone() for parameter in variant.model.parameters()]
+        # Detached: in a live graph a parameter's gradient belongs to that graph's stream, see the capture.
+        before = [parameter.detach().clone() for parameter in variant.model.parameters()]
         step = steps.make_step(comparison, variant, mode, optimizer)
         step()
         step()

@@ -62,7 +62,7 @@ class Slacks(NamedTuple):
 
 def lowest_index(rows: Tensor, best: Tensor) -> Tensor:
     """Of ``[K, M]`` the place in each row of the first element that equals ``best`` ``[K]``."""
-    places = torch.arange(rows.shape[1]).expand(rows.shape)
+    places = torch.arange(rows.shape[1], device=rows.device).expand(rows.shape)
     return torch.where(rows == best[:, None], places, rows.shape[1]).amin(1)
 
 

@@ -110,17 +110,24 @@ def test_a_watch_whose_window_is_not_full_is_waited_for():
         assert model[0].bias[2] > -100
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("options", [{"fused": True}, {"capturable": True}])
-def test_on_a_gpu(options):
+@pytest.mark.parametrize(
+    ("device", "options"),
+    [
+        ("cpu", {"fused": True}),
+        pytest.param("cuda", {"fused": True}, marks=pytest.mark.gpu),
+        pytest.param("cuda", {"capturable": True}, marks=pytest.mark.gpu),
+    ],
+)
+def test_where_a_model_trains(device, options):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2)).cuda()
-    optimizer = torch.optim.Adam(model.parameters(), **options)
-    x = torch.randn(64, 3, device="cuda")
+    model = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.Adam(model.to(device).parameters(), **options)
+    x = torch.randn(64, 3, device=device)
     with torch.no_grad():
         model[0].bias[:5] -= 100
-    with jk.watch(model, every=1) as watch:
+    with jk.watch(model, every=1, window=4, warn_dead=None) as watch:
         for _ in range(3):
             optimizer.zero_grad()
             model(x).square().sum().backward()
