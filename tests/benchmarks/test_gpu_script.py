@@ -49,7 +49,8 @@ def number(name):
 @pytest.fixture
 def start(tmp_path):
     """Run the script, beside nothing of the project, with a program in place of Python."""
-    (tmp_path / "benchmarks").mkdir()
+    for folder in ("benchmarks", "tests"):
+        (tmp_path / folder).mkdir()
     script, python = shutil.copy(SCRIPT, tmp_path / "benchmarks"), tmp_path / "python"
     python.write_text(PROGRAM)
     python.chmod(0o755)
