@@ -12,13 +12,14 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
-# The stages in order, each with its limit in seconds, the planned run that it belongs to, and its limit there.
+# The stages in order, each with its limit in seconds, the planned run that it belongs to, and its limit there. Of the
+# runs' seconds build takes some only where it is not prepared, and cifar has what is left.
 plan="
-  info            30  first   20
+  info            30  first   30
   build          200  first   200
   smoke           60  first   35
-  tests          240  first   125
-  graphs         180  first   45
+  tests          240  first   120
+  graphs         180  first   40
   operator_short  90  first   45
   steps_short     90  first   40
   large           60  second  35
@@ -103,8 +104,8 @@ parallel=()
 
 # left: seconds that the stage still has, of its own and of the run
 left() {
-  local own=$((stage_ends - SECONDS)) all=$((run_ends - SECONDS))
-  echo $((own < all ? own : all))
+  local ends=$((stage_ends < run_ends ? stage_ends : run_ends))
+  echo $((ends > SECONDS ? ends - SECONDS : 0))
 }
 
 # stage NAME COMMAND...: log the output, print the outcome, stop after the limit
@@ -187,8 +188,13 @@ fi
 
 graphs=()
 [ "$device" = cpu ] || graphs=(--graphs)
+planned=0 # when the stages so far were to end; what a planned run saves goes to those that follow
 for name in "${stages[@]}"; do
   stage_ends=$((SECONDS + limits[$name]))
+  if [ -n "$run" ] && [ "$name" != build ]; then
+    planned=$((planned + limits[$name]))
+    stage_ends=$((planned > stage_ends ? planned : stage_ends))
+  fi
   case $name in
     info) stage info "$PYTHON" -m jumpstart_kernels info ;;
     smoke)
