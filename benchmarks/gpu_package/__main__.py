@@ -78,15 +78,23 @@ def compile_kernels(row: Environment, cache: Path, workers: int, tests: bool) ->
         row.run(words, variables, allowed=(0, 1))  # a test may fail: what it has compiled is there
 
 
-def pack(folder: Path, package: Path) -> int:
-    """Pack a folder, its cache without what a launch does not read; returns the number of kernels."""
+def pack(folder: Path, package: Path, since: float = 0) -> int:
+    """Pack a folder, its cache without what a launch does not read; returns the number of kernels.
+
+    Args:
+        folder: with what there is in a package.
+        package: the file.
+        since: no kernels of before this time.
+    """
     kernels = 0
     cache = os.fsencode(folder / CACHE)
     package.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(package, "w:xz") as file:
         # By name, so that similar ones are neighbours.
         for path in sorted(folder.rglob("*"), key=lambda path: (path.suffix, path.name, path)):
-            if not path.is_file() or path.suffix == ".source":
+            kernel = path.parent.parent == folder / CACHE and path.suffix != ".so"
+            unused = kernel and (path.suffix == ".source" or path.stat().st_mtime < since)
+            if unused or not path.is_file():
                 continue
             data = path.read_bytes()
             if path.name.startswith("__grp__"):
@@ -136,9 +144,10 @@ def main(words: Sequence[str] | None = None) -> int:
     folder = row.folder / "package"
     built = build_extension(row, folder)
     done(f"the extension {'is built' if built else 'has been built before'}")
+    before = time.time()
     compile_kernels(row, folder / CACHE, options.workers, not options.without_tests)
     shutil.rmtree(PACKAGE.parent, ignore_errors=True)  # also what was unpacked there
-    kernels = pack(folder, PACKAGE)
+    kernels = pack(folder, PACKAGE, before)
     done(f"{kernels} kernels are compiled")
     size = PACKAGE.stat().st_size
     print(f"{size / 2**20:.1f} MiB to be taken along with the working tree: {PACKAGE.relative_to(ROOT)}")

@@ -8,6 +8,7 @@ those of a cache that moves must be rewritten.
 import functools
 import os
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "0"  # before any kernel is decorated
@@ -41,6 +42,8 @@ def compile_only(self: launch.Launch, device: int, *arguments: Any) -> None:
         return
     compiled = self.kernel.warmup(*arguments, *self.settled, grid=self.grid, **self.options)
     self.compiled[device] = compiled
+    for path in Path(next(iter(compiled.metadata_group.values()))).parent.iterdir():
+        os.utime(path)  # found or compiled, it is of the sources of now
     if os.environ.get("TRITON_LIBCUDA_PATH"):
         compile_launcher(compiled)
 

@@ -58,7 +58,11 @@ def test_a_packed_cache_is_found_from_elsewhere(prepared, tmp_path):
     copy = tmp_path / "copy"
     found, compiled = run("compile", prepared / "triton", ROOT)
     assert compiled >= 6
-    assert pack(prepared, copy / "build" / "gpu" / "package.tar.xz") == compiled
+    older = prepared / "triton" / "OLDER" / "kernel.cubin"
+    older.parent.mkdir()
+    older.touch()
+    os.utime(older, (0, 0))
+    assert pack(prepared, copy / "build" / "gpu" / "package.tar.xz", since=1) == compiled
     shutil.rmtree(prepared)
     said = unpack(copy)
     assert f"{compiled} kernels of Triton, extension: of other sources" in said
