@@ -173,17 +173,24 @@ kernels=''
 compiled() {
   find $prepared/triton -name "*.cubin" -not -name "triton_*" | wc -l # but for those of torch.compile
 }
+unpack() {
+  [ ! -d $prepared/triton ] || return 0
+  "$PYTHON" -m tarfile -e $prepared/package.tar.xz $prepared >>"$log" 2>&1 || return
+  find $prepared/triton -name "__grp__*" -exec sed -i "s|@cache@|$PWD/$prepared/triton|g" {} +
+}
 if [ "$device" = cuda ] && [ -f $prepared/package.tar.xz ]; then
-  if [ ! -d $prepared/triton ]; then
-    "$PYTHON" -m tarfile -e $prepared/package.tar.xz $prepared
-    find $prepared/triton -name "__grp__*" -exec sed -i "s|@cache@|$PWD/$prepared/triton|g" {} +
+  if unpack; then
+    if sha256sum --check --status $prepared/sources.sha256; then
+      cp $prepared/extension/* jumpstart_kernels/ && extension=prepared
+    fi
+    export TRITON_CACHE_DIR=$PWD/$prepared/triton
+    kernels=$(compiled)
+    outcome="$kernels kernels of Triton, extension: ${extension:-of other sources}"
+  else
+    rm -rf $prepared/triton
+    outcome="damaged: it is not used"
   fi
-  if sha256sum --check --status $prepared/sources.sha256; then
-    cp $prepared/extension/* jumpstart_kernels/ && extension=prepared
-  fi
-  export TRITON_CACHE_DIR=$PWD/$prepared/triton
-  kernels=$(compiled)
-  printf '%-14s %4d s  %s\n' prepared $SECONDS "$kernels kernels of Triton, extension: ${extension:-of other sources}"
+  printf '%-14s %4d s  %s\n' prepared $SECONDS "$outcome"
 fi
 
 graphs=()

@@ -89,7 +89,8 @@ def pack(folder: Path, package: Path, since: float = 0) -> int:
     kernels = 0
     cache = os.fsencode(folder / CACHE)
     package.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(package, "w:xz") as file:
+    part = package.with_suffix(".part")  # an interrupted one would be damaged
+    with tarfile.open(part, "w:xz") as file:
         # By name, so that similar ones are neighbours.
         for path in sorted(folder.rglob("*"), key=lambda path: (path.suffix, path.name, path)):
             kernel = path.parent.parent == folder / CACHE and path.suffix != ".so"
@@ -103,6 +104,7 @@ def pack(folder: Path, package: Path, since: float = 0) -> int:
             entry.size = len(data)
             file.addfile(entry, io.BytesIO(data))
             kernels += path.suffix == ".cubin"
+    os.replace(part, package)
     return kernels
 
 

@@ -84,3 +84,12 @@ def test_the_extension_is_used_only_with_its_sources(prepared, changed, tmp_path
     said = unpack(copy)
     assert ("extension: of other sources" if changed else "extension: prepared") in said
     assert (copy / "jumpstart_kernels" / "_native.json").exists() is not changed
+
+
+def test_a_damaged_package_is_not_used(prepared, tmp_path):
+    package = tmp_path / "copy" / "build" / "gpu" / "package.tar.xz"
+    pack(prepared, package)
+    package.write_bytes(package.read_bytes()[:100])
+    said = unpack(tmp_path / "copy")
+    assert "damaged: it is not used" in said and "kernels were there" not in said
+    assert not (package.parent / "triton").exists()
