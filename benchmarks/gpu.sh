@@ -17,11 +17,11 @@ cd "$(dirname "$0")/.." || exit 1
 plan="
   info            30  first   30
   build          200  first   200
-  smoke           60  first   35
-  tests          240  first   120
+  smoke           60  first   30
+  tests          240  first   110
   graphs         180  first   40
   operator_short  90  first   45
-  steps_short     90  first   40
+  steps_short     90  first   55
   large           60  second  35
   kernels         60  second  25
   operator       240  second  100
