@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h tests/stand_in/*.cpp benchmarks/stable_abi/*.cpp benchmarks/stable_abi/*.h)
 
-.PHONY: help setup demo test test-gpu test-instruction-sets test-matrix test-large packages fuzz soak bench figures paper paper-run docs docs-links docs-accessibility lint format clean
+.PHONY: help setup demo test test-gpu test-instruction-sets test-matrix test-large gpu-package packages fuzz soak bench figures paper paper-run docs docs-links docs-accessibility lint format clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -52,6 +52,9 @@ test-instruction-sets: setup  ## The CPU kernels' tests, by the kernels of each 
 
 test-matrix: setup  ## Build and test with the oldest, the pinned and the newest PyTorch; 12 GB; docs/versions.md
 	$(BIN)/python -m benchmarks.matrix $(ARGS)
+
+gpu-package: setup  ## What a GPU machine is to be given, in build/gpu: the extension, Triton's kernels; 12 GB
+	$(BIN)/python -m benchmarks.gpu_package $(ARGS)
 
 packages: setup  ## Build sdist and wheel, install and use the wheel in a clean environment; docs/install.md
 	$(BIN)/python -m benchmarks.packages $(ARGS)

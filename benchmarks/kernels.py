@@ -6,7 +6,6 @@ The profiler's times do not include the gaps between launches, which the benchma
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import torch
 
 from jumpstart_kernels.bench import SCHEMA, heading
 from jumpstart_kernels.bench.cases import HEALTHS, Case
+from jumpstart_kernels.bench.files import write_results
 from jumpstart_kernels.bench.machine import describe
 from jumpstart_kernels.bench.peer import Peer
 from jumpstart_kernels.bench.peers import default_backends, make_peers
@@ -153,7 +153,7 @@ def main(words: Sequence[str] | None = None) -> int:
             results["cases"].append(measure(case, device))
             console.print(make_table(results["cases"][-1]))
             if arguments.output is not None:
-                arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+                write_results(arguments.output, results)
             torch.cuda.empty_cache()
     return 0
 

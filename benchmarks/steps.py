@@ -8,7 +8,6 @@ that, loss and gradients with each penalty are compared with the definition, in 
 
 import argparse
 import itertools
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -32,6 +31,7 @@ from benchmarks.comparisons import (
 )
 from jumpstart_kernels.bench import SCHEMA, heading
 from jumpstart_kernels.bench.authors import REPOSITORY, load_regularization
+from jumpstart_kernels.bench.files import write_results
 from jumpstart_kernels.bench.machine import describe, keep_memory
 from jumpstart_kernels.bench.measure import figures_of
 from jumpstart_kernels.bench.memory import peak_bytes
@@ -276,7 +276,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 failed = True
                 console.print(f"  {variant['name']}: {variant['failure']}", markup=False, soft_wrap=True)
         if arguments.output is not None:
-            arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+            write_results(arguments.output, results)
     return int(failed)
 
 

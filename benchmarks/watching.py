@@ -8,7 +8,6 @@ with every forward observed; a sample is as many steps as there are from one obs
 
 import argparse
 import copy
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import jumpstart_kernels as jk
 from benchmarks.comparisons import criterion
 from benchmarks.models import build_convnet, build_mlp
 from jumpstart_kernels.bench import SCHEMA, heading
+from jumpstart_kernels.bench.files import write_results
 from jumpstart_kernels.bench.machine import describe, keep_memory
 from jumpstart_kernels.bench.measure import figures_of
 from jumpstart_kernels.bench.timing import Sampler, interleave, seconds
@@ -123,7 +123,7 @@ def main(words: Sequence[str] | None = None) -> int:
             soft_wrap=True,
         )
         if arguments.output is not None:
-            arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+            write_results(arguments.output, results)
     return 0
 
 

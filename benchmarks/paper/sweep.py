@@ -3,7 +3,6 @@
 import argparse
 import json
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from jumpstart_kernels.bench.files import write_results
 from jumpstart_kernels.bench.machine import describe, keep_memory
 from jumpstart_kernels.cli.errors import CommandError
 
@@ -129,7 +129,5 @@ def continued(output: Path, record: Record) -> Record:
 
 
 def write(output: Path, record: Record) -> None:
-    """Write atomically."""
-    part = output.with_name(output.name + ".part")
-    part.write_text(json.dumps(record, separators=(",", ":")) + "\n")
-    os.replace(part, output)
+    """Write atomically, and compactly."""
+    write_results(output, record, separators=(",", ":"))

@@ -1,6 +1,5 @@
 """``python -m jumpstart_kernels bench``: the cost of the layer on this machine, compared with its peers."""
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from jumpstart_kernels.bench.cases import Case
+from jumpstart_kernels.bench.files import write_results
 from jumpstart_kernels.bench.machine import describe, keep_memory
 from jumpstart_kernels.bench.measure import measure
 from jumpstart_kernels.bench.peers import make_peers
@@ -91,7 +91,7 @@ def run(
                 progress.console.print(f"  {line}", markup=False, soft_wrap=True, style="red")
                 wrong += 1
             if output is not None:
-                output.write_text(json.dumps(results, indent=1) + "\n")
+                write_results(output, results)
             progress.remove_task(task)
             progress.advance(whole)
             if device.type == "cuda":

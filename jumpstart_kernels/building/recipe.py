@@ -104,6 +104,14 @@ def extension_arguments(failed: Callable[[Exception], None] | None = None) -> di
                 compiled = list(threads.map(compile_one, kernels, INSTRUCTION_SETS.values()))
             return [each for objects in compiled for each in objects]
 
+        def copy_extensions_to_source(self) -> None:
+            """With --inplace."""
+            super().copy_extensions_to_source()
+            for extension in self.extensions:
+                built = Path(self.build_lib, *extension.name.split(".")).with_name(RECORD)
+                there = Path(self.get_ext_fullpath(extension.name)).with_name(RECORD)
+                self.copy_file(str(built), str(there))
+
         def get_outputs(self) -> list[str]:
             outputs = super().get_outputs()
             return [*outputs, *{str(Path(path).with_name(RECORD)) for path in outputs}]

@@ -42,6 +42,7 @@ OTHERS = (
     f"{BACKWARD}.one_long_row.linked_relu.none",
     f"{FORWARD}.one_long_plane.linked_selu.none",
     f"{ROWS}.2d.linked_prelu.exact",
+    f"{ROWS}.position_points.linked_prelu.exact",
     f"{ROWS}.unaligned.linked_relu.exact",
     f"{PLANES}.contiguous.linked_silu.exact",
     "jumpstart_activation_forward_small_kernel.small.linked_silu.exact",

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import triton.language as tl
 from torch import Tensor
+from triton.runtime.jit import JITFunction
 
 from jumpstart_kernels.ops.triton import floats, plan
 
@@ -34,6 +35,7 @@ class Launch:
                 f"x takes {programs} programs of Triton, more than the {plan.MOST_PROGRAMS} of a launch: "
                 "run this shape by another backend, use_backend('native') or use_backend('reference')"
             )
+        settle_key(kernel)
         self.kernel, self.grid = kernel, (programs, 1, 1)
         self.settled = tuple(settled[name] for name in kernel.arg_names[-len(settled) :])
         # A fused multiply-add would round otherwise than the reference does.
@@ -48,6 +50,24 @@ class Launch:
             self.compiled[device] = self.kernel[self.grid](*arguments, **self.options)
         else:
             compiled[self.grid](*arguments)
+
+
+_settled: set[int] = set()
+
+
+def settle_key(function: Any) -> None:
+    """Have Triton work out under which key it caches a function, after those of the functions it calls.
+
+    In the key are the constants that these use too, but only of those whose key is known already: it would
+    depend on what the process has launched before, and what another has compiled would not be found.
+    """
+    if id(function) in _settled or not isinstance(function, JITFunction):
+        return
+    _settled.add(id(function))
+    for name in function.fn.__code__.co_names:
+        settle_key(function.__globals__.get(name))
+        settle_key(getattr(tl, name, None))
+    _ = function.cache_key
 
 
 def offset_dtype(span: int) -> tl.dtype:

@@ -87,8 +87,9 @@ def jumpstart_activation_forward_rows_kernel(
             row_bias = tl.load(bias_ptr + start + row)  # [SLOTS]
         if is_linked(ACTIVATION):
             place = linked_place(start, segment, row, vector, rows, vectors, UNITS_FASTEST, TILE.vector)
+            of_tile = slopes  # another name: Triton does not let None become a tensor from step to step
             if weight_ptr is not None and not UNITS_FASTEST:
-                slopes = load_row_slopes(weight_ptr, start + row, rows)
+                of_tile = load_row_slopes(weight_ptr, start + row, rows)
         start += segment * rows
         base = row_start(start, columns, TILE.vector)
         offset = slot_offsets(row, vector, vectors, TILE.vector)
@@ -107,7 +108,7 @@ def jumpstart_activation_forward_rows_kernel(
                 None if mask_ptr is None else mask_ptr + start * row_bytes,
                 values,
                 place,
-                slopes,
+                of_tile,
                 row=row,
                 vector=vector_unlimited,
                 columns=columns,

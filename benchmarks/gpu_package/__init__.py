@@ -1,0 +1,1 @@
+"""What a machine with a GPU would spend its time on, done before and elsewhere."""
