@@ -24,12 +24,13 @@ plan="
   steps_short     90  first   55
   large           60  second  35
   kernels         60  second  25
+  plans           90  second  30
   operator       240  second  100
   bias           150  second  45
-  sweep          120  second  35
   steps          240  second  70
   memcheck        90  second  35
   racecheck       90  second  35
+  sweep          120  third   35
   linked         120  third   70
   keys            60  third   30
   watching        60  third   45
@@ -275,7 +276,7 @@ for name in "${stages[@]}"; do
       stage steps "$PYTHON" -m benchmarks.steps --device "$device" --output "$OUT/${device}_steps.json" --seconds 4 \
         --network resnet50 --network mlp --network convnet --network 50x4 "${modes[@]}" "${authors[@]}" "${quick[@]}"
       ;;
-    build | tests | graphs | large | kernels | *check)
+    build | tests | graphs | large | kernels | plans | *check)
       if [ "$device" = cpu ]; then
         skip "$name" "only with --device cuda"
         continue
@@ -305,8 +306,12 @@ for name in "${stages[@]}"; do
               xargs -d "\n" -P "$WORKERS" -n 1 "$PYTHON" -m pytest -q -p no:cacheprovider --tb=short
           ' graphs tests/test_cuda_graphs.py tests/ops/test_native_cuda.py
           ;;
-        large) run_tests large -k two_to_the_31 tests/ops/test_jumpstart_activation_sizes.py ;;
+        large)
+          run_tests large -k two_to_the_31 tests/ops/test_jumpstart_activation_sizes.py \
+            tests/ops/test_large_activations.py
+          ;;
         kernels) stage kernels "$PYTHON" -m benchmarks.kernels --output "$OUT/cuda_kernels.json" ;;
+        plans) stage plans "$PYTHON" -m benchmarks.plans --rounds 1 --output "$OUT/cuda_plans.json" ;;
         *) sanitize "$name" ;;
       esac
       ;;

@@ -6,7 +6,6 @@ One parameter at a time differs from its default. Settings take turns, and the t
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ import torch
 from benchmarks.kernels import kernel_times
 from jumpstart_kernels.bench import SCHEMA, heading
 from jumpstart_kernels.bench.cases import Case
+from jumpstart_kernels.bench.files import write_results
 from jumpstart_kernels.bench.machine import describe
 from jumpstart_kernels.bench.peers import make_peers
 from jumpstart_kernels.bench.timing import Buffers, current
@@ -151,7 +151,7 @@ def main(words: Sequence[str] | None = None) -> int:
             results["cases"].append(measure(case, arguments.rounds, parameters, device))
             console.print(make_table(results["cases"][-1], parameters))
             if arguments.output is not None:
-                arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+                write_results(arguments.output, results)
             torch.cuda.empty_cache()
     return 0
 
