@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h tests/stand_in/*.cpp benchmarks/stable_abi/*.cpp benchmarks/stable_abi/*.h)
 
-.PHONY: help setup demo test test-gpu test-instruction-sets test-matrix test-large gpu-package packages fuzz soak bench figures paper paper-run docs docs-links docs-accessibility lint format clean
+.PHONY: help setup demo test test-gpu test-stand-in test-instruction-sets test-matrix test-large gpu-package packages fuzz soak bench figures paper paper-run docs docs-links docs-accessibility lint format clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -33,6 +33,9 @@ test: setup  ## The whole test suite
 
 test-gpu: setup  ## Only the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -q $(ARGS)
+
+test-stand-in: setup  ## The tests that need a GPU, on a stand-in made of the host's memory
+	PYTHONPATH=.:tests $(BIN)/python -m pytest -p stand_in -m gpu -k "not triton" -n 2 -q $(ARGS)
 
 INSTRUCTION_SET_TESTS := tests/ops tests/nn/test_relu.py tests/nn/test_leaky_relu.py
 INSTRUCTION_SET_TESTS += tests/test_functional.py tests/test_golden.py tests/test_mixed_precision.py

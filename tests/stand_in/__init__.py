@@ -1,6 +1,6 @@
 """A pytest plugin that runs tests for a GPU without one, on a device made of the host's memory.
 
-    PYTHONPATH=.:tests python -m pytest -p stand_in -m gpu -k "not triton"
+    make test-stand-in
 
 To PyTorch its tensors are on ``cuda:0`` (``stand_in.cpp``): one on the CPU beside one on the GPU, a wrong
 generator, and what waits for the device in a capture are errors, and autograd has a thread for the device.
