@@ -54,7 +54,12 @@ class Planes : PlaneBias<Vector<scalar_t, elements>, Bias> {
       }
     }
     auto found = satisfied_extrema<stat_t>();
-    if (seen_ != kReached) found = reduce(lane_ * elements < columns_, width);
+    if (seen_ != kReached) {
+      const auto followed = reduce(lane_ * elements < columns_, width);
+      // What has reached the margin was not followed; what seemed to be NaN may have been a sum that
+      // overflowed.
+      if (!(seen_ & kReached) || followed.max == largest_key<stat_t>()) found = followed;
+    }
     if (active && lane_ == 0) f_.workspace.row_partials[work] = Partial<scalar_t>::close(found);
   }
 

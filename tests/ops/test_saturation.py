@@ -150,6 +150,26 @@ def test_cuda_kernels_equal_the_reference(name, health):
                 assert_same(result, reference)
 
 
+@pytest.mark.skipif(cuda_emulator.unavailable() is not None, reason=str(cuda_emulator.unavailable()))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", ["matrix", "planes"])
+def test_cuda_kernels_where_a_sum_overflows(layout, dtype):
+    """With an infinity of the other sign it is NaN, though no value is, after the margin has been reached."""
+    largest, pieces = torch.finfo(dtype).max, 4096 // dtype.itemsize  # two that a warp takes in turn
+    size, dim = ((300, 64), 0) if layout == "matrix" else ((2, 3, pieces), 2)
+    x = torch.full(size, largest / 2.5, dtype=torch.float64)
+    half = x.narrow(dim, 0, size[dim] // 2)
+    half.fill_(largest / 1.5).select(dim, 1).neg_()
+    x.select(dim, -1).fill_(-torch.inf)
+    options = Options("relu", 0.0, 1, False, largest / 2, "limited")
+    expected = ForwardResult(*OVERLOADS["reference"](x.to(dtype), None, *options))
+    actual = cuda_emulator.forward(x.to(dtype), None, options, multiprocessors=1)
+    for name in ("output", "mask", "extrema", "indices"):
+        assert_same(getattr(actual, name), getattr(expected, name))
+    torch.testing.assert_close(actual.slack_sums, expected.slack_sums, rtol=1e-5, atol=0)
+    assert (expected.indices[:, : size[1]] == -1).all()
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("health", HEALTH)
 @pytest.mark.parametrize("name", LAYOUTS)
