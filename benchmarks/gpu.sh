@@ -5,10 +5,10 @@
 #   benchmarks/gpu.sh --run first             a planned run: first, second or third
 #   benchmarks/gpu.sh --run third --seconds N ends within N seconds; without --run, too
 #   benchmarks/gpu.sh --device cpu --quick    on any machine, to check that the stages run
-# Results, a log and the tests' tracebacks (failures.log) are written to $OUT, by default benchmarks/results, as soon
-# as they exist. A stage that fails does not stop the others; each is stopped after its limit. What make gpu-package
-# has prepared is used. To measure the authors' code too, set AUTHORS to a checkout of it; to train on
-# CIFAR-10, set CIFAR to its .npz and name the stage cifar, or run third; --minutes N is for it.
+# Results, a log and the tests' tracebacks (failures.log) are written to $OUT, by default benchmarks/results, with
+# --quick build/quick, as soon as they exist. A stage that fails does not stop the others; each is stopped after its
+# limit. What make gpu-package has prepared is used. To measure the authors' code too, set AUTHORS to a checkout of
+# it; to train on CIFAR-10, set CIFAR to its .npz and name the stage cifar, or run third; --minutes N is for it.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -90,6 +90,7 @@ run_ends=$((${seconds:-1000000} - spare)) # of SECONDS, which counts from the st
 
 # JUMPSTART_BUILD: only the stage build builds, none at first use
 export PYTHON=${PYTHON:-python3} PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 JUMPSTART_BUILD=never
+[ ${#quick[@]} -eq 0 ] || OUT=${OUT:-build/quick} # not where the results are that the documentation shows
 OUT=${OUT:-benchmarks/results}
 mkdir -p "$OUT"
 log=$OUT/$device.log

@@ -108,6 +108,14 @@ def test_a_planned_run(run, start, tmp_path):
     assert len(os.listdir(tmp_path / "out")) <= MOST_FILES
 
 
+def test_a_quick_run_leaves_the_stored_results_alone(start, tmp_path):
+    for words, folder in ((["--quick"], "build/quick"), ([], "benchmarks/results")):
+        assert start("--device", "cpu", "operator_short", *words, OUT="").returncode == 0
+        written = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("cpu_operator.json")]
+        assert f"{folder}/cpu_operator.json" in written
+        assert words == [] or len(written) == 1
+
+
 def test_stages_without_time_are_skipped(start):
     done = start("--seconds", str(number("spare") + 1), "info", "smoke")
     assert done.returncode == 0
