@@ -162,7 +162,7 @@ def test_cuda_kernels_where_a_sum_overflows(layout, dtype):
     half.fill_(largest / 1.5).select(dim, 1).neg_()
     x.select(dim, -1).fill_(-torch.inf)
     options = Options("relu", 0.0, 1, False, largest / 2, "limited")
-    expected = OVERLOADS["reference"](x.to(dtype), None, *options)
+    expected = ForwardResult(*OVERLOADS["reference"](x.to(dtype), None, *options))
     actual = cuda_emulator.forward(x.to(dtype), None, options, multiprocessors=1)
     for name in ("output", "mask", "extrema", "indices"):
         assert_same(getattr(actual, name), getattr(expected, name))
