@@ -294,8 +294,9 @@ for name in "${stages[@]}"; do
         # A failed capture leaves its process unusable, so the stage graphs runs each test in its own. Tests that take
         # most of the memory run alone, in the stage large.
         tests)
-          # Every worker imports all files: only those that can have such tests.
-          mapfile -t files < <(grep -rlwE "gpu|target" tests --include="test_*.py" |
+          # Every worker imports all files: only those that can have such tests. tests/bench, which is first, has the
+          # one that takes longest.
+          mapfile -t files < <(grep -rlwE "gpu|target" tests --include="test_*.py" | sort |
             grep -v -e tests/test_cuda_graphs.py -e tests/ops/test_native_cuda.py)
           run_tests tests "${parallel[@]}" --maxfail=40 --continue-on-collection-errors -k "not two_to_the_31" \
             "${files[@]}"
