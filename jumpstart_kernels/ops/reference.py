@@ -59,8 +59,9 @@ def jumpstart_activation_forward(x: Tensor, bias: Tensor | None, options: Option
         places = torch.stack([torch.cat([unit_argmax, point_argmax]), torch.cat([unit_argmin, point_argmin])])
         slack = slacks(extrema, margin)
         if kind == "limited":
-            limits = torch.stack([torch.full_like(extrema[0], margin), torch.full_like(extrema[1], -margin)])
-            extrema = torch.where(slack == 0, limits, extrema)
+            # By way of float64, since a margin may be infinite in float32.
+            limit = torch.full_like(extrema[0], margin, dtype=torch.float64).to(extrema.dtype)
+            extrema = torch.where(slack == 0, torch.stack([limit, -limit]), extrema)
     else:  # an empty tensor: no slack
         count = by_unit.shape[0] + by_point.shape[0]
         nothing = x.new_full((count,), -torch.inf, dtype=statistics_dtype(x.dtype))
