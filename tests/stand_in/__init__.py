@@ -67,6 +67,7 @@ SKIPPED = {  # by a part of the test's id
     "bench/test_command.py::test_on_a_gpu": "compiles for a GPU",
     "test_on_gpus": "needs NCCL",
     "test_kernel_times": "needs the profiler of a GPU",
+    "test_times_of_every_setting": "needs the profiler of a GPU",
     "two_to_the_31": "takes a GPU's memory and speed",
     "two_devices_is_an_error": "the kernel of a GPU checks it",
 }
