@@ -8,7 +8,7 @@ The profiler's times do not include the gaps between launches, which the benchma
 import argparse
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,38 @@ def make_table(record: dict[str, Any]) -> Any:
     return table
 
 
+def check_output_and_gpu(parser: argparse.ArgumentParser, output: Path | None) -> None:
+    """A parser's error if there is no folder for the results, or no CUDA device."""
+    if output is not None and not output.absolute().parent.is_dir():
+        parser.error(f"argument --output: there is no folder {output.parent}")
+    if not torch.cuda.is_available():
+        parser.error("needs a CUDA device")
+
+
+def run_cases(
+    command: Sequence[str],
+    cases: Iterable[Case],
+    device: torch.device,
+    measure: Callable[[Case], dict[str, Any]],
+    make_table: Callable[[dict[str, Any]], Any],
+    output: Path | None,
+) -> None:
+    """Measure cases one after the other, print a table for each, write the results as they come."""
+    from rich.console import Console
+
+    console = Console(highlight=False, width=140)
+    results: dict[str, Any] = {"schema": SCHEMA, "machine": describe(device, list(command)), "cases": []}
+    console.print(heading(results["machine"]), markup=False)
+    with current(device):
+        for case in cases:
+            torch.manual_seed(0)
+            results["cases"].append(measure(case))
+            console.print(make_table(results["cases"][-1]))
+            if output is not None:
+                write_results(output, results)
+            torch.cuda.empty_cache()
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print a table for each case, write the results."""
     words = sys.argv[1:] if words is None else list(words)
@@ -132,29 +164,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--bias", action="store_true", help="add a bias to the inputs of --shape")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for the results")
     arguments = parser.parse_args(words)
-    if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
-        parser.error(f"argument --output: there is no folder {arguments.output.parent}")
-    if not torch.cuda.is_available():
-        parser.error("needs a CUDA device")
-    from rich.console import Console
-
+    check_output_and_gpu(parser, arguments.output)
+    cases = [Case(shape, bias=arguments.bias) for shape in arguments.shape or []] or CASES
     device = torch.device("cuda")
-    console = Console(highlight=False, width=140)
-    results: dict[str, Any] = {
-        "schema": SCHEMA,
-        "machine": describe(device, ["python", "-m", "benchmarks.kernels", *words]),
-        "cases": [],
-    }
-    console.print(heading(results["machine"]), markup=False)
-    with current(device):
-        shapes = arguments.shape or []
-        for case in [Case(shape, bias=arguments.bias) for shape in shapes] or CASES:
-            torch.manual_seed(0)
-            results["cases"].append(measure(case, device))
-            console.print(make_table(results["cases"][-1]))
-            if arguments.output is not None:
-                write_results(arguments.output, results)
-            torch.cuda.empty_cache()
+    command = ["python", "-m", "benchmarks.kernels", *words]
+    run_cases(command, cases, device, lambda case: measure(case, device), make_table, arguments.output)
     return 0
 
 

@@ -15,13 +15,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels import kernel_times
-from jumpstart_kernels.bench import SCHEMA, heading
+from benchmarks.kernels import check_output_and_gpu, kernel_times, run_cases
 from jumpstart_kernels.bench.cases import Case
-from jumpstart_kernels.bench.files import write_results
-from jumpstart_kernels.bench.machine import describe
 from jumpstart_kernels.bench.peers import make_peers
-from jumpstart_kernels.bench.timing import Buffers, current
+from jumpstart_kernels.bench.timing import Buffers
 from jumpstart_kernels.cli.inputs import positive
 from jumpstart_kernels.ops import backends
 
@@ -123,36 +120,24 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=positive, default=2, help="for each setting; default: 2")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for the results")
     arguments = parser.parse_args(words)
-    if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
-        parser.error(f"argument --output: there is no folder {arguments.output.parent}")
-    if not torch.cuda.is_available():
-        parser.error("needs a CUDA device")
+    check_output_and_gpu(parser, arguments.output)
     reason = backends.unavailable("native", "cuda")
     if reason is not None:
         parser.error(f"needs the native CUDA kernels: {reason}")
-    from rich.console import Console
-
     from jumpstart_kernels.ops.native import extension
 
     native = extension()
     assert native is not None  # or the backend would be unavailable
     parameters = native.plan_parameters()
     device = torch.device("cuda")
-    console = Console(highlight=False, width=140)
-    results: dict[str, Any] = {
-        "schema": SCHEMA,
-        "machine": describe(device, ["python", "-m", "benchmarks.plans", *words]),
-        "cases": [],
-    }
-    console.print(heading(results["machine"]), markup=False)
-    with current(device):
-        for case in CASES:
-            torch.manual_seed(0)
-            results["cases"].append(measure(case, arguments.rounds, parameters, device))
-            console.print(make_table(results["cases"][-1], parameters))
-            if arguments.output is not None:
-                write_results(arguments.output, results)
-            torch.cuda.empty_cache()
+    run_cases(
+        ["python", "-m", "benchmarks.plans", *words],
+        CASES,
+        device,
+        lambda case: measure(case, arguments.rounds, parameters, device),
+        lambda record: make_table(record, parameters),
+        arguments.output,
+    )
     return 0
 
 

@@ -23,6 +23,22 @@ def test_kernel_times_need_a_gpu(capsys):
     assert "needs a CUDA device" in capsys.readouterr().err
 
 
+def test_results_are_there_as_they_come(tmp_path, capsys):
+    """Also if a later case fails."""
+    output, cases = tmp_path / "kernels.json", [kernels.Case((2, 3)), kernels.Case((4, 5))]
+
+    def measure(case):
+        if case == cases[1]:
+            raise KeyboardInterrupt
+        return {"shape": list(case.shape)}
+
+    with pytest.raises(KeyboardInterrupt):
+        kernels.run_cases(["command"], cases, torch.device("cpu"), measure, str, output)
+    results = json.loads(output.read_text())
+    assert results["cases"] == [{"shape": [2, 3]}] and results["machine"]["command"] == "command"
+    assert "{'shape': [2, 3]}" in capsys.readouterr().out
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_kernel_times(tmp_path):
