@@ -19,7 +19,9 @@ constexpr int kSmallThreads = 512;
 constexpr int kSmallBytes = 32768;  // of shared memory for a small matrix
 constexpr int kDepth = 4;           // vectors that a thread loads at once, of as many rows or pieces of a row
 
-// What plans are made from. Found by measuring: benchmarks/plans.py, which alone changes it.
+// What plans are made from, found by measuring. Only benchmarks/plans.py and tests change it; nothing is
+// checked: all but forward_end_steps must be positive, forward_steps below 64, since places in a region take
+// 16 bits.
 struct PlanParameters {
   int64_t forward_waves = 16;     // of blocks: the most that the regions of a forward make
   int64_t forward_steps = 16;     // tiles of full depth in a region: with more, blocks drift apart in memory
