@@ -23,14 +23,18 @@ from jumpstart_kernels.cli.inputs import positive
 from jumpstart_kernels.ops import backends
 
 CASES = (
+    Case((256, 4)),
+    Case((256, 64)),
     Case((256, 1024)),
+    Case((256, 1024), "bfloat16"),
     Case((16384, 16384), "bfloat16"),
     Case((256, 64, 112, 112), "bfloat16"),
     Case((256, 64, 112, 112), "bfloat16", "channels_last"),
     Case((16384, 16384), "float32"),
     Case((16384, 16384), "bfloat16", bias=True),
 )
-# Places within a region are kept in 16 bits: a narrow matrix allows 63 steps.
+# Places within a region are kept in 16 bits: a narrow matrix allows 63 steps. Without small_bytes, a cluster of
+# one block takes the matrix.
 VALUES = {
     "forward_waves": (4, 32),
     "forward_steps": (4, 8, 32),
@@ -39,6 +43,9 @@ VALUES = {
     "merge_partials": (4, 16, 32),
     "backward_steps": (1, 4, 8),
     "bias_backward_steps": (2, 8),
+    "small_bytes": (0,),
+    "cluster_blocks": (0, 8),
+    "cluster_steps": (1, 2, 8),
 }
 
 

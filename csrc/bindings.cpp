@@ -58,7 +58,10 @@ PYBIND11_MODULE(_native, m) {
       .def_readwrite("chunk_pieces", &PlanParameters::chunk_pieces)
       .def_readwrite("merge_partials", &PlanParameters::merge_partials)
       .def_readwrite("backward_steps", &PlanParameters::backward_steps)
-      .def_readwrite("bias_backward_steps", &PlanParameters::bias_backward_steps);
+      .def_readwrite("bias_backward_steps", &PlanParameters::bias_backward_steps)
+      .def_readwrite("small_bytes", &PlanParameters::small_bytes)
+      .def_readwrite("cluster_blocks", &PlanParameters::cluster_blocks)
+      .def_readwrite("cluster_steps", &PlanParameters::cluster_steps);
   m.def("plan_parameters", &jumpstart::cuda::plan_parameters, pybind11::return_value_policy::reference);
 #else
   m.attr("cuda_version") = pybind11::none();

@@ -30,7 +30,8 @@ ForwardResult run_forward(PreparedForward prepared, const Options& options) {
                                result.indices.mutable_data_ptr<int64_t>(),
                                layout,
                                options,
-                               multiprocessors_of(x)};
+                               multiprocessors_of(x),
+                               cuda::most_cluster_blocks(x.device().index())};
   const at::Tensor workspace = empty_workspace(cuda::forward_workspace(call), x);
   cuda::forward(call, address(workspace), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();

@@ -2,6 +2,9 @@
 
 #include "cuda/kernels.h"
 
+#include <array>
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -60,8 +63,7 @@ void launch_forward(const Forward<scalar_t>& f, const Activation& activation, co
       kernel = jumpstart_activation_forward_planes_kernel<scalar_t, elements, Activation, Bias>;
     }
   }
-  launch(kernel, f.plan.blocks, kThreads, stream, f, activation, bias);
-  launch_merge(f, stream);
+  launch_streaming(kernel, stream, f, activation, bias);
 }
 
 // Calls `run` with the sums of a call.
@@ -142,6 +144,18 @@ void launch_sums(const BiasSums<stat_t, UnitsAre::columns>& sums, Stream stream)
 }
 template void launch_sums(const BiasSums<float, UnitsAre::columns>&, Stream);
 template void launch_sums(const BiasSums<double, UnitsAre::columns>&, Stream);
+
+int most_cluster_blocks(int device) {
+  static std::array<std::atomic<int>, 64> known{};  // 0: not yet
+  const auto find = [] {
+    using NoBias = Bias<float, UnitsAre::without_bias>;
+    return most_cluster_blocks_of(jumpstart_activation_forward_rows_kernel<float, 4, ReLU, NoBias>, kThreads);
+  };
+  if (device >= static_cast<int>(known.size())) return find();
+  std::atomic<int>& of_device = known[static_cast<size_t>(device)];
+  if (!of_device) of_device = find();
+  return of_device;
+}
 
 int64_t forward_workspace(const ForwardCall& call) {
   int64_t bytes = 0;

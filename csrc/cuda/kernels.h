@@ -26,12 +26,16 @@ struct ForwardCall {
   Layout layout;
   Options options;
   int multiprocessors;  // of the device
+  int cluster_blocks;   // most_cluster_blocks() of the device
 };
+
+// The most blocks of a cluster on a device, which must be the current one; 1 if it has none.
+int most_cluster_blocks(int device);
 
 // Bytes of workspace that a forward needs, aligned to 16 bytes, free again once it has run; 0 for a small
 // activation.
 int64_t forward_workspace(const ForwardCall& call);
-// One launch if the activation is small, else two.
+// One launch if the activation is small or takes few enough blocks for a cluster, else two.
 void forward(const ForwardCall& call, void* workspace, Stream stream);
 
 struct BackwardCall {

@@ -56,7 +56,7 @@ template <typename scalar_t>
 ForwardPlan plan_of(const ForwardCall& call) {
   return plan_forward(call.layout, call.options.position_points,
                       vector_of<scalar_t>(call.layout, call.x, call.output), sizeof(stat_of<scalar_t>),
-                      call.multiprocessors);
+                      call.multiprocessors, call.cluster_blocks);
 }
 
 template <typename scalar_t>
@@ -93,6 +93,14 @@ Backward<scalar_t> make_backward(const BackwardCall& call, int vector) {
 // The second launch of a forward.
 template <typename scalar_t>
 void launch_merge(const Forward<scalar_t>& f, Stream stream);
+// A forward's streaming kernel, which takes `f` and the arguments, and its merge.
+template <typename scalar_t, typename Kernel, typename... Arguments>
+void launch_streaming(Kernel kernel, Stream stream, const Forward<scalar_t>& f,
+                      const Arguments&... arguments) {
+  if (f.plan.in_cluster) return launch_cluster(kernel, f.plan.blocks, kThreads, stream, f, arguments...);
+  launch(kernel, f.plan.blocks, kThreads, stream, f, arguments...);
+  launch_merge(f, stream);
+}
 // The second launch of a backward that leaves partial sums, to which extrema add nothing.
 template <typename stat_t>
 void launch_sums(const BiasSums<stat_t, UnitsAre::columns>& sums, Stream stream);

@@ -35,7 +35,7 @@ ForwardResult linked_forward_cuda(const at::Tensor& x, const at::Tensor& weight,
        with_statistics ? result.slack_sums.mutable_data_ptr() : nullptr,
        with_statistics ? result.extrema.mutable_data_ptr() : nullptr,
        with_statistics ? result.indices.mutable_data_ptr<int64_t>() : nullptr, prepared.layout,
-       options.statistics, multiprocessors_of(x)},
+       options.statistics, multiprocessors_of(x), cuda::most_cluster_blocks(x.device().index())},
       options.kind,
       const_address(slopes)};
   const at::Tensor workspace = empty_workspace(cuda::linked_forward_workspace(call), x);

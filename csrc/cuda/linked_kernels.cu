@@ -66,8 +66,7 @@ void launch_with_statistics(const Forward<scalar_t>& f, const Linked<stat_of<sca
       f.plan.kernel == ForwardKernel::rows
           ? jumpstart_activation_forward_rows_kernel<scalar_t, elements, Activation, NoBias>
           : jumpstart_activation_forward_planes_kernel<scalar_t, elements, Activation, NoBias>;
-  launch(kernel, f.plan.blocks, kThreads, stream, f, linked, NoBias{});
-  launch_merge(f, stream);
+  launch_streaming(kernel, stream, f, linked, NoBias{});
 }
 
 template <typename scalar_t>

@@ -1,4 +1,5 @@
-// The second launch of a forward: merges partial extrema into extrema, indices and slack sums.
+// The second part of a forward: merges partial extrema into extrema, indices and slack sums. It is a launch
+// of its own, unless the blocks of the first part are one cluster.
 
 #pragma once
 
@@ -171,16 +172,31 @@ class Merge {
   unsigned char* shared_;
 };
 
+constexpr int kMergeBytes = 2 * kThreads * 16;  // of shared memory
+
 // Ends a streaming kernel: resets the counter for the merge.
 template <typename scalar_t>
 JUMPSTART_DEVICE void end_of_forward(const Forward<scalar_t>& f) {
   if (blockIdx.x == 0 && threadIdx.x == 0) *f.workspace.counter = 0;
 }
 
+// Ends a streaming kernel whose blocks are one cluster.
+template <typename scalar_t>
+JUMPSTART_DEVICE void merge_in_cluster(const Forward<scalar_t>& f, unsigned char* shared) {
+  meet_cluster();
+  Merge<scalar_t> merge(f, shared);
+  for (int64_t block = blockIdx.x; block < f.plan.merge.blocks(); block += gridDim.x) {
+    merge.run(block);
+    __syncthreads();  // before its memory is used again
+  }
+  meet_cluster();
+  if (blockIdx.x == 0) merge.sum_blocks();
+}
+
 template <typename scalar_t>
 __global__ void __launch_bounds__(kThreads)
     jumpstart_activation_statistics_forward_kernel(const __grid_constant__ Forward<scalar_t> f) {
-  alignas(16) __shared__ unsigned char shared[2 * kThreads * 16];
+  alignas(16) __shared__ unsigned char shared[kMergeBytes];
   __shared__ bool last;
   Merge<scalar_t> merge(f, shared);
   merge.run(blockIdx.x);

@@ -68,6 +68,19 @@ void join_steps(Tiling& t, int64_t steps) {
   t.regions = divide_up(t.segment_rows, t.region_rows);
 }
 
+// Joins steps until the tiles are no more than a cluster's blocks; false, and `t` as it was, if a block would
+// have too many.
+bool join_for_cluster(Tiling& t, int cluster_blocks) {
+  const PlanParameters& parameters = plan_parameters();
+  const int64_t most = std::min<int64_t>(parameters.cluster_blocks, cluster_blocks);
+  const int64_t columns_of_tiles = t.segments * t.tiles;
+  if (most < columns_of_tiles) return false;
+  const int64_t steps = divide_up(t.regions, most / columns_of_tiles);
+  if (steps > parameters.cluster_steps) return false;
+  join_steps(t, steps);
+  return true;
+}
+
 Axis make_axis(Source source, int64_t items, int64_t partials) {
   Axis axis{};
   axis.source = source;
@@ -88,7 +101,7 @@ PlanParameters& plan_parameters() {
 }
 
 ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector, int key_bytes,
-                         int multiprocessors) {
+                         int multiprocessors, int cluster_blocks) {
   ForwardPlan plan{};
   const int64_t groups = layout.samples * layout.rows;  // rows of planes, one plane per unit
   plan.wide = vector > 1;
@@ -114,14 +127,16 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
   } else {
     const int64_t rows_per_point = position_points ? 1 : layout.rows;
     const bool planes = layout.inner > 1;  // of units, with positions as points
-    const bool small = !planes && rows_per_point == 1 &&
-                       layout.matrix_rows() * (layout.matrix_columns() + 1) * key_bytes <= kSmallBytes;
+    const bool small =
+        !planes && rows_per_point == 1 &&
+        layout.matrix_rows() * (layout.matrix_columns() + 1) * key_bytes <= plan_parameters().small_bytes;
     plan.by_row = planes || rows_per_point < kShortSegment;
     plan.kernel = small ? ForwardKernel::small : ForwardKernel::rows;
     Tiling& t = plan.tiling;
     const int64_t segments = plan.by_row ? 1 : layout.samples;
     t = tile(layout, planes ? groups : segments, vector, lanes_of(layout.matrix_columns(), vector));
-    join_steps(t, forward_steps(t.segments * t.tiles, t.regions, multiprocessors));
+    plan.in_cluster = join_for_cluster(t, cluster_blocks);
+    if (!plan.in_cluster) join_steps(t, forward_steps(t.segments * t.tiles, t.regions, multiprocessors));
     const int64_t regions = t.segments * t.regions;
     plan.partials = {regions * t.columns, plan.by_row ? t.rows * t.tiles : 0,
                      plan.by_row ? 0 : regions * t.tiles};
@@ -141,7 +156,8 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
       }
       plan.merge.points.columns_first = layout.channels_last && rows_per_point > 1;
     }
-    plan.blocks = std::min(t.work(), kMostBlocks);
+    // Clusters come in powers of two; a block may be without work.
+    plan.blocks = plan.in_cluster ? power_of_two(t.work()) : std::min(t.work(), kMostBlocks);
   }
   plan.merge.points.first_blocks = plan.merge.units.blocks();
   return plan;

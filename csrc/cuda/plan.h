@@ -20,8 +20,9 @@ constexpr int kSmallBytes = 32768;  // of shared memory for a small matrix
 constexpr int kDepth = 4;           // vectors that a thread loads at once, of as many rows or pieces of a row
 
 // What plans are made from, found by measuring. Only benchmarks/plans.py and tests change it; nothing is
-// checked: all but forward_end_steps must be positive, forward_steps below 64, since places in a region take
-// 16 bits.
+// checked: steps, waves, pieces and partials must be positive, but for forward_end_steps; forward_steps and
+// cluster_steps below 64, since places in a region take 16 bits; small_bytes at most kSmallBytes;
+// cluster_blocks 0 or a power of two.
 struct PlanParameters {
   int64_t forward_waves = 16;     // of blocks: the most that the regions of a forward make
   int64_t forward_steps = 16;     // tiles of full depth in a region: with more, blocks drift apart in memory
@@ -30,6 +31,9 @@ struct PlanParameters {
   int64_t merge_partials = 8;     // of an item, that a thread takes: some loads under way at once
   int64_t backward_steps = 2;     // of a block in the backward, which has no partial extrema to save
   int64_t bias_backward_steps = 4;  // the same, if columns have partial sums
+  int64_t small_bytes = 32768;      // of shared memory that the small kernel may take
+  int64_t cluster_blocks = 16;      // of a forward, at most, that merge in the same launch; 0: none do
+  int64_t cluster_steps = 4;        // of each of them, at most: more take longer than a second launch
 };
 PlanParameters& plan_parameters();
 
@@ -86,14 +90,15 @@ struct PartialCounts {
 
 enum class ForwardKernel : int32_t {
   small,   // small.cuh: one launch, no partial extrema
-  rows,    // rows.cuh: uses `tiling`
+  rows,    // rows.cuh: uses `tiling`; one launch if `in_cluster`
   planes,  // planes.cuh: uses `chunks`
 };
 
 struct ForwardPlan {
   ForwardKernel kernel;
-  bool by_row;  // rows.cuh: partial extrema of points are those of rows, not of segments
-  bool wide;    // 16-byte accesses
+  bool by_row;      // rows.cuh: partial extrema of points are those of rows, not of segments
+  bool in_cluster;  // all blocks are one cluster, which merges too
+  bool wide;        // 16-byte accesses
   int64_t blocks;
   Tiling tiling;
   Chunks chunks;
@@ -108,9 +113,10 @@ struct BackwardPlan {
 };
 
 // `vector` is the number of elements in 16 bytes, or 1 if memory is not aligned to 16 bytes; `key_bytes` is
-// the size of a key (extrema.cuh).
+// the size of a key (extrema.cuh); `cluster_blocks` the most blocks of a cluster on the device, 1 if it has
+// none.
 ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector, int key_bytes,
-                         int multiprocessors);
+                         int multiprocessors, int cluster_blocks);
 BackwardPlan plan_backward(const Layout& layout, int vector, int multiprocessors, bool with_bias);
 // How the partial sums of a bias are merged, `pieces` of them to a row that is of one unit; 1 if its units
 // are columns.

@@ -306,7 +306,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksOf<Activation>)
   }
   Rows<scalar_t, elements, Activation, Bias> rows(f, activation, bias, shared, of_bias);
   for (int64_t work = blockIdx.x; work < f.plan.tiling.work(); work += gridDim.x) rows.run(work);
-  end_of_forward(f);
+  if (!f.plan.in_cluster) return end_of_forward(f);
+  static_assert(kRowsBytes >= kMergeBytes, "the merge uses the same memory");
+  merge_in_cluster(f, shared);
 }
 
 }  // namespace cuda

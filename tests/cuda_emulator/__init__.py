@@ -88,6 +88,7 @@ class _ForwardCall(ctypes.Structure):
         ("layout", _Layout),
         ("options", _Options),
         ("multiprocessors", ctypes.c_int),
+        ("cluster_blocks", ctypes.c_int),
     ]
 
 
@@ -211,6 +212,7 @@ def forward(
     inplace: bool = False,
     aligned: bool = True,
     multiprocessors: int = 2,
+    cluster_blocks: int = 0,  # none merge in the same launch
     seed: int = 0,
     workspace_byte: int = POISON,
 ) -> ForwardResult:
@@ -231,7 +233,7 @@ def forward(
         call = _ForwardCall(
             SCALARS.index(x.dtype),
             *map(_address, (source, added, output, mask, slack_sums, extrema, indices)),
-            _Layout(*layout), _options(options), multiprocessors,
+            _Layout(*layout), _options(options), multiprocessors, cluster_blocks,
         )  # fmt: skip
         size = library().emulator_forward_workspace(ctypes.byref(call))
         workspace = memory.allocate(size, torch.uint8).fill_(workspace_byte)

@@ -23,6 +23,9 @@ void read_behind(const uint8_t* memory, size_t page) {
 void part_at_barrier() {
   if (threadIdx.x < 7) __syncthreads();
 }
+void part_at_cluster() {
+  if (blockIdx.x == 0) jumpstart::cuda::meet_cluster();
+}
 void part_in_warp() {
   if (threadIdx.x % 2) {
     __any_sync(0xffffffffu, 1);
@@ -34,7 +37,7 @@ void part_in_warp() {
 }  // namespace
 
 struct EmulatorPlan {
-  int64_t blocks, work, tiles, unit_blocks, point_blocks;
+  int64_t launches, blocks, work, tiles, unit_blocks, point_blocks;
   int64_t extent;  // the most rows or columns that a place is counted in
   int64_t backward_blocks, backward_work, backward_tiles, backward_extent;
 };
@@ -48,12 +51,14 @@ void emulator_seed(unsigned seed) { cuda_emulator::seed(seed); }
 void emulator_limit(int64_t first, int64_t last) { cuda_emulator::limit(first, last); }
 
 void emulator_plan(const jumpstart::Layout* layout, bool position_points, int vector, int multiprocessors,
-                   EmulatorPlan* to) {
-  const auto f = jumpstart::cuda::plan_forward(*layout, position_points, vector, 4, multiprocessors);
+                   int cluster_blocks, EmulatorPlan* to) {
+  const auto f =
+      jumpstart::cuda::plan_forward(*layout, position_points, vector, 4, multiprocessors, cluster_blocks);
   const auto b = jumpstart::cuda::plan_backward(*layout, vector, multiprocessors, false);
   const auto& t = f.tiling;
   const bool planes = f.kernel == jumpstart::cuda::ForwardKernel::planes;
-  *to = {f.blocks,
+  *to = {f.in_cluster || f.kernel == jumpstart::cuda::ForwardKernel::small ? 1 : 2,
+         f.blocks,
          planes ? f.chunks.work() : t.work(),
          planes ? 1 : t.tiles,
          f.merge.units.blocks(),
@@ -132,11 +137,15 @@ const char* emulator_penalty_backward(bool float64, const void* grad, const void
 
 const char* emulator_fault(int which, const uint8_t* memory, size_t page) {
   return cuda_emulator::guarded([&] {
-    cuda_emulator::run(2, 64, [&] {
-      if (which == 0) read_behind(memory, page);
-      if (which == 1) part_at_barrier();
-      if (which == 2) part_in_warp();
-    });
+    cuda_emulator::run(
+        2, 64,
+        [&] {
+          if (which == 0) read_behind(memory, page);
+          if (which == 1) part_at_barrier();
+          if (which == 2) part_in_warp();
+          if (which == 3) part_at_cluster();
+        },
+        which == 3 ? 2 : 1);
   });
 }
 

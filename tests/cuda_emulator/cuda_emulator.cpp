@@ -19,9 +19,10 @@ namespace {
 constexpr size_t kStack = 256 * 1024;
 constexpr int kLanes = 32;
 
-enum class State { ready, at_block, at_warp, done };
+enum class State { ready, at_block, at_warp, at_cluster, done };
 
 struct Fiber {
+  unsigned block = 0;
   State state = State::ready;
   int line = 0;
   bool started = false;
@@ -40,8 +41,9 @@ struct Ends {
 std::mt19937 order;
 std::deque<Ends> limits;
 const std::function<void()>* kernel;
-std::vector<Fiber> fibers;
-std::vector<Warp> warps;
+std::vector<Fiber> fibers;  // [blocks of a cluster, threads]
+std::vector<Warp> warps;    // [blocks of a cluster, warps]
+int threads_of_block;
 std::vector<char> stacks;
 jmp_buf scheduler;
 int current;
@@ -60,20 +62,21 @@ void start() {
 }
 
 // Never inlined: a jump comes back here.
-__attribute__((noinline)) void resume(int thread) {
-  current = thread;
-  threadIdx.x = static_cast<unsigned>(thread);
+__attribute__((noinline)) void resume(int chosen) {
+  current = chosen;
   if (_setjmp(scheduler) != 0) return;
-  Fiber& fiber = fibers[static_cast<size_t>(thread)];
+  Fiber& fiber = fibers[static_cast<size_t>(chosen)];
+  blockIdx.x = fiber.block;
+  threadIdx.x = static_cast<unsigned>(chosen % threads_of_block);
   if (fiber.started) _longjmp(fiber.here, 1);
   fiber.started = true;
   setcontext(&fiber.first);
 }
 
-__attribute__((noinline)) void prepare(size_t thread) {
-  ucontext_t& context = fibers[thread].first;
+__attribute__((noinline)) void prepare(size_t fiber) {
+  ucontext_t& context = fibers[fiber].first;
   getcontext(&context);
-  context.uc_stack.ss_sp = stacks.data() + thread * kStack;
+  context.uc_stack.ss_sp = stacks.data() + fiber * kStack;
   context.uc_stack.ss_size = kStack;
   context.uc_link = nullptr;
   makecontext(&context, start, 0);
@@ -88,39 +91,50 @@ bool release(size_t begin, size_t end, State state) {
   return true;
 }
 
-void run_block(size_t threads) {
-  fibers.assign(threads, Fiber{});
-  warps.assign((threads + kLanes - 1) / kLanes, Warp{});
-  stacks.resize(threads * kStack);
-  std::vector<int> turns(threads);
-  for (size_t i = 0; i < threads; ++i) {
-    turns[i] = static_cast<int>(i);
-    prepare(i);
-  }
+// Runs the block of these fibers until none can go on.
+void run_block(size_t begin, size_t end) {
+  std::vector<int> turns;
+  for (size_t i = begin; i < end; ++i) turns.push_back(static_cast<int>(i));
   std::shuffle(turns.begin(), turns.end(), order);
   for (bool moved = true; moved;) {
     moved = false;
-    for (const int thread : turns) {
-      if (fibers[static_cast<size_t>(thread)].state != State::ready) continue;
-      resume(thread);
+    for (const int fiber : turns) {
+      if (fibers[static_cast<size_t>(fiber)].state != State::ready) continue;
+      resume(fiber);
       moved = true;
     }
-    for (size_t w = 0; w < warps.size(); ++w) {
-      if (release(w * kLanes, std::min((w + 1) * kLanes, threads), State::at_warp)) {
-        std::copy_n(warps[w].brought, kLanes, warps[w].met);
+    for (size_t first = begin; first < end; first += kLanes) {
+      if (release(first, std::min(first + kLanes, end), State::at_warp)) {
+        Warp& warp = warps[first / kLanes];
+        std::copy_n(warp.brought, kLanes, warp.met);
         moved = true;
       }
     }
-    moved |= release(0, threads, State::at_block);
+    moved |= release(begin, end, State::at_block);
   }
-  for (size_t i = 0; i < threads; ++i) {
+}
+
+void run_cluster(std::vector<unsigned> blocks) {
+  const auto threads = static_cast<size_t>(threads_of_block);
+  fibers.assign(blocks.size() * threads, Fiber{});
+  warps.assign((fibers.size() + kLanes - 1) / kLanes, Warp{});
+  stacks.resize(fibers.size() * kStack);
+  for (size_t i = 0; i < fibers.size(); ++i) {
+    fibers[i].block = blocks[i / threads];
+    prepare(i);
+  }
+  do {
+    for (size_t begin = 0; begin < fibers.size(); begin += threads) run_block(begin, begin + threads);
+  } while (release(0, fibers.size(), State::at_cluster));
+  for (size_t i = 0; i < fibers.size(); ++i) {
     const Fiber& fiber = fibers[i];
-    if (fiber.state != State::done) {
-      throw std::runtime_error("thread " + std::to_string(i) + " of block " + std::to_string(blockIdx.x) +
-                               " waits in line " + std::to_string(fiber.line) +
-                               (fiber.state == State::at_warp ? " for its warp" : " for its block") +
-                               ", which does not come there");
-    }
+    if (fiber.state == State::done) continue;
+    const char* other = fiber.state == State::at_warp    ? "warp"
+                        : fiber.state == State::at_block ? "block"
+                                                         : "cluster";
+    throw std::runtime_error("thread " + std::to_string(i % threads) + " of block " +
+                             std::to_string(fiber.block) + " waits in line " + std::to_string(fiber.line) +
+                             " for its " + other + ", which does not come there");
   }
 }
 
@@ -161,8 +175,9 @@ void seed(unsigned value) { order.seed(value); }
 
 void limit(int64_t first, int64_t last) { limits.push_back({first, last}); }
 
-void run(int64_t blocks, int threads, const std::function<void()>& body) {
+void run(int64_t blocks, int threads, const std::function<void()>& body, int64_t cluster) {
   kernel = &body;
+  threads_of_block = threads;
   gridDim.x = static_cast<unsigned>(blocks);
   Ends ends{blocks, 0};
   if (!limits.empty()) {
@@ -174,14 +189,17 @@ void run(int64_t blocks, int threads, const std::function<void()>& body) {
   for (int64_t i = std::max(ends.first, blocks - ends.last); i < blocks; ++i) {
     turns.push_back(static_cast<unsigned>(i));
   }
+  if (blocks % cluster != 0) throw std::runtime_error("the blocks are no whole number of clusters");
+  if (cluster > 1 && cluster != blocks) throw std::runtime_error("more than one cluster is not emulated");
   std::shuffle(turns.begin(), turns.end(), order);
-  for (const unsigned block : turns) {
-    blockIdx.x = block;
-    run_block(static_cast<size_t>(threads));
+  for (size_t i = 0; i < turns.size(); i += static_cast<size_t>(cluster)) {
+    run_cluster({turns.begin() + static_cast<int64_t>(i), turns.begin() + static_cast<int64_t>(i) + cluster});
   }
 }
 
 void meet_block(int line) { leave(State::at_block, line); }
+
+void meet_cluster(int line) { leave(State::at_cluster, line); }
 
 bool meet_block_or(bool brought, int line) {
   static bool any;
@@ -194,7 +212,7 @@ bool meet_block_or(bool brought, int line) {
   return met;
 }
 
-int own_lane() { return current % kLanes; }
+int own_lane() { return current % threads_of_block % kLanes; }
 
 const uint64_t* meet_warp(unsigned lanes, uint64_t value, int line) {
   if (lanes != 0xffffffffu) throw std::runtime_error("a warp meets without some of its lanes");

@@ -3,6 +3,9 @@
 // A block's threads are fibers of one thread, in an order drawn anew for each block, as is the order of the
 // blocks. At a barrier or a warp's exchange all must meet in the same line of the source; where they do not,
 // the launch ends with an error, as it does at an access outside of memory.
+//
+// The blocks of a cluster run one after the other, each until all of its threads wait for the others. They
+// have the same shared memory, so what a block keeps there is lost when the cluster meets.
 
 #pragma once
 
@@ -36,13 +39,15 @@ void seed(unsigned value);
 // Of the launch that comes after those that have a limit already, runs so many blocks at either end.
 void limit(int64_t first, int64_t last);
 
-// Runs `kernel` by every thread of every block.
-void run(int64_t blocks, int threads, const std::function<void()>& kernel);
+// Runs `kernel` by every thread of every block, of which so many are a cluster.
+void run(int64_t blocks, int threads, const std::function<void()>& kernel, int64_t cluster = 1);
 
 // Until all threads of the block are here.
 void meet_block(int line);
 // The same; whether any of them brought something.
 bool meet_block_or(bool brought, int line);
+// Until all threads of the cluster are here.
+void meet_cluster(int line);
 // Until all lanes of the warp are here; what each of them brought.
 const uint64_t* meet_warp(unsigned lanes, uint64_t value, int line);
 int own_lane();
@@ -72,6 +77,17 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, cudaStre
             const Arguments&... arguments) {
   cuda_emulator::run(blocks, threads, [&] { kernel(arguments...); });
 }
+template <typename... Parameters, typename... Arguments>
+void launch_cluster(void (*kernel)(Parameters...), int64_t blocks, int threads, cudaStream_t,
+                    const Arguments&... arguments) {
+  cuda_emulator::run(blocks, threads, [&] { kernel(arguments...); }, blocks);
+}
+template <typename Kernel>
+int most_cluster_blocks_of(Kernel*, int) {
+  return 16;
+}
+
+inline void meet_cluster(int line = __builtin_LINE()) { cuda_emulator::meet_cluster(line); }
 
 }  // namespace cuda
 }  // namespace jumpstart

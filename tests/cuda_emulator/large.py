@@ -42,7 +42,7 @@ class Plan(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
         for name in (
-            "blocks", "work", "tiles", "unit_blocks", "point_blocks", "extent",
+            "launches", "blocks", "work", "tiles", "unit_blocks", "point_blocks", "extent",
             "backward_blocks", "backward_work", "backward_tiles", "backward_extent",
         )
     ]  # fmt: skip
@@ -55,11 +55,13 @@ class Ends(NamedTuple):
     last: int
 
 
-def plan(layout: Layout, position_points: bool, vector: int, multiprocessors: int) -> Plan:
+def plan(
+    layout: Layout, position_points: bool, vector: int, multiprocessors: int, cluster_blocks: int = 16
+) -> Plan:
     found = Plan()
     library().emulator_plan(
         ctypes.byref(_Layout(*layout)), ctypes.c_bool(position_points), ctypes.c_int(vector),
-        ctypes.c_int(multiprocessors), ctypes.byref(found),
+        ctypes.c_int(multiprocessors), ctypes.c_int(cluster_blocks), ctypes.byref(found),
     )  # fmt: skip
     return found
 

@@ -73,6 +73,7 @@ def forward(
     *,
     aligned: bool = True,
     multiprocessors: int = 2,
+    cluster_blocks: int = 0,
     seed: int = 0,
 ) -> ForwardResult:
     """As the reference's ``linked_activation_forward``."""
@@ -95,7 +96,7 @@ def forward(
                 SCALARS.index(x.dtype),
                 *map(_address, (source, None, output)),
                 *(_address(t) if t.numel() else None for t in (mask, slack_sums, extrema, indices)),
-                _Layout(*layout), _options(of_statistics(options)), multiprocessors,
+                _Layout(*layout), _options(of_statistics(options)), multiprocessors, cluster_blocks,
             ),
             kind_of(options), _address(slopes),
         )  # fmt: skip

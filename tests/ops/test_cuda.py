@@ -5,13 +5,14 @@ import math
 import cuda_emulator
 import pytest
 import torch
+from cuda_emulator import large
 from cuda_emulator.cases import CASES, SPECIAL, assert_same, make_case
 
 from benchmarks.plans import VALUES, changed
 from jumpstart_kernels.ops import reference
 from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
 from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
-from jumpstart_kernels.ops.layout import is_channels_last, unit_rows
+from jumpstart_kernels.ops.layout import is_channels_last, make_layout, unit_rows
 from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE, SlackSum, slack_gradients
 
 _reason = cuda_emulator.unavailable()
@@ -95,6 +96,7 @@ def check_backward(x, result, options, wanted, with_grad_bias=False, **emulated)
 
 KINDS = [*((dtype, False) for dtype in DTYPES), (torch.float32, True), (torch.bfloat16, True)]
 RUNS = (("indexed", 1.0, 1), ("exact", 2.5, 132), ("limited", 0.5, 4))  # extrema, margin, multiprocessors
+CLUSTERS = (0, 16, 1, 4)  # the most blocks that merge in the launch of the forward
 
 
 @pytest.mark.parametrize(("dtype", "special"), KINDS, ids=str)
@@ -108,7 +110,9 @@ def test_equals_the_reference(name, dtype, special):
             activation = list(ACTIVATIONS)[(place + kind + run + with_bias) % len(ACTIVATIONS)]
             options = Options(activation, PARAMETER, unit_dim, position_points, margin, extrema)
             bias = make_bias(x, unit_dim, special) if with_bias else None
-            result = check_forward(x, options, bias, multiprocessors=multiprocessors, seed=multiprocessors)
+            cluster_blocks = CLUSTERS[(place + kind + run) % len(CLUSTERS)]
+            forward = {"multiprocessors": multiprocessors, "cluster_blocks": cluster_blocks}
+            result = check_forward(x, options, bias, **forward, seed=multiprocessors)
             third = {wanted for wanted in range(1, 7) if (wanted + kind // 2 + run + with_bias) % 3 == 0}
             for wanted in (*third, 7):
                 emulated = {"multiprocessors": multiprocessors, "seed": wanted}
@@ -145,15 +149,18 @@ def test_statistics_alone(name):
         check_backward(x, result, options, 6, bias is not None)
 
 
+@pytest.mark.parametrize("cluster_blocks", (0, 16))
 @pytest.mark.parametrize(
     "name", ["odd_large", "channels_last_large_samples", "planes_196", "planes_positions"]
 )
-def test_same_bits_in_any_order_of_threads_and_blocks(name):
+def test_same_bits_in_any_order_of_threads_and_blocks(name, cluster_blocks):
     x, unit_dim, position_points = make_case(name, torch.float32)
     x = x / 3  # sums that round
     options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema_kind="exact")
     for bias in (None, make_bias(x, unit_dim)):
-        runs = [cuda_emulator.forward(x, bias, options, seed=i) for i in range(4)]
+        runs = [
+            cuda_emulator.forward(x, bias, options, cluster_blocks=cluster_blocks, seed=i) for i in range(4)
+        ]
         gradients, saved = make_gradients(x, runs[0], 7), save(x, runs[0], options, bias is not None)
         for i, results in enumerate(runs):
             runs[i] = *results, *cuda_emulator.backward(gradients, saved, options, seed=i)
@@ -171,6 +178,7 @@ def test_whatever_the_workspace_held(name):
     sums = []
     for byte in (0x00, 0x01, 0x80, 0xFF):
         check_forward(x, options, workspace_byte=byte)
+        check_forward(x, options, workspace_byte=byte, cluster_blocks=16)
         result = check_forward(x, options, bias, workspace_byte=byte)
         gradients, saved = make_gradients(x, result, 7), save(x, result, options, with_grad_bias=True)
         sums.append(cuda_emulator.backward(gradients, saved, options, workspace_byte=byte).bias)
@@ -182,10 +190,12 @@ def test_how_work_is_cut_changes_no_result(parameter, value):
     for name in ("narrow_large", "aligned_large", "channels_last_large_samples", "planes_long_aligned"):
         x, unit_dim, position_points = make_case(name, torch.bfloat16)
         bias = make_bias(x, unit_dim)
+        of_cluster = parameter.startswith("cluster")
         for extrema in ("indexed", "limited"):
             options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema)
             with changed(cuda_emulator.plan_parameters(), parameter, value):
-                result = check_forward(x, options, bias, multiprocessors=1)
+                clusters = 16 if of_cluster else 0
+                result = check_forward(x, options, bias, multiprocessors=1, cluster_blocks=clusters)
                 check_backward(x, result, options, 7, True, multiprocessors=1)
 
 
@@ -199,7 +209,8 @@ def test_one_value_everywhere(name, value):
 
 
 @pytest.mark.parametrize(
-    ("which", "message"), [(0, "out of bounds"), (1, "for its block"), (2, "for its warp")]
+    ("which", "message"),
+    [(0, "out of bounds"), (1, "for its block"), (2, "for its warp"), (3, "for its cluster")],
 )
 def test_the_emulator_finds_faults(which, message):
     assert message in cuda_emulator.fault(which)
@@ -229,6 +240,31 @@ def test_workspace_is_a_small_part_of_a_large_activation(size, channels_last, dt
 @pytest.mark.parametrize("size", [(256, 4), (256, 64), (256, 1024), (64, 13)], ids=str)
 def test_backward_of_a_thin_layer_with_bias_is_one_launch(size, dtype):
     assert cuda_emulator.backward_workspace(size, 1, False, dtype) == 0
+
+
+@pytest.mark.parametrize("vector", (1, 4, 8))
+@pytest.mark.parametrize(
+    ("size", "channels_last"),
+    [((256, 4), False), ((256, 64), False), ((256, 128), False), ((64, 13), False), ((8, 32, 8, 8), True)],
+    ids=str,
+)
+def test_forward_of_a_thin_layer_is_one_launch(size, channels_last, vector):
+    """Where there are clusters; else only that of a matrix that one block takes."""
+    layout = make_layout(size, 1, channels_last)
+    if layout.matrix[1] % vector == 0:
+        assert large.plan(layout, False, vector, 132).launches == 1
+
+
+@pytest.mark.parametrize(("columns", "vector", "launches"), [(1024, 4, 1), (1024, 8, 1), (4096, 8, 2)])
+@pytest.mark.parametrize("cluster_blocks", (1, 8, 16))
+def test_a_cluster_takes_no_more_than_its_blocks(columns, vector, launches, cluster_blocks):
+    plan = large.plan(make_layout((256, columns), 1, False), False, vector, 132, cluster_blocks)
+    if plan.launches == 1:
+        assert plan.work <= plan.blocks <= cluster_blocks
+    if cluster_blocks == 16:
+        assert plan.launches == launches
+    if cluster_blocks == 1:
+        assert plan.launches == 2
 
 
 WEIGHTS = {

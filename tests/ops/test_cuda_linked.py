@@ -112,7 +112,7 @@ def test_equals_the_reference(name, dtype, special):
     for activation, (kind, margin) in zip(LINKED_ACTIVATIONS, kinds, strict=True):
         weight = make_weight(activation, x, unit_dim)
         options = Options(activation, 0.0, unit_dim, position_points, margin, kind)
-        result = check_forward(x, weight, options)
+        result = check_forward(x, weight, options, cluster_blocks=16 if kind == "limited" else 0)
         check_backward(x, weight, result, options, 7 if activation in EXACT else 6)
         without = options._replace(extrema_kind=NO_STATISTICS)
         check_backward(x, weight, check_forward(x, weight, without), without, 1)

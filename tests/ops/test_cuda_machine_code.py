@@ -110,7 +110,7 @@ def test_all_stays_in_registers(machine_code, architecture, kernel, dtype, activ
     code = machine_code[architecture][kernel, dtype, activation]
     rare = kernel == (FORWARD_ROWS, "rows")  # position points of planes: a pointer to the bias may spill
     assert rare or not [text for text in code.loop if re.search(r"\b(LDL|STL)\b", text)]
-    spilled = 0 if kernel[0] == BACKWARD else 16  # what a region has but once
+    spilled = 0 if kernel[0] == BACKWARD else 24  # what a region has but once
     if rare:
         spilled += 24
     assert code.stack <= spilled and code.local == 0
