@@ -164,7 +164,7 @@ sanitize() {
     stage "$1" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 20 \
       "$PYTHON" -m jumpstart_kernels bench --device cuda --peer jumpstart --rounds 1 --pass forward+backward \
       --backend native --backend triton --dtype float32 --dtype bfloat16 --dtype float64 \
-      --shape 33x7 --shape 1025x515 --shape 3x5x9x7 --shape 3x70x33x31 $bias
+      --shape 33x7 --shape 130x72 --shape 1025x515 --shape 3x5x9x7 --shape 3x70x33x31 $bias
   done
 }
 
@@ -209,7 +209,7 @@ for name in "${stages[@]}"; do
     smoke)
       for bias in "" --bias; do
         stage smoke "$PYTHON" -m jumpstart_kernels bench --device "$device" --rounds 1 --peer jumpstart \
-          --shape 33x7 --shape 4096x1024 --shape 3x5x9x7 --shape 16x64x28x28 $bias
+          --shape 33x7 --shape 256x1024 --shape 4096x1024 --shape 3x5x9x7 --shape 16x64x28x28 $bias
       done
       ;;
     operator_short) # the shapes that have goals
