@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h tests/stand_in/*.cpp benchmarks/stable_abi/*.cpp benchmarks/stable_abi/*.h)
+EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h tests/stand_in/*.cpp benchmarks/stable_abi/*.cpp benchmarks/stable_abi/*.h benchmarks/host_time/*.cpp benchmarks/host_time/*.h)
 
 .PHONY: help setup demo test test-gpu test-stand-in test-instruction-sets test-matrix test-large gpu-package packages fuzz soak bench figures paper paper-run docs docs-links docs-accessibility lint format clean
 

@@ -1,0 +1,1 @@
+"""What the host takes for a call on a GPU, measured without one: ``python -m benchmarks.host_time``."""

@@ -1,0 +1,288 @@
+// A stand-in for CUDA's runtime, for one GPU with the limits of an H200 whose memory is the host's and whose
+// kernels do nothing: what remains of a call is the host's work. All functions count their calls. runtime.py
+// links this with a stub for each other function that the real library exports.
+
+#include <cuda_runtime_api.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <iterator>
+#include <map>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "limits.h"
+
+namespace {
+
+struct Counter {
+  std::string name;
+  int64_t calls;
+};
+
+struct Memory {
+  size_t bytes;
+  cudaMemoryType type;
+};
+
+struct Configuration {
+  dim3 grid, block;
+  size_t shared;
+  cudaStream_t stream;
+};
+
+// What a kernel has been allowed.
+struct Allowed {
+  int shared = 0;
+  bool any_cluster = false;  // of up to 16 blocks instead of 8
+};
+
+std::mutex mutex;
+std::map<uintptr_t, Memory> memory;
+std::map<const void*, Allowed> allowed;
+int64_t launch_nanoseconds = 0;
+thread_local cudaError_t last_error = cudaSuccess;
+thread_local std::vector<Configuration> configurations;
+
+// Constructed at the first call: libraries register their kernels before this one is initialized.
+std::deque<Counter>& counters() {
+  static auto* all = new std::deque<Counter>();
+  return *all;
+}
+
+int64_t now() {
+  timespec time{};
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return int64_t{1000000000} * time.tv_sec + time.tv_nsec;
+}
+
+cudaError_t fail(cudaError_t error) { return last_error = error; }
+
+template <typename Handle>
+Handle new_handle() {
+  return reinterpret_cast<Handle>(new int64_t(0));
+}
+template <typename Handle>
+int64_t* number_of(Handle handle) {
+  return reinterpret_cast<int64_t*>(handle);
+}
+
+cudaError_t allocate(void** result, size_t bytes, cudaMemoryType type) {
+  constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  void* const found = mmap(nullptr, bytes + !bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+  if (found == MAP_FAILED) return fail(cudaErrorMemoryAllocation);
+  const std::lock_guard<std::mutex> lock(mutex);
+  memory[reinterpret_cast<uintptr_t>(found)] = {bytes + !bytes, type};
+  *result = found;
+  return cudaSuccess;
+}
+
+cudaError_t release(void* address) {
+  if (!address) return cudaSuccess;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = memory.find(reinterpret_cast<uintptr_t>(address));
+  if (found == memory.end()) return fail(cudaErrorInvalidValue);
+  munmap(address, found->second.bytes);
+  memory.erase(found);
+  return cudaSuccess;
+}
+
+void describe(cudaPointerAttributes& result, const void* pointer) {
+  const auto address = reinterpret_cast<uintptr_t>(pointer);
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto behind = memory.upper_bound(address);
+  result = {};
+  if (behind == memory.begin()) return;
+  const auto& [start, block] = *std::prev(behind);
+  if (address >= start + block.bytes) return;
+  result.type = block.type;
+  result.devicePointer = result.hostPointer = const_cast<void*>(pointer);
+}
+
+Allowed allowed_for(const void* kernel) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  return allowed[kernel];
+}
+
+void allow(const void* kernel, cudaFuncAttribute attribute, int value) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed) allowed[kernel].any_cluster = value;
+  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) allowed[kernel].shared = value;
+}
+
+// The blocks of a cluster: 1 if none is asked for, 0 if it cannot be launched.
+unsigned cluster_of(const cudaLaunchConfig_t& config, const void* kernel) {
+  for (unsigned i = 0; i < config.numAttrs; ++i) {
+    const auto& [x, y, z] = config.attrs[i].val.clusterDim;
+    if (config.attrs[i].id != cudaLaunchAttributeClusterDimension) continue;
+    const dim3 grid = config.gridDim;
+    const bool divides = x && y && z && grid.x % x == 0 && grid.y % y == 0 && grid.z % z == 0;
+    return divides && x * y * z <= (allowed_for(kernel).any_cluster ? 16 : 8) ? x * y * z : 0;
+  }
+  return 1;
+}
+
+cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t shared) {
+  if (!is_within(block, kMostThreads, kMostThreads, kMostDepth) ||
+      block.x * block.y * block.z > kMostThreads ||
+      !is_within(grid, kMostBlocks, kMostBlocksAcross, kMostBlocksAcross)) {
+    return fail(cudaErrorInvalidConfiguration);
+  }
+  if (shared > kShared && shared > static_cast<size_t>(allowed_for(kernel).shared)) {
+    return fail(cudaErrorInvalidValue);
+  }
+  if (launch_nanoseconds) {
+    const int64_t end = now() + launch_nanoseconds;
+    while (now() < end) {
+    }
+  }
+  return cudaSuccess;
+}
+
+cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel) {
+  if (!cluster_of(config, kernel)) return fail(cudaErrorInvalidClusterSize);
+  return launch(kernel, config.gridDim, config.blockDim, config.dynamicSmemBytes);
+}
+
+cudaError_t pop(dim3* grid, dim3* block, size_t* shared, void* stream) {
+  if (configurations.empty()) return fail(cudaErrorMissingConfiguration);
+  const Configuration last = configurations.back();
+  configurations.pop_back();
+  *grid = last.grid, *block = last.block, *shared = last.shared;
+  *static_cast<cudaStream_t*>(stream) = last.stream;
+  return cudaSuccess;
+}
+
+int do_nothing() { return 0; }
+
+}  // namespace
+
+// Functions of CUDA: one that does something and succeeds, and one that may fail. Only one thread calls at a
+// time.
+#define DO(name, parameters, ...) TRY(name, parameters, (__VA_ARGS__, cudaSuccess))
+#define TRY(name, parameters, ...)                            \
+  cudaError_t name parameters {                               \
+    static int64_t* const calls = stand_in_counter(__func__); \
+    ++*calls;                                                 \
+    return __VA_ARGS__;                                       \
+  }
+
+extern "C" {
+
+// For runtime.py.
+int64_t* stand_in_counter(const char* name) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  counters().push_back({name, 0});
+  return &counters().back().calls;
+}
+// Null behind the last.
+const char* stand_in_name(int64_t index) {
+  const auto& all = counters();
+  return index < static_cast<int64_t>(all.size()) ? all[static_cast<size_t>(index)].name.c_str() : nullptr;
+}
+int64_t stand_in_calls(int64_t index) { return counters()[static_cast<size_t>(index)].calls; }
+void stand_in_set_launch_time(int64_t nanoseconds) { launch_nanoseconds = nanoseconds; }
+
+// Devices.
+DO(cudaGetDeviceCount, (int* count), *count = 1)
+DO(cudaGetDevice, (int* device), *device = 0)
+TRY(cudaSetDevice, (int device), device ? fail(cudaErrorInvalidDevice) : cudaSuccess)
+DO(cudaDriverGetVersion, (int* version), *version = 13000)
+DO(cudaRuntimeGetVersion, (int* version), *version = 13000)
+DO(cudaMemGetInfo, (size_t* free, size_t* total), *free = *total = kBytes)
+DO(cudaDeviceGetStreamPriorityRange, (int* least, int* greatest), *least = 0, *greatest = -5)
+DO(cudaDeviceGetPCIBusId, (char* text, int size, int),
+   strncpy(text, "0000:00:00.0", static_cast<size_t>(size)))
+DO(cudaDeviceCanAccessPeer, (int* can, int, int), *can = 0)
+DO(cudaGetDeviceProperties, (cudaDeviceProp * properties, int), describe(*properties))
+DO(cudaDeviceGetAttribute, (int* value, cudaDeviceAttr attribute, int), *value = value_of(attribute))
+
+// Of the driver, all other functions of which succeed and do nothing.
+DO(cuDevicePrimaryCtxGetState, (int, unsigned* flags, int* active), *flags = 0, *active = 1)
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
+                                             cudaDriverEntryPointQueryResult* result) {
+  const bool context = !strcmp(name, "cuDevicePrimaryCtxGetState");
+  *function =
+      context ? reinterpret_cast<void*>(cuDevicePrimaryCtxGetState) : reinterpret_cast<void*>(do_nothing);
+  if (result) *result = cudaDriverEntryPointSuccess;
+  return cudaSuccess;
+}
+
+// Errors.
+const char* cudaGetErrorName(cudaError_t) { return "an error of the stand-in for CUDA's runtime"; }
+const char* cudaGetErrorString(cudaError_t error) {
+  const bool configuration = error == cudaErrorInvalidConfiguration || error == cudaErrorInvalidClusterSize;
+  return configuration ? "a GPU does not launch this configuration" : cudaGetErrorName(error);
+}
+TRY(cudaPeekAtLastError, (), last_error)
+TRY(cudaGetLastError, (), std::exchange(last_error, cudaSuccess))
+
+// Memory.
+TRY(cudaMalloc, (void** result, size_t bytes), allocate(result, bytes, cudaMemoryTypeDevice))
+TRY(cudaHostAlloc, (void** result, size_t bytes, unsigned), allocate(result, bytes, cudaMemoryTypeHost))
+TRY(cudaMallocHost, (void** result, size_t bytes), allocate(result, bytes, cudaMemoryTypeHost))
+TRY(cudaFree, (void* address), release(address))
+TRY(cudaFreeHost, (void* address), release(address))
+DO(cudaMemcpy, (void* to, const void* from, size_t bytes, cudaMemcpyKind), memmove(to, from, bytes))
+DO(cudaMemcpyAsync, (void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t),
+   memmove(to, from, bytes))
+DO(cudaMemset, (void* to, int value, size_t bytes), memset(to, value, bytes))
+DO(cudaMemsetAsync, (void* to, int value, size_t bytes, cudaStream_t), memset(to, value, bytes))
+DO(cudaPointerGetAttributes, (cudaPointerAttributes * result, const void* pointer),
+   describe(*result, pointer))
+
+// Streams, on which everything has happened once it is called, and events, which know when.
+DO(cudaStreamCreateWithPriority, (cudaStream_t * stream, unsigned, int), *stream = new_handle<cudaStream_t>())
+DO(cudaStreamIsCapturing, (cudaStream_t, cudaStreamCaptureStatus* status),
+   *status = cudaStreamCaptureStatusNone)
+DO(cudaStreamGetCaptureInfo,
+   (cudaStream_t, cudaStreamCaptureStatus* status, unsigned long long* id, cudaGraph_t*,
+    const cudaGraphNode_t**, const cudaGraphEdgeData**, size_t*),
+   (id ? * id = 0 : 0), *status = cudaStreamCaptureStatusNone)
+DO(cudaEventCreate, (cudaEvent_t * event), *event = new_handle<cudaEvent_t>())
+DO(cudaEventCreateWithFlags, (cudaEvent_t * event, unsigned), *event = new_handle<cudaEvent_t>())
+DO(cudaEventDestroy, (cudaEvent_t event), delete number_of(event))
+DO(cudaEventRecord, (cudaEvent_t event, cudaStream_t), *number_of(event) = now())
+DO(cudaEventRecordWithFlags, (cudaEvent_t event, cudaStream_t, unsigned), *number_of(event) = now())
+DO(cudaEventElapsedTime, (float* milliseconds, cudaEvent_t start, cudaEvent_t end),
+   *milliseconds = static_cast<float>(*number_of(end) - *number_of(start)) / 1e6f)
+
+// Kernels.
+void** __cudaRegisterFatBinary(void*) { return new_handle<void**>(); }
+void __cudaRegisterFatBinaryEnd(void**) {}
+void __cudaUnregisterFatBinary(void** binary) { delete number_of(binary); }
+DO(__cudaGetKernel, (cudaKernel_t * kernel, const void* function),
+   *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void*>(function)))
+unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, CUstream_st* stream) {
+  return configurations.push_back({grid, block, shared, stream}), 0;
+}
+cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared, void* stream) {
+  return pop(grid, block, shared, stream);
+}
+TRY(__cudaLaunchKernel, (cudaKernel_t kernel, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t),
+    launch(kernel, grid, block, shared))
+TRY(cudaLaunchKernel, (const void* kernel, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t),
+    launch(kernel, grid, block, shared))
+TRY(cudaLaunchKernelExC, (const cudaLaunchConfig_t* config, const void* kernel, void**),
+    launch(*config, kernel))
+TRY(cudaFuncSetAttribute, (const void* kernel, cudaFuncAttribute attribute, int value),
+    value > kMostShared ? fail(cudaErrorInvalidValue) : (allow(kernel, attribute, value), cudaSuccess))
+DO(cudaFuncGetAttributes, (cudaFuncAttributes * attributes, const void*), *attributes = {},
+   attributes->maxThreadsPerBlock = kMostThreads, attributes->binaryVersion = attributes->ptxVersion = 90,
+   attributes->maxDynamicSharedSizeBytes = kShared)
+DO(cudaOccupancyMaxActiveBlocksPerMultiprocessor, (int* blocks, const void*, int threads, size_t),
+   *blocks = kThreads / threads)
+DO(cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags,
+   (int* blocks, const void*, int threads, size_t, unsigned), *blocks = kThreads / threads)
+TRY(cudaOccupancyMaxActiveClusters, (int* clusters, const void* kernel, const cudaLaunchConfig_t* config),
+    cluster_of(*config, kernel)
+        ? (*clusters = kMultiprocessors / static_cast<int>(cluster_of(*config, kernel)), cudaSuccess)
+        : fail(cudaErrorInvalidClusterSize))
+
+}  // extern "C"
