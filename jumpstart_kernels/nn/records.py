@@ -140,7 +140,11 @@ def is_left_behind(record: Record) -> bool:
 
 
 def forget_recomputed(
-    value: Tensor, layers: Sequence[Recorder], taken: Sequence[int], name_of: Callable[[Recorder], str]
+    value: Tensor,
+    layers: Sequence[Recorder],
+    taken: Sequence[int],
+    model: Any,
+    name_of: Callable[[Any, Any], str],
 ) -> None:
     """Have the backward of a penalty drop what compiled layers record in it.
 
@@ -151,7 +155,8 @@ def forget_recomputed(
         value: the penalty.
         layers: all layers of the model.
         taken: how many records of each the penalty consumed.
-        name_of: the name of a layer in the model.
+        model: the model.
+        name_of: the name of a layer in it.
     """
     if torch.compiler.is_dynamo_compiling() or not _compiled or not value.requires_grad:
         return
@@ -169,7 +174,7 @@ def forget_recomputed(
                     layer._records = layer._records[1]
                     recomputed += 1
                 if recomputed > count:
-                    hidden.append(name_of(layer))
+                    hidden.append(name_of(model, layer))
             if hidden:
                 raise RuntimeError(unreachable(hidden))
 

@@ -55,7 +55,8 @@ def select(x: Tensor) -> str:
     Raises:
         RuntimeError: the selected backend cannot run a tensor on this device.
     """
-    device_type = "cpu" if x.is_cpu else x.device.type  # x.device costs more than everything else here
+    # x.device costs more than everything else here.
+    device_type = "cpu" if x.is_cpu else "cuda" if x.is_cuda else x.device.type
     if torch.compiler.is_compiling():  # a guard on the cache would compile twice
         return _resolve(device_type, _chosen)
     resolved = _resolved  # a thread that changes the choice creates a new dictionary
@@ -81,7 +82,7 @@ def waits_for_first_use(device_type: str) -> bool:
 
 def select_shortcuts(x: Tensor) -> ModuleType | None:
     """The shortcuts for ``x`` in eager code; see :func:`select`."""
-    device_type = "cpu" if x.is_cpu else x.device.type
+    device_type = "cpu" if x.is_cpu else "cuda" if x.is_cuda else x.device.type
     backend = _resolved.get(device_type)
     return BACKENDS[select(x) if backend is None else backend].shortcuts
 

@@ -97,7 +97,7 @@ def penalty(
         value = reduce_records(taken, reduction, sign_balance, terms)
     else:
         value = reduce_records_across(taken, group, reduction, sign_balance, terms)
-    records.forget_recomputed(value, layers, counts, functools.partial(name_of, model))
+    records.forget_recomputed(value, layers, counts, model, name_of)
     return value
 
 
