@@ -85,11 +85,13 @@ at::DataPtr take_block(size_t bytes) {
   return {memory, lent.release(), give_back, at::kCPU};
 }
 
+bool fills_memory() {
+  const auto& context = at::globalContext();
+  return context.deterministicFillUninitializedMemory() && context.deterministicAlgorithms();
+}
+
 at::Tensor empty_block(at::IntArrayRef size, at::ScalarType dtype) {
-  if (at::globalContext().deterministicFillUninitializedMemory() &&
-      at::globalContext().deterministicAlgorithms()) {
-    return at::empty(size, at::dtype(dtype));  // which fills it
-  }
+  if (fills_memory()) return at::empty(size, at::dtype(dtype));
   size_t bytes = at::elementSize(dtype);
   for (const int64_t length : size) bytes *= static_cast<size_t>(length);
   c10::Storage storage(c10::Storage::use_byte_size_t(), bytes, take_block(bytes), nullptr,

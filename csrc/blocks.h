@@ -14,6 +14,9 @@ namespace jumpstart {
 // bound.
 at::DataPtr take_block(size_t bytes);
 
+// Whether at::empty is to fill what it allocates, so that nobody may do without it.
+bool fills_memory();
+
 // An uninitialized contiguous tensor on the CPU.
 at::Tensor empty_block(at::IntArrayRef size, at::ScalarType dtype);
 

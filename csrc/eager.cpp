@@ -1,17 +1,20 @@
 #include "eager.h"
 
 #include <ATen/record_function.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "autograd.h"
+#include "device_functions.h"
 #include "nodes.h"
 #include "penalty.h"
 #include "record.h"
@@ -41,15 +44,16 @@ struct Layer {
 // The forward's kernels, below autograd.
 ForwardResult run_forward(const Tensor& x, const Tensor& bias, const Layer& layer) {
   at::AutoDispatchBelowADInplaceOrView below;
-  if (!runs_on_cpu(x)) {
+  const DeviceFunctions* const functions = functions_for(x);
+  if (functions == nullptr) {
     return layer.inplace ? call_inplace(x, bias, layer.options) : call_forward(x, bias, layer.options);
   }
   if (layer.inplace) {
     RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation_", std::vector<c10::IValue>());
-    return forward_inplace_cpu(x, bias, layer.options);
+    return functions->forward_inplace(x, bias, layer.options);
   }
   RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation", std::vector<c10::IValue>());
-  return forward_cpu(x, bias, layer.options);
+  return functions->forward(x, bias, layer.options);
 }
 
 // An undefined bias stands for none.
@@ -121,11 +125,13 @@ std::pair<Tensor, PenaltyBackward*> penalty(const std::vector<Tensor>& slack_sum
                                             bool differentiable) {
   Tensor value = [&] {
     at::AutoDispatchBelowADInplaceOrView below;
-    if (!std::all_of(slack_sums.begin(), slack_sums.end(), runs_on_cpu)) {
+    const DeviceFunctions* const functions = functions_for(slack_sums.front());
+    const auto is_other = [&](const Tensor& sums) { return functions_for(sums) != functions; };
+    if (functions == nullptr || std::any_of(slack_sums.begin(), slack_sums.end(), is_other)) {
       return call_penalty(slack_sums, weights, square_root);
     }
     RECORD_FUNCTION("jumpstart_kernels::penalty", std::vector<c10::IValue>());
-    return penalty_cpu(slack_sums, weights, square_root);
+    return functions->penalty(slack_sums, weights, square_root);
   }();
   if (!at::GradMode::is_enabled() || !differentiable) return {value, nullptr};
   auto* node = new PenaltyBackward();
@@ -164,13 +170,18 @@ Tensor penalty_of_sums(const std::vector<Tensor>& slack_sums, const std::vector<
   return value;
 }
 
-// A place for the gradient takes one device, on which nodes run one after the other, one penalty, and nobody
-// who has seen the slack sums and may ask for their gradient.
+// A place for the gradient takes one device, on which nodes run one after the other, of a GPU one stream, one
+// penalty, and nobody who has seen the slack sums and may ask for their gradient.
 bool can_share(const std::vector<Record*>& records) {
-  const auto dtype = records.front()->slack_sums.scalar_type();
+  const Tensor& first = records.front()->slack_sums;
+  const at::Device device = first.device();
+  std::optional<c10::Stream> stream;
+  if (!device.is_cpu()) stream = c10::impl::getDeviceGuardImpl(device.type())->getStream(device);
   return std::all_of(records.begin(), records.end(), [&](const Record* record) {
-    return runs_on_cpu(record->slack_sums) && record->slack_sums.scalar_type() == dtype && !record->exposed &&
-           !(record->node && record->layer()->penalty);
+    const Tensor& sums = record->slack_sums;
+    return functions_for(sums) != nullptr && sums.device() == device &&
+           sums.scalar_type() == first.scalar_type() && !record->exposed &&
+           !(record->node && (record->layer()->penalty || (stream && record->node->stream() != stream)));
   });
 }
 

@@ -7,6 +7,7 @@
 
 #include "blocks.h"
 #include "slack.h"
+#include "together.h"
 
 namespace jumpstart {
 namespace {
@@ -40,20 +41,22 @@ at::Tensor dense_bias(const at::Tensor& bias, const at::Tensor& x, int64_t unit_
 
 }  // namespace
 
-ForwardResult allocate_result(const at::Tensor& x, const Layout& layout, bool position_points,
-                              bool with_mask) {
+ForwardResult allocate_result(const at::Tensor& x, const Layout& layout, bool position_points, bool with_mask,
+                              Memory memory) {
   const int64_t points = layout.samples * (position_points ? layout.rows * layout.inner : 1);
   const int64_t count = layout.units + points;
   const auto stat = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const auto empty = [&](at::IntArrayRef size, at::ScalarType dtype) {
-    return x.is_cpu() ? empty_block(size, dtype) : at::empty(size, x.options().dtype(dtype));
-  };
   ForwardResult result;
-  result.mask =
-      empty({with_mask ? layout.matrix_rows() : 0, with_mask ? layout.mask_columns() : 0}, at::kByte);
-  result.slack_sums = empty({2, kSlackSums}, stat);
-  result.extrema = empty({2, count}, stat);
-  result.indices = empty({2, count}, at::kLong);
+  const auto parts = {Part{result.mask,
+                           at::kByte,
+                           {with_mask ? layout.matrix_rows() : 0, with_mask ? layout.mask_columns() : 0}},
+                      Part{result.slack_sums, stat, {2, kSlackSums}}, Part{result.extrema, stat, {2, count}},
+                      Part{result.indices, at::kLong, {2, count}}};
+  if (memory == Memory::separate || !allocate_together(x, parts)) {
+    for (const Part& part : parts) {
+      part.tensor = x.is_cpu() ? empty_block(part.size, part.dtype) : empty_beside(x, part.size, part.dtype);
+    }
+  }
   if (x.numel() == 0) {
     result.slack_sums.zero_();
     result.extrema.select(0, 0).fill_(-std::numeric_limits<double>::infinity());
@@ -85,7 +88,7 @@ bool goes_with(const at::Tensor& bias, const at::Tensor& x, int64_t unit_dim) {
 }
 
 PreparedForward prepare_forward(const at::Tensor& x, const at::Tensor& bias, const Options& options,
-                                bool overwrites_copy) {
+                                bool overwrites_copy, Memory memory) {
   const bool channels_last = runs_channels_last(x, options.unit_dim);
   const bool with_output = options.activation != kStatisticsAlone;
   const auto format = memory_format(static_cast<size_t>(x.dim()), channels_last);
@@ -94,7 +97,7 @@ PreparedForward prepare_forward(const at::Tensor& x, const at::Tensor& bias, con
                     dense_bias(bias, x, options.unit_dim),
                     {},
                     {}};
-  f.result = allocate_result(x, f.layout, options.position_points, with_output);
+  f.result = allocate_result(x, f.layout, options.position_points, with_output, memory);
   f.result.output = with_output ? empty_output(x) : at::empty({0}, x.options());
   if (!with_output) return f;
   if (f.result.output.is_contiguous(format)) {
@@ -105,12 +108,13 @@ PreparedForward prepare_forward(const at::Tensor& x, const at::Tensor& bias, con
   return f;
 }
 
-PreparedForward prepare_inplace(const at::Tensor& x, const at::Tensor& bias, const Options& options) {
+PreparedForward prepare_inplace(const at::Tensor& x, const at::Tensor& bias, const Options& options,
+                                Memory memory) {
   TORCH_CHECK_VALUE(options.activation != kStatisticsAlone, "activation must not be '", StatisticsAlone::name,
                     "' in place: it has no output");
   const Layout layout = make_layout(x.sizes(), options.unit_dim, runs_channels_last(x, options.unit_dim));
   PreparedForward f{layout, x, dense_bias(bias, x, options.unit_dim), x,
-                    allocate_result(x, layout, options.position_points, true)};
+                    allocate_result(x, layout, options.position_points, true, memory)};
   f.result.output = x;
   return f;
 }
@@ -124,8 +128,9 @@ PreparedBackward prepare_backward(const Gradients& gradients, const Saved& saved
   const auto size = C10_AS_INTARRAYREF_SLOW(saved.size);
   const auto format = memory_format(size.size(), saved.channels_last);
   PreparedBackward b{make_layout(size, options.unit_dim, saved.channels_last), {}, {}, {}};
-  b.grad_x = at::empty(size, saved.extrema.options().dtype(saved.dtype).memory_format(format));
-  if (saved.with_grad_bias) b.bias_sums = at::empty({b.layout.units}, saved.extrema.options());
+  b.grad_x = empty_beside(saved.extrema, size, saved.dtype, format);
+  if (saved.with_grad_bias)
+    b.bias_sums = empty_beside(saved.extrema, {b.layout.units}, saved.extrema.scalar_type());
   if (b.is_done()) {
     if (saved.with_grad_bias) b.bias_sums.zero_();
     return b;
@@ -144,7 +149,8 @@ PreparedBackward prepare_backward(const Gradients& gradients, const Saved& saved
 }
 
 InputGradients PreparedBackward::finish() const {
-  return {grad_x, bias_sums.defined() ? bias_sums.to(grad_x.scalar_type()) : at::Tensor()};
+  const bool as_it_is = !bias_sums.defined() || bias_sums.scalar_type() == grad_x.scalar_type();
+  return {grad_x, as_it_is ? bias_sums : bias_sums.to(grad_x.scalar_type())};
 }
 
 }  // namespace jumpstart

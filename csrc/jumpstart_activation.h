@@ -40,6 +40,19 @@ ForwardResult forward_cpu(const at::Tensor& x, const at::Tensor& bias, const Opt
 ForwardResult forward_inplace_cpu(const at::Tensor& x, const at::Tensor& bias, const Options& options);
 InputGradients backward_cpu(const Gradients& gradients, const Saved& saved, const Options& options);
 
+// Of what a forward keeps besides its output, in one allocation if it is small, which takes less time. What
+// an operator returns must not share memory.
+enum class Memory { separate, together };
+
+// The same on a GPU, in a build with CUDA.
+template <Memory memory>
+ForwardResult forward_cuda(const at::Tensor& x, const at::Tensor& bias, const Options& options);
+template <Memory memory>
+ForwardResult forward_inplace_cuda(const at::Tensor& x, const at::Tensor& bias, const Options& options);
+InputGradients backward_cuda(const Gradients& gradients, const Saved& saved, const Options& options);
+// From PyTorch's allocator, on the current device.
+at::Tensor empty_cuda(at::IntArrayRef size, at::ScalarType dtype, at::MemoryFormat format);
+
 // Throws if there is no such activation.
 Options make_options(std::string_view activation, double parameter, int64_t unit_dim, bool position_points,
                      double margin, std::string_view extrema_kind);
@@ -59,15 +72,16 @@ struct PreparedForward {
 };
 
 // All results but the output; filled in if x is empty.
-ForwardResult allocate_result(const at::Tensor& x, const Layout& layout, bool position_points,
-                              bool with_mask);
+ForwardResult allocate_result(const at::Tensor& x, const Layout& layout, bool position_points, bool with_mask,
+                              Memory memory = Memory::separate);
 
 // If the kernels do not support the memory order of x, they run on a dense copy of it; `overwrites_copy`:
 // they can write their output there too.
 PreparedForward prepare_forward(const at::Tensor& x, const at::Tensor& bias, const Options& options,
-                                bool overwrites_copy);
+                                bool overwrites_copy, Memory memory = Memory::separate);
 // x must be dense; it is the target.
-PreparedForward prepare_inplace(const at::Tensor& x, const at::Tensor& bias, const Options& options);
+PreparedForward prepare_inplace(const at::Tensor& x, const at::Tensor& bias, const Options& options,
+                                Memory memory = Memory::separate);
 
 // What all devices do before a backward's kernels run.
 struct PreparedBackward {
@@ -96,6 +110,9 @@ Scalar scalar_of(at::ScalarType dtype);
 bool is_dense(const at::Tensor& x, int64_t unit_dim);
 bool runs_channels_last(const at::Tensor& x, int64_t unit_dim);
 at::Tensor empty_output(const at::Tensor& x);
+// On the device of another tensor, which is the current one.
+at::Tensor empty_beside(const at::Tensor& other, at::IntArrayRef size, at::ScalarType dtype,
+                        at::MemoryFormat format = at::MemoryFormat::Contiguous);
 Layout make_layout(at::IntArrayRef size, int64_t unit_dim, bool channels_last);
 at::MemoryFormat memory_format(size_t dim, bool channels_last);
 

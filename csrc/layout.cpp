@@ -25,9 +25,17 @@ bool runs_channels_last(const at::Tensor& x, int64_t unit_dim) {
 
 at::Tensor empty_output(const at::Tensor& x) {
   const auto last = at::MemoryFormat::ChannelsLast;
-  if (x.is_contiguous()) return at::empty(x.sizes(), x.options());
-  if (x.is_contiguous(last)) return at::empty(x.sizes(), x.options().memory_format(last));
+  if (x.is_contiguous()) return empty_beside(x, x.sizes(), x.scalar_type());
+  if (x.is_contiguous(last)) return empty_beside(x, x.sizes(), x.scalar_type(), last);
   return at::empty_like(x);
+}
+
+at::Tensor empty_beside(const at::Tensor& other, at::IntArrayRef size, at::ScalarType dtype,
+                        at::MemoryFormat format) {
+#ifdef JUMPSTART_CUDA_VERSION
+  if (other.is_cuda()) return empty_cuda(size, dtype, format);
+#endif
+  return at::empty(size, other.options().dtype(dtype).memory_format(format));
 }
 
 Layout make_layout(at::IntArrayRef size, int64_t unit_dim, bool channels_last) {

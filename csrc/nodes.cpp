@@ -1,13 +1,13 @@
 #include "nodes.h"
 
 #include <ATen/record_function.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/graph_task.h>
 
 #include <algorithm>
 
 #include "autograd.h"
+#include "device_functions.h"
 #include "penalty.h"
 #include "slack.h"
 
@@ -38,27 +38,6 @@ Tensor SharedGradient::get() {
   return {};
 }
 
-bool runs_on_cpu(const Tensor& x) {
-  const auto local = c10::impl::tls_local_dispatch_key_set();
-  const auto above =
-      c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset |
-      c10::DispatchKeySet({c10::DispatchKey::ADInplaceOrView, c10::DispatchKey::BackendSelect});
-  const auto keys = ((x.key_set() | local.included_) - local.excluded_) - above;
-  return keys.highestPriorityTypeId() == c10::DispatchKey::CPU;
-}
-
-namespace {
-
-bool runs_on_cpu(const Gradients& gradients, const Saved& saved) {
-  for (const Tensor* grad : {&gradients.output, &gradients.slack_sums, &gradients.extrema}) {
-    if (grad->defined() && !jumpstart::runs_on_cpu(*grad)) return false;
-  }
-  return jumpstart::runs_on_cpu(saved.mask) && jumpstart::runs_on_cpu(saved.extrema) &&
-         jumpstart::runs_on_cpu(saved.indices);
-}
-
-}  // namespace
-
 void JumpstartActivationBackward::expose(Tensor& slack_sums, Tensor& extrema) {
   const auto self = getptr();
   if (num_inputs() == 1) {
@@ -88,10 +67,15 @@ variable_list JumpstartActivationBackward::apply(variable_list&& grads) {
     if (num_outputs() == 1) return {std::move(found.x)};
     return {std::move(found.x), std::move(found.bias)};
   };
-  if (!at::GradMode::is_enabled() && runs_on_cpu(gradients, unpacked)) {
+  const DeviceFunctions* const functions =
+      at::GradMode::is_enabled()
+          ? nullptr
+          : functions_for({&unpacked.mask, &unpacked.extrema, &unpacked.indices, &gradients.output,
+                           &gradients.slack_sums, &gradients.extrema});
+  if (functions != nullptr) {
     at::AutoDispatchBelowADInplaceOrView below;
     RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation_backward", std::vector<c10::IValue>());
-    return listed(backward_cpu(gradients, unpacked, options));
+    return listed(functions->backward(gradients, unpacked, options));
   }
   if (at::GradMode::is_enabled()) {  // the second derivative goes through the extrema
     Tensor slack_sums = at::empty({2, kSlackSums}, unpacked.extrema.options());
@@ -113,11 +97,13 @@ variable_list PenaltyBackward::apply(variable_list&& grads) {
   Tensor gradient;
   if (grads[0].defined()) {
     const auto root = value ? std::optional<Tensor>(value->unpack(getptr())) : std::nullopt;
-    if (!at::GradMode::is_enabled() && jumpstart::runs_on_cpu(grads[0]) &&
-        (!root || jumpstart::runs_on_cpu(*root))) {
+    const Tensor undefined;
+    const DeviceFunctions* const functions =
+        at::GradMode::is_enabled() ? nullptr : functions_for({&grads[0], root ? &*root : &undefined});
+    if (functions != nullptr) {
       at::AutoDispatchBelowADInplaceOrView below;
       RECORD_FUNCTION("jumpstart_kernels::penalty_backward", std::vector<c10::IValue>());
-      gradient = penalty_backward_cpu(grads[0], root, weights);
+      gradient = functions->penalty_backward(grads[0], root, weights);
     } else {
       gradient = run_penalty_backward(grads[0], root, weights);
     }

@@ -72,8 +72,4 @@ struct PenaltyBackward : torch::autograd::Node {
   std::string name() const override { return "PenaltyBackward"; }
 };
 
-// Whether the dispatcher would call the CPU kernel, below autograd: no mode, transform, subclass or lazy
-// value comes before it.
-bool runs_on_cpu(const at::Tensor& x);
-
 }  // namespace jumpstart

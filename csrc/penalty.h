@@ -17,6 +17,11 @@ at::Tensor penalty_cpu(at::TensorList slack_sums, at::ArrayRef<double> weights, 
 at::Tensor penalty_backward_cpu(const at::Tensor& grad, const std::optional<at::Tensor>& value,
                                 at::ArrayRef<double> weights);
 
+// The same on a GPU, in a build with CUDA.
+at::Tensor penalty_cuda(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root);
+at::Tensor penalty_backward_cuda(const at::Tensor& grad, const std::optional<at::Tensor>& value,
+                                 at::ArrayRef<double> weights);
+
 // The penalty with an autograd node, for any kind of tensor that the dispatcher passes.
 at::Tensor penalty_autograd(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root);
 

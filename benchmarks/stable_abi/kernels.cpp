@@ -1,6 +1,7 @@
 // The operator and its backward on the CPU, registered through the stable ABI of libtorch. The functions are
 // those of csrc, compiled with libtorch.h in place of libtorch's headers.
 
+#include <initializer_list>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -9,6 +10,7 @@
 #include "blocks.h"
 #include "cpu/instruction_sets.h"
 #include "jumpstart_activation.h"
+#include "together.h"
 
 namespace jumpstart {
 
@@ -21,6 +23,9 @@ at::DataPtr take_block(size_t bytes) {
 at::Tensor empty_block(at::IntArrayRef size, at::ScalarType dtype) {
   return at::empty(size, {dtype, {aoti_torch_device_type_cpu(), 0}});
 }
+
+// No operator's results are.
+bool allocate_together(const at::Tensor&, std::initializer_list<Part>) { return false; }
 
 #ifdef JUMPSTART_ONLY_DEFAULT
 const Kernels& kernels_avx2() { return kernels_default(); }

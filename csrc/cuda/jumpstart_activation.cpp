@@ -2,13 +2,14 @@
 
 #include "jumpstart_activation.h"
 
+#include <ATen/EmptyTensor.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include <cstdint>
 
+#include "blocks.h"
 #include "cuda/kernels.h"
 #include "cuda/tensors.h"
 
@@ -33,23 +34,40 @@ ForwardResult run_forward(PreparedForward prepared, const Options& options) {
                                multiprocessors_of(x),
                                cuda::most_cluster_blocks(x.device().index())};
   const at::Tensor workspace = empty_workspace(cuda::forward_workspace(call), x);
-  cuda::forward(call, address(workspace), c10::cuda::getCurrentCUDAStream());
+  cuda::forward(call, address(workspace), stream_of(x));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return prepared.finish();
 }
 
-ForwardResult forward_cuda(const at::Tensor& x, const at::Tensor& bias, const Options& options) {
-  const c10::cuda::CUDAGuard guard(x.device());
-  return run_forward(prepare_forward(x, bias, options, /*overwrites_copy=*/true), options);
+}  // namespace
+
+at::Tensor empty_cuda(at::IntArrayRef size, at::ScalarType dtype, at::MemoryFormat format) {
+  if (fills_memory()) {
+    return at::empty(size, at::TensorOptions(at::kCUDA).dtype(dtype).memory_format(format));
+  }
+  // What at::empty does, without the dispatcher and two guards of the device.
+  return at::Tensor(at::detail::empty_generic(size, c10::cuda::CUDACachingAllocator::get(),
+                                              c10::DispatchKeySet(c10::DispatchKey::CUDA), dtype, format));
 }
 
-ForwardResult forward_inplace_cuda(const at::Tensor& x, const at::Tensor& bias, const Options& options) {
-  const c10::cuda::CUDAGuard guard(x.device());
-  return run_forward(prepare_inplace(x, bias, options), options);
+template <Memory memory>
+ForwardResult forward_cuda(const at::Tensor& x, const at::Tensor& bias, const Options& options) {
+  const OnDevice current(x.device());
+  return run_forward(prepare_forward(x, bias, options, /*overwrites_copy=*/true, memory), options);
 }
+
+template <Memory memory>
+ForwardResult forward_inplace_cuda(const at::Tensor& x, const at::Tensor& bias, const Options& options) {
+  const OnDevice current(x.device());
+  return run_forward(prepare_inplace(x, bias, options, memory), options);
+}
+
+template ForwardResult forward_cuda<Memory::together>(const at::Tensor&, const at::Tensor&, const Options&);
+template ForwardResult forward_inplace_cuda<Memory::together>(const at::Tensor&, const at::Tensor&,
+                                                              const Options&);
 
 InputGradients backward_cuda(const Gradients& gradients, const Saved& saved, const Options& options) {
-  const c10::cuda::CUDAGuard guard(saved.extrema.device());
+  const OnDevice current(saved.extrema.device());
   const PreparedBackward prepared = prepare_backward(gradients, saved, options);
   if (prepared.is_done()) return prepared.finish();
   const cuda::BackwardCall call{scalar_of(saved.dtype),
@@ -65,16 +83,17 @@ InputGradients backward_cuda(const Gradients& gradients, const Saved& saved, con
                                 options,
                                 multiprocessors_of(saved.extrema)};
   const at::Tensor workspace = empty_workspace(cuda::backward_workspace(call), saved.extrema);
-  cuda::backward(call, address(workspace), c10::cuda::getCurrentCUDAStream());
+  cuda::backward(call, address(workspace), stream_of(saved.extrema));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return prepared.finish();
 }
 
-}  // namespace
 }  // namespace jumpstart
 
 TORCH_LIBRARY_IMPL(jumpstart_kernels, CUDA, m) {
-  m.impl("jumpstart_activation.native", jumpstart::flat_forward<jumpstart::forward_cuda>);
-  m.impl("jumpstart_activation_.native", jumpstart::flat_inplace<jumpstart::forward_inplace_cuda>);
+  using jumpstart::Memory;
+  m.impl("jumpstart_activation.native", jumpstart::flat_forward<jumpstart::forward_cuda<Memory::separate>>);
+  m.impl("jumpstart_activation_.native",
+         jumpstart::flat_inplace<jumpstart::forward_inplace_cuda<Memory::separate>>);
   m.impl("jumpstart_activation_backward.native", jumpstart::flat_backward<jumpstart::backward_cuda>);
 }

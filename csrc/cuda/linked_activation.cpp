@@ -3,8 +3,6 @@
 #include "linked_activation.h"
 
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include <cstdint>
@@ -23,7 +21,7 @@ at::Tensor aligned(const at::Tensor& slopes) {
 
 ForwardResult linked_forward_cuda(const at::Tensor& x, const at::Tensor& weight,
                                   const LinkedOptions& options) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const OnDevice current(x.device());
   PreparedLinkedForward prepared = prepare_linked_forward(x, weight, options);
   if (prepared.is_done()) return std::move(prepared.result);
   const ForwardResult& result = prepared.result;
@@ -39,14 +37,14 @@ ForwardResult linked_forward_cuda(const at::Tensor& x, const at::Tensor& weight,
       options.kind,
       const_address(slopes)};
   const at::Tensor workspace = empty_workspace(cuda::linked_forward_workspace(call), x);
-  cuda::linked_forward(call, address(workspace), c10::cuda::getCurrentCUDAStream());
+  cuda::linked_forward(call, address(workspace), stream_of(x));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return std::move(prepared.result);
 }
 
 LinkedInputGradients linked_backward_cuda(const Gradients& gradients, const LinkedSaved& saved,
                                           const LinkedOptions& options) {
-  const c10::cuda::CUDAGuard guard(saved.mask.device());
+  const OnDevice current(saved.mask.device());
   const PreparedLinkedBackward prepared = prepare_linked_backward(gradients, saved, options);
   const auto& [layout, dense, grad_x, slope_sums] = prepared.common;
   if (prepared.common.is_done()) return prepared.finish();
@@ -65,7 +63,7 @@ LinkedInputGradients linked_backward_cuda(const Gradients& gradients, const Link
       const_address(prepared.x),
       const_address(slopes)};
   const at::Tensor workspace = empty_workspace(cuda::linked_backward_workspace(call), grad_x);
-  cuda::linked_backward(call, address(workspace), c10::cuda::getCurrentCUDAStream());
+  cuda::linked_backward(call, address(workspace), stream_of(grad_x));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return prepared.finish();
 }

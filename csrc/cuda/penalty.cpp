@@ -3,8 +3,6 @@
 #include "penalty.h"
 
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include <cstdint>
@@ -12,24 +10,24 @@
 #include <vector>
 
 #include "cuda/kernels.h"
+#include "cuda/tensors.h"
 #include "slack.h"
 
 namespace jumpstart {
-namespace {
 
 at::Tensor penalty_cuda(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root) {
   check_penalty(slack_sums, weights);
   const at::Tensor& first = slack_sums[0];
-  const c10::cuda::CUDAGuard guard(first.device());
+  const OnDevice current(first.device());
   std::vector<at::Tensor> dense;
   std::vector<const void*> memory;
   for (const at::Tensor& sums : slack_sums) {
     dense.push_back(sums.contiguous());
     memory.push_back(dense.back().const_data_ptr());
   }
-  at::Tensor value = at::empty({}, first.options()), total;
+  at::Tensor value = empty_beside(first, {}, first.scalar_type()), total;
   const auto layers = static_cast<int64_t>(dense.size());
-  if (layers > cuda::kPenaltyLayers) total = at::empty({}, first.options().dtype(at::kDouble));
+  if (layers > cuda::kPenaltyLayers) total = empty_beside(first, {}, at::kDouble);
   const cuda::PenaltyCall call{
       first.scalar_type() == at::kDouble,
       memory.data(),
@@ -39,23 +37,22 @@ at::Tensor penalty_cuda(at::TensorList slack_sums, at::ArrayRef<double> weights,
       value.mutable_data_ptr(),
       total.defined() ? total.mutable_data_ptr<double>() : nullptr,
   };
-  cuda::penalty(call, c10::cuda::getCurrentCUDAStream());
+  cuda::penalty(call, stream_of(first));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return value;
 }
 
 at::Tensor penalty_backward_cuda(const at::Tensor& grad, const std::optional<at::Tensor>& value,
                                  at::ArrayRef<double> weights) {
-  const c10::cuda::CUDAGuard guard(grad.device());
-  at::Tensor by_sum = at::empty({2, kSlackSums}, grad.options());
+  const OnDevice current(grad.device());
+  at::Tensor by_sum = empty_beside(grad, {2, kSlackSums}, grad.scalar_type());
   cuda::penalty_backward(grad.scalar_type() == at::kDouble, grad.const_data_ptr(),
                          value.has_value() ? value->const_data_ptr() : nullptr, weights.data(),
-                         by_sum.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream());
+                         by_sum.mutable_data_ptr(), stream_of(grad));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return by_sum;
 }
 
-}  // namespace
 }  // namespace jumpstart
 
 TORCH_LIBRARY_IMPL(jumpstart_kernels, CUDA, m) {
