@@ -1,0 +1,86 @@
+"""Eager calls of native CUDA layers, which go past the dispatcher: what they compute, streams, memory."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import jumpstart_kernels as jk
+from jumpstart_kernels.ops import OVERLOADS, backends, native
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.skipif(
+        backends.unavailable("native", "cuda") is not None, reason=str(backends.unavailable("native", "cuda"))
+    ),
+]
+
+SIZES = {"small": (64, 32), "rows": (256, 1024), "large": (4096, 1000), "planes": (8, 16, 14, 14)}
+
+
+class Dispatched(TorchDispatchMode):
+    """Has every operator called through the dispatcher."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        return function(*arguments, **(options or {}))
+
+
+def make_input(size, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(sum(size))
+    return torch.randn(size, generator=generator).to("cuda", dtype).requires_grad_()
+
+
+def run(size, dtype, inplace, reduction):
+    """What comes out of two layers, and their gradient."""
+    layers = torch.nn.Sequential(*(jk.JumpstartReLU(margin=4.0, inplace=inplace) for _ in range(2)))
+    x = make_input(size, dtype)
+    output, value = layers(x * 2), jk.penalty(layers, reduction=reduction)
+    (gradient,) = torch.autograd.grad((output * output.detach()).sum() + value, x)
+    return output, value, gradient
+
+
+@pytest.mark.parametrize("reduction", ["balanced", "norm"])
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_same_bits_as_through_the_dispatcher(size, dtype, inplace, reduction):
+    with jk.use_backend("native"):
+        eager = run(size, dtype, inplace, reduction)
+        with Dispatched():
+            dispatched = run(size, dtype, inplace, reduction)
+    for one, other in zip(eager, dispatched, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_one_penalty_of_layers_on_two_streams():
+    layers = torch.nn.Sequential(*(jk.JumpstartReLU(margin=4.0) for _ in range(2)))
+    x, side = make_input(SIZES["rows"]), torch.cuda.Stream()
+    gradients = []
+    for stream in (torch.cuda.current_stream(), side):
+        between = layers[0](x)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            output = layers[1](between)
+        torch.cuda.current_stream().wait_stream(stream)
+        gradients += torch.autograd.grad(output.sum() + jk.penalty(layers), x)
+        torch.cuda.synchronize()
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.skipif(
+    not native.has_cuda() or native.extension().cuda_version is None, reason="no CUDA kernels"
+)
+def test_only_eager_results_share_memory():
+    x = make_input(SIZES["small"])
+
+    def storages(tensors):
+        return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+
+    arguments = ("relu", 0.0, 1, False, 4.0)
+    _, record = native.jumpstart_activation(x, None, *arguments, False, "exact")
+    assert len(storages([record.slack_sums, record.extrema])) == 1
+    assert record.slack_sums.data_ptr() != record.extrema.data_ptr()
+    version = record.extrema._version
+    record.slack_sums.detach().zero_()
+    assert record.extrema._version == version
+    assert len(storages(OVERLOADS["native"](x, None, *arguments, "exact"))) == 5
