@@ -33,8 +33,8 @@ CASES = (
     Case((16384, 16384), "float32"),
     Case((16384, 16384), "bfloat16", bias=True),
 )
-# Places within a region are kept in 16 bits: a narrow matrix allows 63 steps. Without small_bytes, a cluster of
-# one block takes the matrix.
+# Places within a region are kept in 16 bits: a narrow matrix allows 63 steps. Without small_bytes, one of a
+# small size is taken by a cluster of one block.
 VALUES = {
     "forward_waves": (4, 32),
     "forward_steps": (4, 8, 32),

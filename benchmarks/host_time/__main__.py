@@ -1,15 +1,19 @@
 """What the host takes for eager calls on a GPU, measured without one.
 
     python -m benchmarks.host_time --output host_time.json
+    python -m benchmarks.host_time --run jumpstart_kernels bench --device cuda --graphs
 
 CUDA's runtime is replaced by a stand-in that launches nothing (``cuda_runtime.cpp``), so that time is the
 host's alone: Python, PyTorch, the extension, autograd with its thread for the device. Results mean nothing.
+``--run`` runs any module so, in which launches and captures of graphs that a GPU would refuse are errors
+(``streams.cpp``). Matrix products do nothing, convolutions run without cuDNN, and Triton does not run.
 Needs a CUDA build of torch, and the extension built with it: ``make gpu-package`` leaves both in
 ``build/matrix/oldest``.
 """
 
 import argparse
 import os
+import runpy
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -42,6 +46,18 @@ CASES = (  # with one kernel in the forward, and with two
     (Case((256, 4)), LAYERS),
 )
 COUNTED = 20  # iterations whose calls are counted
+
+
+def run_module(parser: argparse.ArgumentParser, words: list[str]) -> int:
+    """Run a module as ``python -m`` does."""
+    if not words:
+        parser.error("--run takes a module, and what it is to be given")
+    torch.backends.cudnn.enabled = False
+    sys.argv = list(words)
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    return 0
+
+
 REMEDY = "make gpu-package makes an environment that has one, build/matrix/oldest/venv"
 
 
@@ -184,10 +200,15 @@ def main(words: Sequence[str] | None = None) -> int:
         help="nanoseconds that a launch takes; default: 0",
     )
     parser.add_argument("--case", type=int, action="append", choices=range(len(CASES)), help="only this case")
+    parser.add_argument(
+        "--run", nargs=argparse.REMAINDER, metavar="MODULE", help="run this module with the words behind it"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for the results")
     arguments = parser.parse_args(words)
     if not Runtime.is_loaded():
         start_with_stand_in(parser, words)
+    if arguments.run is not None:
+        return run_module(parser, arguments.run)
     check_output_and_gpu(parser, arguments.output)
     reason = backends.unavailable("native", "cuda")
     if reason is not None:

@@ -18,8 +18,11 @@
 #include <vector>
 
 #include "limits.h"
+#include "stand_in.h"
 
 namespace {
+
+using stand_in::fail;
 
 struct Counter {
   std::string name;
@@ -48,6 +51,7 @@ std::map<uintptr_t, Memory> memory;
 std::map<const void*, Allowed> allowed;
 int64_t launch_nanoseconds = 0;
 thread_local cudaError_t last_error = cudaSuccess;
+thread_local std::string last_what;
 thread_local std::vector<Configuration> configurations;
 
 // Constructed at the first call: libraries register their kernels before this one is initialized.
@@ -56,24 +60,8 @@ std::deque<Counter>& counters() {
   return *all;
 }
 
-int64_t now() {
-  timespec time{};
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return int64_t{1000000000} * time.tv_sec + time.tv_nsec;
-}
-
-cudaError_t fail(cudaError_t error) { return last_error = error; }
-
-template <typename Handle>
-Handle new_handle() {
-  return reinterpret_cast<Handle>(new int64_t(0));
-}
-template <typename Handle>
-int64_t* number_of(Handle handle) {
-  return reinterpret_cast<int64_t*>(handle);
-}
-
 cudaError_t allocate(void** result, size_t bytes, cudaMemoryType type) {
+  if (const cudaError_t error = stand_in::check_no_capture("an allocation")) return error;
   constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
   void* const found = mmap(nullptr, bytes + !bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (found == MAP_FAILED) return fail(cudaErrorMemoryAllocation);
@@ -84,6 +72,7 @@ cudaError_t allocate(void** result, size_t bytes, cudaMemoryType type) {
 }
 
 cudaError_t release(void* address) {
+  if (const cudaError_t error = stand_in::check_no_capture("a deallocation")) return error;
   if (!address) return cudaSuccess;
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = memory.find(reinterpret_cast<uintptr_t>(address));
@@ -128,7 +117,17 @@ unsigned cluster_of(const cudaLaunchConfig_t& config, const void* kernel) {
   return 1;
 }
 
-cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t shared) {
+cudaError_t copy(void* to, const void* from, size_t bytes, cudaStream_t stream) {
+  const cudaError_t error = stand_in::add_work(stream, "a copy");
+  return error ? error : (memmove(to, from, bytes), cudaSuccess);
+}
+cudaError_t fill(void* to, int value, size_t bytes, cudaStream_t stream) {
+  const cudaError_t error = stand_in::add_work(stream, "a fill");
+  return error ? error : (memset(to, value, bytes), cudaSuccess);
+}
+
+cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream) {
+  if (const cudaError_t error = stand_in::add_work(stream, "a kernel")) return error;
   if (!is_within(block, kMostThreads, kMostThreads, kMostDepth) ||
       block.x * block.y * block.z > kMostThreads ||
       !is_within(grid, kMostBlocks, kMostBlocksAcross, kMostBlocksAcross)) {
@@ -138,8 +137,8 @@ cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t shared) {
     return fail(cudaErrorInvalidValue);
   }
   if (launch_nanoseconds) {
-    const int64_t end = now() + launch_nanoseconds;
-    while (now() < end) {
+    const int64_t end = stand_in::now() + launch_nanoseconds;
+    while (stand_in::now() < end) {
     }
   }
   return cudaSuccess;
@@ -147,7 +146,7 @@ cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t shared) {
 
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel) {
   if (!cluster_of(config, kernel)) return fail(cudaErrorInvalidClusterSize);
-  return launch(kernel, config.gridDim, config.blockDim, config.dynamicSmemBytes);
+  return launch(kernel, config.gridDim, config.blockDim, config.dynamicSmemBytes, config.stream);
 }
 
 cudaError_t pop(dim3* grid, dim3* block, size_t* shared, void* stream) {
@@ -163,15 +162,20 @@ int do_nothing() { return 0; }
 
 }  // namespace
 
-// Functions of CUDA: one that does something and succeeds, and one that may fail. Only one thread calls at a
-// time.
-#define DO(name, parameters, ...) TRY(name, parameters, (__VA_ARGS__, cudaSuccess))
-#define TRY(name, parameters, ...)                            \
-  cudaError_t name parameters {                               \
-    static int64_t* const calls = stand_in_counter(__func__); \
-    ++*calls;                                                 \
-    return __VA_ARGS__;                                       \
-  }
+namespace stand_in {
+
+cudaError_t fail(cudaError_t error, const std::string& what) {
+  last_what = what;
+  return last_error = error;
+}
+
+int64_t now() {
+  timespec time{};
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return int64_t{1000000000} * time.tv_sec + time.tv_nsec;
+}
+
+}  // namespace stand_in
 
 extern "C" {
 
@@ -217,6 +221,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, 
 // Errors.
 const char* cudaGetErrorName(cudaError_t) { return "an error of the stand-in for CUDA's runtime"; }
 const char* cudaGetErrorString(cudaError_t error) {
+  if (!last_what.empty()) return last_what.c_str();
   const bool configuration = error == cudaErrorInvalidConfiguration || error == cudaErrorInvalidClusterSize;
   return configuration ? "a GPU does not launch this configuration" : cudaGetErrorName(error);
 }
@@ -229,34 +234,18 @@ TRY(cudaHostAlloc, (void** result, size_t bytes, unsigned), allocate(result, byt
 TRY(cudaMallocHost, (void** result, size_t bytes), allocate(result, bytes, cudaMemoryTypeHost))
 TRY(cudaFree, (void* address), release(address))
 TRY(cudaFreeHost, (void* address), release(address))
-DO(cudaMemcpy, (void* to, const void* from, size_t bytes, cudaMemcpyKind), memmove(to, from, bytes))
-DO(cudaMemcpyAsync, (void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t),
-   memmove(to, from, bytes))
-DO(cudaMemset, (void* to, int value, size_t bytes), memset(to, value, bytes))
-DO(cudaMemsetAsync, (void* to, int value, size_t bytes, cudaStream_t), memset(to, value, bytes))
+TRY(cudaMemcpy, (void* to, const void* from, size_t bytes, cudaMemcpyKind), copy(to, from, bytes, nullptr))
+TRY(cudaMemcpyAsync, (void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream),
+    copy(to, from, bytes, stream))
+TRY(cudaMemset, (void* to, int value, size_t bytes), fill(to, value, bytes, nullptr))
+TRY(cudaMemsetAsync, (void* to, int value, size_t bytes, cudaStream_t stream), fill(to, value, bytes, stream))
 DO(cudaPointerGetAttributes, (cudaPointerAttributes * result, const void* pointer),
    describe(*result, pointer))
 
-// Streams, on which everything has happened once it is called, and events, which know when.
-DO(cudaStreamCreateWithPriority, (cudaStream_t * stream, unsigned, int), *stream = new_handle<cudaStream_t>())
-DO(cudaStreamIsCapturing, (cudaStream_t, cudaStreamCaptureStatus* status),
-   *status = cudaStreamCaptureStatusNone)
-DO(cudaStreamGetCaptureInfo,
-   (cudaStream_t, cudaStreamCaptureStatus* status, unsigned long long* id, cudaGraph_t*,
-    const cudaGraphNode_t**, const cudaGraphEdgeData**, size_t*),
-   (id ? * id = 0 : 0), *status = cudaStreamCaptureStatusNone)
-DO(cudaEventCreate, (cudaEvent_t * event), *event = new_handle<cudaEvent_t>())
-DO(cudaEventCreateWithFlags, (cudaEvent_t * event, unsigned), *event = new_handle<cudaEvent_t>())
-DO(cudaEventDestroy, (cudaEvent_t event), delete number_of(event))
-DO(cudaEventRecord, (cudaEvent_t event, cudaStream_t), *number_of(event) = now())
-DO(cudaEventRecordWithFlags, (cudaEvent_t event, cudaStream_t, unsigned), *number_of(event) = now())
-DO(cudaEventElapsedTime, (float* milliseconds, cudaEvent_t start, cudaEvent_t end),
-   *milliseconds = static_cast<float>(*number_of(end) - *number_of(start)) / 1e6f)
-
 // Kernels.
-void** __cudaRegisterFatBinary(void*) { return new_handle<void**>(); }
+void** __cudaRegisterFatBinary(void*) { return reinterpret_cast<void**>(new int64_t(0)); }
 void __cudaRegisterFatBinaryEnd(void**) {}
-void __cudaUnregisterFatBinary(void** binary) { delete number_of(binary); }
+void __cudaUnregisterFatBinary(void** binary) { delete reinterpret_cast<int64_t*>(binary); }
 DO(__cudaGetKernel, (cudaKernel_t * kernel, const void* function),
    *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void*>(function)))
 unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, CUstream_st* stream) {
@@ -265,10 +254,11 @@ unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, CUstr
 cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared, void* stream) {
   return pop(grid, block, shared, stream);
 }
-TRY(__cudaLaunchKernel, (cudaKernel_t kernel, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t),
-    launch(kernel, grid, block, shared))
-TRY(cudaLaunchKernel, (const void* kernel, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t),
-    launch(kernel, grid, block, shared))
+TRY(__cudaLaunchKernel,
+    (cudaKernel_t kernel, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t stream),
+    launch(kernel, grid, block, shared, stream))
+TRY(cudaLaunchKernel, (const void* kernel, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t stream),
+    launch(kernel, grid, block, shared, stream))
 TRY(cudaLaunchKernelExC, (const cudaLaunchConfig_t* config, const void* kernel, void**),
     launch(*config, kernel))
 TRY(cudaFuncSetAttribute, (const void* kernel, cudaFuncAttribute attribute, int value),

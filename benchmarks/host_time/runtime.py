@@ -1,4 +1,4 @@
-"""Builds the stand-in for CUDA's runtime, ``cuda_runtime.cpp``, and talks to it."""
+"""Builds the stand-in for CUDA's runtime, and talks to it."""
 
 import ctypes
 import os
@@ -7,7 +7,7 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("cuda_runtime.cpp")
+SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 FOLDER = Path(__file__).resolve().parents[2] / "build" / "host_time"
 NAME, PRELOAD = "libcudart_stand_in.so", "LD_PRELOAD"
 STUB = """__attribute__((weak)) int {name}(void) {{
@@ -36,7 +36,7 @@ def build(runtime: Path, torch: Path, toolkit: Path, folder: Path = FOLDER) -> P
 
     Args:
         runtime: CUDA's, which it stands in for.
-        torch: the folder of PyTorch's libraries, one of which also calls the driver.
+        torch: the folder of PyTorch's libraries, which also call the driver and cuBLAS.
         toolkit: CUDA's, for its headers.
         folder: for the results.
 
@@ -46,12 +46,13 @@ def build(runtime: Path, torch: Path, toolkit: Path, folder: Path = FOLDER) -> P
     folder.mkdir(parents=True, exist_ok=True)
     stubs, library = folder / "stubs.c", folder / NAME
     driver = {name for name in functions(torch / "libcaffe2_nvrtc.so", "U") if re.match("cu[A-Z]", name)}
-    names = sorted(functions(runtime, "T") | driver)
+    blas = {name for name in functions(torch / "libtorch_cuda.so", "U") if name.startswith("cublas")}
+    names = sorted(functions(runtime, "T") | driver | blas)
     text = "#include <stdint.h>\nint64_t* stand_in_counter(const char* name);\n"
     stubs.write_text(text + "".join(STUB.format(name=name) for name in names))
     objects = []
     flags = ["-O2", "-fPIC", f"-I{toolkit / 'include'}"]
-    for source, compiler in ((stubs, ["cc"]), (SOURCE, ["c++", "-std=c++17"])):
+    for source, compiler in ((stubs, ["cc"]), *((source, ["c++", "-std=c++17"]) for source in SOURCES)):
         objects.append(folder / f"{source.stem}.o")
         _run([*compiler, *flags, "-c", source, "-o", objects[-1]])
     # By this name the loader finds it where the driver is asked for.

@@ -1,6 +1,8 @@
 """``benchmarks/host_time``: what it needs, its peers, its table. With a CUDA build of torch it runs alone."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import torch
 
 from benchmarks.host_time import __main__ as host_time
 from benchmarks.host_time import runtime
+from benchmarks.report.documents import ROOT
 from jumpstart_kernels.bench.cases import Case
 from jumpstart_kernels.bench.timing import Buffers
+from jumpstart_kernels.building.recipe import find_cuda_home
 from jumpstart_kernels.ops import native
 
 CPU = torch.device("cpu")
@@ -47,7 +51,7 @@ def test_functions_of_a_library():
 
 
 def test_functions_are_written_once():
-    text = runtime.SOURCE.read_text()
+    text = "".join(source.read_text() for source in runtime.SOURCES)
     names = re.findall(r"^(?:DO|TRY)\((\w+),", text, re.MULTILINE)
     assert len(names) > 30 and len(names) == len(set(names))
 
@@ -83,3 +87,60 @@ def test_table():
     }  # fmt: skip
     *_, line = host_time.write_table(record)
     assert line.split() == ["other", "forward", "3.00", "1.50", "2", "1", "5", "GetDevice"]
+
+
+CAPTURES = """
+import torch
+
+def refused(run, message):
+    stream = torch.cuda.Stream()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            run()
+    except RuntimeError as error:
+        assert message in str(error) or message in str(error.__context__), error
+    else:
+        raise AssertionError(f"not refused: {message}")
+    torch.cuda.synchronize()
+
+x, other = torch.zeros(4, device="cuda"), torch.cuda.Stream()
+outside = torch.cuda.Event()
+outside.record()
+
+def fork():
+    other.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(other):
+        x.add_(1)
+
+def wait_for_others():
+    torch.cuda.current_stream().wait_event(outside)
+
+def work_elsewhere():
+    with torch.cuda.stream(other):
+        x.add_(1)
+
+refused(lambda: x.sum().item(), "waits for a stream")
+refused(torch.cuda.synchronize, "waits for the device")
+refused(wait_for_others, "waits for others' work")
+refused(work_elsewhere, "not captured")
+refused(fork, "does not wait for")
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    fork()
+    torch.cuda.current_stream().wait_stream(other)
+graph.replay()
+print("as a GPU")
+"""
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="the stand-in takes a CUDA build of torch")
+@pytest.mark.skipif(find_cuda_home() is None, reason="the stand-in takes CUDA's headers, of the toolkit")
+def test_captures_are_refused_as_by_a_gpu(tmp_path):
+    (tmp_path / "captures.py").write_text(CAPTURES)
+    paths = os.pathsep.join((str(tmp_path), str(ROOT)))
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.host_time", "--run", "captures"],
+        env={**os.environ, "PYTHONPATH": paths}, cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.stdout.strip() == "as a GPU", done.stderr
