@@ -49,10 +49,10 @@ ForwardResult run_forward(const Tensor& x, const Tensor& bias, const Layer& laye
     return layer.inplace ? call_inplace(x, bias, layer.options) : call_forward(x, bias, layer.options);
   }
   if (layer.inplace) {
-    RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation_", std::vector<c10::IValue>());
+    RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation_", std::vector<c10::IValue>({x, bias}));
     return functions->forward_inplace(x, bias, layer.options);
   }
-  RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation", std::vector<c10::IValue>());
+  RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation", std::vector<c10::IValue>({x, bias}));
   return functions->forward(x, bias, layer.options);
 }
 
@@ -130,7 +130,7 @@ std::pair<Tensor, PenaltyBackward*> penalty(const std::vector<Tensor>& slack_sum
     if (functions == nullptr || std::any_of(slack_sums.begin(), slack_sums.end(), is_other)) {
       return call_penalty(slack_sums, weights, square_root);
     }
-    RECORD_FUNCTION("jumpstart_kernels::penalty", std::vector<c10::IValue>());
+    RECORD_FUNCTION("jumpstart_kernels::penalty", std::vector<c10::IValue>({slack_sums}));
     return functions->penalty(slack_sums, weights, square_root);
   }();
   if (!at::GradMode::is_enabled() || !differentiable) return {value, nullptr};

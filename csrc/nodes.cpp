@@ -74,7 +74,8 @@ variable_list JumpstartActivationBackward::apply(variable_list&& grads) {
                            &gradients.slack_sums, &gradients.extrema});
   if (functions != nullptr) {
     at::AutoDispatchBelowADInplaceOrView below;
-    RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation_backward", std::vector<c10::IValue>());
+    RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation_backward",
+                    std::vector<c10::IValue>({gradients.output}));
     return listed(functions->backward(gradients, unpacked, options));
   }
   if (at::GradMode::is_enabled()) {  // the second derivative goes through the extrema
@@ -102,7 +103,7 @@ variable_list PenaltyBackward::apply(variable_list&& grads) {
         at::GradMode::is_enabled() ? nullptr : functions_for({&grads[0], root ? &*root : &undefined});
     if (functions != nullptr) {
       at::AutoDispatchBelowADInplaceOrView below;
-      RECORD_FUNCTION("jumpstart_kernels::penalty_backward", std::vector<c10::IValue>());
+      RECORD_FUNCTION("jumpstart_kernels::penalty_backward", std::vector<c10::IValue>({grads[0]}));
       gradient = functions->penalty_backward(grads[0], root, weights);
     } else {
       gradient = run_penalty_backward(grads[0], root, weights);

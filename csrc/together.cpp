@@ -10,7 +10,7 @@
 namespace jumpstart {
 namespace {
 
-constexpr int64_t kMostBytes = int64_t{128} << 10;
+constexpr int64_t kMostBytes = int64_t{64} << 10;
 constexpr int64_t kAlignment = 128;  // a line of a GPU's cache
 
 int64_t element_size(const Part& part) { return static_cast<int64_t>(at::elementSize(part.dtype)); }

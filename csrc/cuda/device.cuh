@@ -51,19 +51,25 @@ void launch_cluster(void (*kernel)(Parameters...), int64_t blocks, int threads, 
   cudaLaunchKernelEx(cluster.config(), kernel, arguments...);
 }
 
-// The most blocks of a cluster on the current device, a power of two; 1 if it has none.
+// The most blocks of a cluster on the current device, a power of two; 1 if it or the code has none.
 template <typename Kernel>
 int most_cluster_blocks_of(Kernel* kernel, int threads) {
   int device = 0, supported = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&supported, cudaDevAttrClusterLaunch, device);
   if (!supported) return 1;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  cudaFuncAttributes code{};
+  if (cudaFuncGetAttributes(&code, kernel) != cudaSuccess ||
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) != cudaSuccess) {
+    cudaGetLastError();  // or the next launch would report it
+    return 1;
+  }
+  if (code.ptxVersion < 90) return 1;  // made for earlier devices, it has no barrier of the cluster
   for (int blocks = 16; blocks > 1; blocks /= 2) {
     const ClusterLaunch cluster(static_cast<unsigned>(blocks), threads, nullptr);
     int at_once = 0;
     if (cudaOccupancyMaxActiveClusters(&at_once, kernel, cluster.config()) != cudaSuccess) {
-      cudaGetLastError();  // or the next launch would report it
+      cudaGetLastError();
     } else if (at_once > 0) {
       return blocks;
     }

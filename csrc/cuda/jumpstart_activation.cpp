@@ -50,16 +50,26 @@ at::Tensor empty_cuda(at::IntArrayRef size, at::ScalarType dtype, at::MemoryForm
                                               c10::DispatchKeySet(c10::DispatchKey::CUDA), dtype, format));
 }
 
+namespace {
+
+// Who asks for other extrema than those of the penalty keeps them, and would keep mask and indices, too.
+Memory memory_of(const Options& options, Memory memory) {
+  return options.extrema_kind == kLimited ? memory : Memory::separate;
+}
+
+}  // namespace
+
 template <Memory memory>
 ForwardResult forward_cuda(const at::Tensor& x, const at::Tensor& bias, const Options& options) {
-  const OnDevice current(x.device());
-  return run_forward(prepare_forward(x, bias, options, /*overwrites_copy=*/true, memory), options);
+  const c10::cuda::CUDAGuard guard(x.device());
+  const Memory kept = memory_of(options, memory);
+  return run_forward(prepare_forward(x, bias, options, /*overwrites_copy=*/true, kept), options);
 }
 
 template <Memory memory>
 ForwardResult forward_inplace_cuda(const at::Tensor& x, const at::Tensor& bias, const Options& options) {
-  const OnDevice current(x.device());
-  return run_forward(prepare_inplace(x, bias, options, memory), options);
+  const c10::cuda::CUDAGuard guard(x.device());
+  return run_forward(prepare_inplace(x, bias, options, memory_of(options, memory)), options);
 }
 
 template ForwardResult forward_cuda<Memory::together>(const at::Tensor&, const at::Tensor&, const Options&);
@@ -67,7 +77,7 @@ template ForwardResult forward_inplace_cuda<Memory::together>(const at::Tensor&,
                                                               const Options&);
 
 InputGradients backward_cuda(const Gradients& gradients, const Saved& saved, const Options& options) {
-  const OnDevice current(saved.extrema.device());
+  const c10::cuda::CUDAGuard guard(saved.extrema.device());
   const PreparedBackward prepared = prepare_backward(gradients, saved, options);
   if (prepared.is_done()) return prepared.finish();
   const cuda::BackwardCall call{scalar_of(saved.dtype),

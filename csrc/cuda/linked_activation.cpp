@@ -21,7 +21,7 @@ at::Tensor aligned(const at::Tensor& slopes) {
 
 ForwardResult linked_forward_cuda(const at::Tensor& x, const at::Tensor& weight,
                                   const LinkedOptions& options) {
-  const OnDevice current(x.device());
+  const c10::cuda::CUDAGuard guard(x.device());
   PreparedLinkedForward prepared = prepare_linked_forward(x, weight, options);
   if (prepared.is_done()) return std::move(prepared.result);
   const ForwardResult& result = prepared.result;
@@ -44,7 +44,7 @@ ForwardResult linked_forward_cuda(const at::Tensor& x, const at::Tensor& weight,
 
 LinkedInputGradients linked_backward_cuda(const Gradients& gradients, const LinkedSaved& saved,
                                           const LinkedOptions& options) {
-  const OnDevice current(saved.mask.device());
+  const c10::cuda::CUDAGuard guard(saved.mask.device());
   const PreparedLinkedBackward prepared = prepare_linked_backward(gradients, saved, options);
   const auto& [layout, dense, grad_x, slope_sums] = prepared.common;
   if (prepared.common.is_done()) return prepared.finish();

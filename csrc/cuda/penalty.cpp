@@ -18,7 +18,7 @@ namespace jumpstart {
 at::Tensor penalty_cuda(at::TensorList slack_sums, at::ArrayRef<double> weights, bool square_root) {
   check_penalty(slack_sums, weights);
   const at::Tensor& first = slack_sums[0];
-  const OnDevice current(first.device());
+  const c10::cuda::CUDAGuard guard(first.device());
   std::vector<at::Tensor> dense;
   std::vector<const void*> memory;
   for (const at::Tensor& sums : slack_sums) {
@@ -44,7 +44,7 @@ at::Tensor penalty_cuda(at::TensorList slack_sums, at::ArrayRef<double> weights,
 
 at::Tensor penalty_backward_cuda(const at::Tensor& grad, const std::optional<at::Tensor>& value,
                                  at::ArrayRef<double> weights) {
-  const OnDevice current(grad.device());
+  const c10::cuda::CUDAGuard guard(grad.device());
   at::Tensor by_sum = empty_beside(grad, {2, kSlackSums}, grad.scalar_type());
   cuda::penalty_backward(grad.scalar_type() == at::kDouble, grad.const_data_ptr(),
                          value.has_value() ? value->const_data_ptr() : nullptr, weights.data(),

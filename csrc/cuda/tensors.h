@@ -4,27 +4,14 @@
 
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include <cstdint>
-#include <optional>
 
 #include "jumpstart_activation.h"
 
 namespace jumpstart {
-
-// Makes a device the current one; a guard asks for it several times, and when it ends once more.
-class OnDevice {
- public:
-  explicit OnDevice(at::Device device) {
-    if (c10::cuda::current_device() != device.index()) guard_.emplace(device);
-  }
-
- private:
-  std::optional<c10::cuda::CUDAGuard> guard_;
-};
 
 inline int multiprocessors_of(const at::Tensor& tensor) {
   int count = 0;

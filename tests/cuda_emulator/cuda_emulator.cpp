@@ -189,7 +189,9 @@ void run(int64_t blocks, int threads, const std::function<void()>& body, int64_t
   for (int64_t i = std::max(ends.first, blocks - ends.last); i < blocks; ++i) {
     turns.push_back(static_cast<unsigned>(i));
   }
-  if (blocks % cluster != 0) throw std::runtime_error("the blocks are no whole number of clusters");
+  if (cluster > 16 || (cluster & (cluster - 1)) != 0) {
+    throw std::runtime_error("a cluster of " + std::to_string(cluster) + " blocks");
+  }
   if (cluster > 1 && cluster != blocks) throw std::runtime_error("more than one cluster is not emulated");
   std::shuffle(turns.begin(), turns.end(), order);
   for (size_t i = 0; i < turns.size(); i += static_cast<size_t>(cluster)) {

@@ -1,6 +1,7 @@
 """The CUDA kernels without a GPU: their source, run by ``tests/cuda_emulator``, equals the reference."""
 
 import math
+from random import Random
 
 import cuda_emulator
 import pytest
@@ -265,6 +266,25 @@ def test_a_cluster_takes_no_more_than_its_blocks(columns, vector, launches, clus
         assert plan.launches == launches
     if cluster_blocks == 1:
         assert plan.launches == 2
+
+
+def test_clusters_take_all_work_and_no_more_blocks_than_there_are():
+    random, in_one = Random(0), 0
+    sizes = ((2000, 500), (20, 60, 12, 12))  # at most
+    with changed(cuda_emulator.plan_parameters(), "small_bytes", 0):
+        for place in range(4000):
+            size = tuple(int(most ** random.random()) for most in sizes[place % 2])
+            layout = make_layout(size, 1, place % 4 == 1)
+            vector = 8 if layout.matrix[1] % 8 == 0 else 1
+            most = 2 ** random.randrange(5)
+            with changed(cuda_emulator.plan_parameters(), "cluster_steps", random.choice((1, 4, 63))):
+                plan = large.plan(layout, place % 4 == 3, vector, 132, most)
+            if plan.launches == 2 or layout.inner > 1 and place % 4 != 3:  # planes take no cluster
+                continue
+            in_one += 1
+            assert plan.work <= plan.blocks <= most and plan.blocks.bit_count() == 1
+            assert plan.extent < 2**16
+    assert in_one > 1000
 
 
 WEIGHTS = {
