@@ -39,6 +39,11 @@ ForwardResult run_forward(PreparedForward prepared, const Options& options) {
   return prepared.finish();
 }
 
+// Who asks for other extrema than those of the penalty keeps them, and would keep mask and indices, too.
+Memory memory_of(const Options& options, Memory memory) {
+  return options.extrema_kind == kLimited ? memory : Memory::separate;
+}
+
 }  // namespace
 
 at::Tensor empty_cuda(at::IntArrayRef size, at::ScalarType dtype, at::MemoryFormat format) {
@@ -49,15 +54,6 @@ at::Tensor empty_cuda(at::IntArrayRef size, at::ScalarType dtype, at::MemoryForm
   return at::Tensor(at::detail::empty_generic(size, c10::cuda::CUDACachingAllocator::get(),
                                               c10::DispatchKeySet(c10::DispatchKey::CUDA), dtype, format));
 }
-
-namespace {
-
-// Who asks for other extrema than those of the penalty keeps them, and would keep mask and indices, too.
-Memory memory_of(const Options& options, Memory memory) {
-  return options.extrema_kind == kLimited ? memory : Memory::separate;
-}
-
-}  // namespace
 
 template <Memory memory>
 ForwardResult forward_cuda(const at::Tensor& x, const at::Tensor& bias, const Options& options) {

@@ -19,10 +19,10 @@ constexpr int kSmallThreads = 512;
 constexpr int kSmallBytes = 32768;  // of shared memory for a small matrix
 constexpr int kDepth = 4;           // vectors that a thread loads at once, of as many rows or pieces of a row
 
-// What plans are made from, found by measuring. Only benchmarks/plans.py and tests change it; nothing is
-// checked: steps, waves, pieces and partials must be positive, but for forward_end_steps; forward_steps and
-// cluster_steps below 64, since places in a region take 16 bits; small_bytes at most kSmallBytes;
-// cluster_blocks 0 or a power of two.
+// What plans are made from, found by measuring, but for those of clusters. Only benchmarks/plans.py and tests
+// change it; nothing is checked: steps, waves, pieces and partials must be positive, but for
+// forward_end_steps; forward_steps and cluster_steps below 64, since places in a region take 16 bits;
+// small_bytes at most kSmallBytes; cluster_blocks 0 or a power of two.
 struct PlanParameters {
   int64_t forward_waves = 16;     // of blocks: the most that the regions of a forward make
   int64_t forward_steps = 16;     // tiles of full depth in a region: with more, blocks drift apart in memory
@@ -33,7 +33,7 @@ struct PlanParameters {
   int64_t bias_backward_steps = 4;  // the same, if columns have partial sums
   int64_t small_bytes = 32768;      // of shared memory that the small kernel may take
   int64_t cluster_blocks = 16;      // of a forward, at most, that merge in the same launch; 0: none do
-  int64_t cluster_steps = 4;        // of each of them, at most: more take longer than a second launch
+  int64_t cluster_steps = 4;        // of each of them, at most, instead of a second launch; not measured yet
 };
 PlanParameters& plan_parameters();
 

@@ -222,3 +222,14 @@ def test_slack_sums_that_were_seen_have_the_gradient_of_the_penalty():
 def test_the_penalty_wants_a_list():
     with pytest.raises(TypeError, match="records must be a list"):
         native.penalty((), WEIGHTS, False)
+
+
+def test_a_profiler_sees_the_inputs():
+    model, x = make_layers(1), make_input(4, 5)
+    with torch.profiler.profile(record_shapes=True) as profile:
+        output, penalty = run(model, x)
+        (output.sum() + penalty).backward()
+    shapes = {event.name: event.input_shapes for event in profile.events() if "jumpstart" in event.name}
+    prefix = "jumpstart_kernels::jumpstart_activation"
+    assert shapes[prefix][0] == shapes[f"{prefix}_backward"][0] == [4, 5]
+    assert {"jumpstart_kernels::penalty", "jumpstart_kernels::penalty_backward"} <= shapes.keys()
