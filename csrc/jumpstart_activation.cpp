@@ -145,6 +145,7 @@ PreparedBackward prepare_backward(const Gradients& gradients, const Saved& saved
   }
   if (gradients.slack_sums.defined()) b.gradients.slack_sums = gradients.slack_sums.contiguous();
   if (gradients.extrema.defined()) b.gradients.extrema = gradients.extrema.contiguous();
+  b.gradients.penalty = gradients.penalty;
   return b;
 }
 

@@ -13,6 +13,7 @@
 
 #include "layout.h"
 #include "options.h"
+#include "penalty.h"
 #include "saved.h"
 
 namespace jumpstart {
@@ -25,8 +26,10 @@ struct ForwardResult {
 // Gradients of the forward's differentiable results; undefined if not needed for the loss.
 struct Gradients {
   at::Tensor output, slack_sums, extrema;
+  const PenaltyGradient* penalty = nullptr;  // in place of that of slack_sums, which follows from it
 
-  bool any() const { return output.defined() || slack_sums.defined() || extrema.defined(); }
+  bool any() const { return output.defined() || extrema.defined() || any_of_sums(); }
+  bool any_of_sums() const { return slack_sums.defined() || penalty != nullptr; }
 };
 
 // Results of the backward; that of the bias is undefined unless it is asked for (Saved).

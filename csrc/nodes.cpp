@@ -8,6 +8,7 @@
 
 #include "autograd.h"
 #include "device_functions.h"
+#include "dispatcher.h"
 #include "penalty.h"
 #include "slack.h"
 
@@ -16,10 +17,25 @@ namespace jumpstart {
 using at::Tensor;
 using torch::autograd::variable_list;
 
-void SharedGradient::set(Tensor gradient) {
+namespace {
+
+// [2, kSlackSums], the same for every layer.
+Tensor gradient_of_sums(const PenaltyGradient& penalty) {
+  const auto& [grad, root, weights] = penalty;
+  const DeviceFunctions* const functions =
+      at::GradMode::is_enabled() ? nullptr : functions_for({&grad, &root});
+  if (functions == nullptr) return run_penalty_backward(grad, optional(root), weights);
+  at::AutoDispatchBelowADInplaceOrView below;
+  RECORD_FUNCTION("jumpstart_kernels::penalty_backward", std::vector<c10::IValue>({grad}));
+  return functions->penalty_backward(grad, optional(root), weights);
+}
+
+}  // namespace
+
+void SharedGradient::set(PenaltyGradient gradient) {
   const int backward = torch::autograd::get_current_graph_task_id();
-  auto owned = std::make_shared<Tensor>(std::move(gradient));
-  std::weak_ptr<Tensor> seen = owned;
+  auto owned = std::make_shared<Entry>(std::move(gradient));
+  std::weak_ptr<Entry> seen = owned;
   // The callback does nothing: it lives as long as the backward.
   torch::autograd::Engine::get_default_engine().queue_callback([owned = std::move(owned)] {});
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -28,14 +44,19 @@ void SharedGradient::set(Tensor gradient) {
   by_backward_.emplace_back(backward, std::move(seen));
 }
 
-Tensor SharedGradient::get() {
+std::shared_ptr<SharedGradient::Entry> SharedGradient::get() {
   const int backward = torch::autograd::get_current_graph_task_id();
   const std::lock_guard<std::mutex> lock(mutex_);
   for (const auto& [other, gradient] : by_backward_) {
     if (other != backward) continue;
-    if (const auto owned = gradient.lock()) return *owned;
+    if (auto owned = gradient.lock()) return owned;
   }
-  return {};
+  return nullptr;
+}
+
+const Tensor& SharedGradient::Entry::of_sums() {
+  if (!of_sums_.defined()) of_sums_ = gradient_of_sums(penalty);
+  return of_sums_;
 }
 
 void JumpstartActivationBackward::expose(Tensor& slack_sums, Tensor& extrema) {
@@ -53,13 +74,8 @@ variable_list JumpstartActivationBackward::apply(variable_list&& grads) {
   const std::lock_guard<std::mutex> lock(mutex_);
   Gradients gradients{std::move(grads[0]), {}, {}};
   if (grads.size() > 1) gradients.slack_sums = std::move(grads[1]), gradients.extrema = std::move(grads[2]);
-  if (penalty) {
-    Tensor shared = penalty->get();
-    if (shared.defined()) {
-      gradients.slack_sums = gradients.slack_sums.defined() ? gradients.slack_sums + shared : shared;
-    }
-  }
-  if (!gradients.any()) return variable_list(num_outputs());
+  const auto of_penalty = penalty ? penalty->get() : nullptr;
+  if (!of_penalty && !gradients.any()) return variable_list(num_outputs());
   Saved unpacked{saved.mask.unpack(), saved.extrema.unpack(), saved.indices.unpack(),
                  saved.size,          saved.channels_last,    saved.dtype,
                  saved.with_grad_bias};
@@ -67,11 +83,20 @@ variable_list JumpstartActivationBackward::apply(variable_list&& grads) {
     if (num_outputs() == 1) return {std::move(found.x)};
     return {std::move(found.x), std::move(found.bias)};
   };
+  const Tensor none;
   const DeviceFunctions* const functions =
       at::GradMode::is_enabled()
           ? nullptr
           : functions_for({&unpacked.mask, &unpacked.extrema, &unpacked.indices, &gradients.output,
-                           &gradients.slack_sums, &gradients.extrema});
+                           &gradients.slack_sums, &gradients.extrema,
+                           of_penalty ? &of_penalty->penalty.grad : &none,
+                           of_penalty ? &of_penalty->penalty.root : &none});
+  if (of_penalty && functions != nullptr && !gradients.slack_sums.defined()) {
+    gradients.penalty = &of_penalty->penalty;
+  } else if (of_penalty) {
+    const Tensor& shared = of_penalty->of_sums();
+    gradients.slack_sums = gradients.slack_sums.defined() ? gradients.slack_sums + shared : shared;
+  }
   if (functions != nullptr) {
     at::AutoDispatchBelowADInplaceOrView below;
     RECORD_FUNCTION("jumpstart_kernels::jumpstart_activation_backward",
@@ -95,22 +120,10 @@ void JumpstartActivationBackward::release_variables() {
 
 variable_list PenaltyBackward::apply(variable_list&& grads) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  Tensor gradient;
-  if (grads[0].defined()) {
-    const auto root = value ? std::optional<Tensor>(value->unpack(getptr())) : std::nullopt;
-    const Tensor undefined;
-    const DeviceFunctions* const functions =
-        at::GradMode::is_enabled() ? nullptr : functions_for({&grads[0], root ? &*root : &undefined});
-    if (functions != nullptr) {
-      at::AutoDispatchBelowADInplaceOrView below;
-      RECORD_FUNCTION("jumpstart_kernels::penalty_backward", std::vector<c10::IValue>({grads[0]}));
-      gradient = functions->penalty_backward(grads[0], root, weights);
-    } else {
-      gradient = run_penalty_backward(grads[0], root, weights);
-    }
-  }
-  if (!shared) return variable_list(num_outputs(), gradient);  // the same for every layer
-  if (gradient.defined()) shared->set(std::move(gradient));
+  if (!grads[0].defined()) return variable_list(num_outputs());
+  PenaltyGradient gradient{std::move(grads[0]), value ? value->unpack(getptr()) : Tensor(), weights};
+  if (!shared) return variable_list(num_outputs(), gradient_of_sums(gradient));  // the same for every layer
+  shared->set(std::move(gradient));
   return variable_list(num_outputs());
 }
 

@@ -16,6 +16,7 @@
 
 #include "jumpstart_activation.h"
 #include "options.h"
+#include "penalty.h"
 #include "saved.h"
 
 namespace jumpstart {
@@ -33,18 +34,29 @@ Pointer own(T* node) {
   }
 }
 
-// The gradient of their slack sums that a penalty has for all its layers, in one place: the edges between the
-// nodes order them and carry nothing.
+// What its backward gives to a penalty, in one place for all its layers: the edges between the nodes order
+// them and carry nothing.
 class SharedGradient {
  public:
+  struct Entry {
+    const PenaltyGradient penalty;
+
+    explicit Entry(PenaltyGradient gradient) : penalty(std::move(gradient)) {}
+    // For layers whose backward cannot take the penalty's; computed once.
+    const at::Tensor& of_sums();
+
+   private:
+    at::Tensor of_sums_;
+  };
+
   // Of the backward that runs now, until it ends; several may run at once on a retained graph.
-  void set(at::Tensor gradient);
-  at::Tensor get();  // undefined if this backward did not reach the penalty
+  void set(PenaltyGradient gradient);
+  std::shared_ptr<Entry> get();  // null if this backward did not reach the penalty
 
  private:
   std::mutex mutex_;
   // The backward owns the gradient: one that fails would leave it here, and with it what it derives from.
-  std::vector<std::pair<int, std::weak_ptr<at::Tensor>>> by_backward_;
+  std::vector<std::pair<int, std::weak_ptr<Entry>>> by_backward_;
 };
 
 // Of the output, and of slack sums and extrema once these are exposed.

@@ -102,11 +102,9 @@ Tensor penalty_cpu(at::TensorList slack_sums, at::ArrayRef<double> weights, bool
 
 Tensor penalty_backward_cpu(const Tensor& grad, const std::optional<Tensor>& value,
                             at::ArrayRef<double> weights) {
-  auto factor = grad.item<double>();
-  if (value.has_value()) {  // the square root, with gradient 0 at 0
-    const auto root = value->item<double>();
-    factor = root == 0 ? 0 : factor / (2 * root);
-  }
+  const auto given = grad.item<double>();
+  const double root = value.has_value() ? value->item<double>() : 0;
+  const double factor = penalty_factor(&given, value.has_value() ? &root : nullptr);
   Tensor by_sum = empty_block({2, kSlackSums}, grad.scalar_type());
   const auto fill = [&](auto* to) {
     using stat_t = std::remove_pointer_t<decltype(to)>;

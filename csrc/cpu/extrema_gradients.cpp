@@ -26,6 +26,13 @@ void add_extrema_of(const PreparedBackward& b, const SavedExtrema& saved, const 
   const auto* values = saved.values.const_data_ptr<stat_t>();
   const auto* places = saved.places.const_data_ptr<int64_t>();
   const auto *sums = data(b.gradients.slack_sums), *direct = data(b.gradients.extrema);
+  std::array<stat_t, kLayerSums> of_penalty{};
+  if (const PenaltyGradient* const penalty = b.gradients.penalty) {
+    const double factor = penalty_factor(data(penalty->grad), data(penalty->root));
+    std::transform(penalty->weights.begin(), penalty->weights.end(), of_penalty.begin(),
+                   [&](double weight) { return static_cast<stat_t>(factor * weight); });
+    sums = of_penalty.data();
+  }
   const auto* point_sums = sums ? sums + kSlackSums : nullptr;
   auto* grad = b.grad_x.mutable_data_ptr<scalar_t>();
   const bool with_bias = b.bias_sums.defined();

@@ -59,7 +59,7 @@ InputGradients backward_cpu(const Gradients& gradients, const Saved& saved, cons
   const PreparedBackward prepared = prepare_backward(gradients, saved, options);
   const at::Tensor& grad_x = prepared.grad_x;
   if (prepared.is_done()) return prepared.finish();
-  const auto& [by_output, by_sums, by_extrema] = prepared.gradients;
+  const at::Tensor& by_output = prepared.gradients.output;
   if (by_output.defined()) {
     const bool with_sums = prepared.bias_sums.defined();
     const Backward b{by_output.const_data_ptr(),
@@ -88,7 +88,7 @@ InputGradients backward_cpu(const Gradients& gradients, const Saved& saved, cons
     grad_x.zero_();
     if (prepared.bias_sums.defined()) prepared.bias_sums.zero_();
   }
-  if (by_sums.defined() || by_extrema.defined()) {
+  if (prepared.gradients.any_of_sums() || prepared.gradients.extrema.defined()) {
     add_extrema(prepared, {saved.extrema, saved.indices}, options);
   }
   return prepared.finish();

@@ -23,12 +23,14 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
   using stat_t = typename V::stat_t;
 
  public:
+  // `grad_sums`: of StatisticsBackward::load_sums; the block need not have met since.
   JUMPSTART_DEVICE Gradient(const Backward<scalar_t>& b, const Activation& activation, const Sums& sums,
-                            unsigned char* shared)
+                            unsigned char* shared, const stat_t* grad_sums)
       : ThreadSums<stat_of<scalar_t>, elements, Sums>(sums, shared),
         b_(b),
         e_(b.elementwise),
         activation_(activation),
+        grad_sums_(grad_sums),
         t_(b.plan.tiling),
         lane_(static_cast<int>(threadIdx.x) % t_.lanes),
         row_lane_(static_cast<int>(threadIdx.x) / t_.lanes),
@@ -38,13 +40,6 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
     const int64_t tile = work % t_.tiles;
     begin_ = work / t_.tiles * t_.region_rows;
     column_ = tile * t_.tile_columns + lane_ * elements;
-    const ExtremaGradients<scalar_t, Activation> gradients(b_, activation_);
-    bool any = false;
-    if constexpr (kUnitsAre != UnitsAre::without_bias) {
-      any = gradients.given() && gradients.any();
-    } else if constexpr (extrema) {
-      any = gradients.any();  // early, to hide the latency of its loads
-    }
     if constexpr (kUnitsAre == UnitsAre::columns) {
 #pragma unroll
       for (int e = 0; e < elements; ++e) this->sums[e] = 0;
@@ -62,17 +57,20 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
       if (row < rows_) step<false>(row);
     }
     if constexpr (extrema) {
+      // An element is streamed before extrema are added to it, and their gradients are there.
+      __syncthreads();
+      const ExtremaGradients<scalar_t, Activation> gradients(b_, activation_, grad_sums_);
+      const bool any = gradients.any();
       bool found = false;
       if (any) {
-        __syncthreads();  // an element is streamed before extrema are added to it
         const int64_t first = tile * t_.tile_columns, last = first + t_.tile_columns;
         found = gradients.add(begin_, begin_ + rows_, first, last < t_.columns ? last : t_.columns);
       }
       if constexpr (kUnitsAre != UnitsAre::without_bias) {
         if (any && __syncthreads_or(found)) add_points(gradients);
       }
+      if constexpr (kUnitsAre == UnitsAre::columns) store_columns(work / t_.tiles, tile, any, gradients);
     }
-    if constexpr (kUnitsAre == UnitsAre::columns) store_columns(work / t_.tiles, tile, any, gradients);
   }
 
  private:
@@ -173,6 +171,7 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
   const Backward<scalar_t>& b_;
   const ElementwiseBackward<scalar_t>& e_;
   const Activation& activation_;
+  const stat_t* grad_sums_;
   const Tiling& t_;
   const int lane_, row_lane_, height_;
   int64_t begin_, column_;
@@ -184,12 +183,19 @@ __global__ void __launch_bounds__(kThreads, 3)
     jumpstart_activation_backward_kernel(const __grid_constant__ Backward<scalar_t> b,
                                          const __grid_constant__ Activation activation,
                                          const __grid_constant__ Sums sums) {
+  using stat_t = stat_of<scalar_t>;
+  const stat_t* grad_sums = nullptr;
+  if constexpr (extrema) {
+    __shared__ stat_t memory[kLayerSums];
+    b.statistics.load_sums(memory);
+    grad_sums = memory;
+  }
   unsigned char* shared = nullptr;
   if constexpr (Sums::kUnitsAre == UnitsAre::columns) {
-    alignas(16) __shared__ unsigned char memory[kThreads * elements * sizeof(stat_of<scalar_t>)];
+    alignas(16) __shared__ unsigned char memory[kThreads * elements * sizeof(stat_t)];
     shared = memory;
   }
-  Gradient<scalar_t, elements, extrema, Activation, Sums> gradient(b, activation, sums, shared);
+  Gradient<scalar_t, elements, extrema, Activation, Sums> gradient(b, activation, sums, shared, grad_sums);
   for (int64_t work = blockIdx.x; work < b.plan.tiling.work(); work += gridDim.x) gradient.run(work);
 }
 

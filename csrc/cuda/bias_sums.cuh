@@ -84,6 +84,8 @@ __global__ void __launch_bounds__(kThreads)
                                               const __grid_constant__ Sums sums) {
   using stat_t = stat_of<scalar_t>;
   __shared__ double found[kThreads];  // [threads of a unit, units]: of many partial sums, few bits get lost
+  __shared__ stat_t grad_sums[kLayerSums];
+  b.statistics.load_sums(grad_sums);
   const Axis& axis = sums.units;
   const int units = axis.items_per_block, threads = kThreads / units;  // per unit
   const auto thread = static_cast<int>(threadIdx.x);
@@ -107,9 +109,9 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
   if (thread >= units || first_unit + thread >= axis.items) return;
-  const ExtremaGradients<scalar_t, Activation> gradients(b, activation);
+  const ExtremaGradients<scalar_t, Activation> gradients(b, activation, grad_sums);
   double total = found[thread];
-  if (gradients.given() && gradients.any()) total += gradients.of_unit(first_unit + thread);
+  if (gradients.any()) total += gradients.of_unit(first_unit + thread);
   sums.sums[first_unit + thread] = static_cast<stat_t>(total);
 }
 

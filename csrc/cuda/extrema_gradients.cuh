@@ -6,6 +6,7 @@
 
 #include "cuda/device.cuh"
 #include "cuda/packs.cuh"
+#include "cuda/penalty_gradient.cuh"
 #include "cuda/plan.h"
 #include "layout.h"
 #include "slack.h"
@@ -24,13 +25,29 @@ struct ElementwiseBackward {
 // Statistics of units and points, and their gradients.
 template <typename stat_t>
 struct StatisticsBackward {
-  const stat_t* grad_slack_sums;  // [2, kSlackSums]; null: not in the loss
-  const stat_t* grad_extrema;     // [2, units + points]; null: not in the loss
-  const stat_t* extrema;          // [2, units + points]
-  const int64_t* indices;         // [2, units + points]
+  const stat_t* grad_slack_sums;    // [2, kSlackSums]; null: not in the loss
+  PenaltyGradient<stat_t> penalty;  // in place of grad_slack_sums
+  const stat_t* grad_extrema;       // [2, units + points]; null: not in the loss
+  const stat_t* extrema;            // [2, units + points]
+  const int64_t* indices;           // [2, units + points]
   int64_t points;
   bool position_points;
   stat_t margin;
+
+  JUMPSTART_INLINE bool with_sums() const { return grad_slack_sums || penalty.grad; }
+  JUMPSTART_INLINE bool with_gradient() const { return with_sums() || grad_extrema; }
+
+  // Puts the gradient of the slack sums, or zeros, into a block's shared memory. The block must meet before
+  // it is used.
+  JUMPSTART_DEVICE void load_sums(stat_t (&to)[kLayerSums]) const {
+    const auto i = static_cast<int>(threadIdx.x);
+    if (i >= kLayerSums) return;
+    if (grad_slack_sums) {
+      to[i] = grad_slack_sums[i];
+    } else {
+      to[i] = penalty.grad ? penalty.of_sum(i) : stat_t{0};
+    }
+  }
 };
 
 template <typename scalar_t>
@@ -59,21 +76,22 @@ class ExtremaGradients {
   using stat_t = stat_of<scalar_t>;
 
  public:
-  JUMPSTART_DEVICE ExtremaGradients(const Backward<scalar_t>& b, const Activation& activation)
+  // `sums`: [2, kSlackSums], in shared memory, of StatisticsBackward::load_sums.
+  JUMPSTART_DEVICE ExtremaGradients(const Backward<scalar_t>& b, const Activation& activation,
+                                    const stat_t* sums)
       : e_(b.elementwise),
         s_(b.statistics),
         l_(b.layout),
         activation_(activation),
+        sums_(sums),
         columns_(l_.matrix_columns()),
         count_(l_.units + s_.points) {}
 
-  JUMPSTART_DEVICE bool given() const { return s_.grad_slack_sums || s_.grad_extrema; }
-
-  // Whether any extremum can have a gradient; call if they are given.
+  // Whether any extremum can have a gradient.
   JUMPSTART_DEVICE bool any() const {
     if (s_.grad_extrema) return true;
     bool found = false;
-    for (int i = 0; i < kLayerSums; ++i) found |= !(s_.grad_slack_sums[i] == 0);
+    for (int i = 0; i < kLayerSums; ++i) found |= !(sums_[i] == 0);
     return found;
   }
 
@@ -113,8 +131,8 @@ class ExtremaGradients {
   JUMPSTART_DEVICE stat_t of_unit(int64_t unit) const {
     const Item item = load(unit);
     stat_t sum = 0;
-    if (item.max_at >= 0) sum += extremum(item, false, s_.grad_slack_sums);
-    if (item.min_at >= 0) sum += extremum(item, true, s_.grad_slack_sums);
+    if (item.max_at >= 0) sum += extremum(item, false, sums_);
+    if (item.min_at >= 0) sum += extremum(item, true, sums_);
     return sum;
   }
 
@@ -212,15 +230,13 @@ class ExtremaGradients {
     const Item of_unit = load(unit), of_point = load(l_.units + point);
     stat_t grad = 0;
     if (e_.grad_output) grad = gradient_of_element(e_, l_, activation_, row, column);
-    grad = add_item(grad, index, of_unit, s_.grad_slack_sums);
+    grad = add_item(grad, index, of_unit, sums_);
     grad = add_item(grad, index, of_point, point_sums());
     e_.grad_x[row * columns_ + column] = from_stat<scalar_t>(grad);
     return true;
   }
 
-  JUMPSTART_DEVICE const stat_t* point_sums() const {
-    return s_.grad_slack_sums ? s_.grad_slack_sums + kSlackSums : nullptr;
-  }
+  JUMPSTART_DEVICE const stat_t* point_sums() const { return sums_ + kSlackSums; }
 
   // The index in the flattened tensor of an element of a matrix whose columns are units.
   JUMPSTART_DEVICE int64_t flat(int64_t row, int64_t column) const {
@@ -237,7 +253,7 @@ class ExtremaGradients {
 
   JUMPSTART_DEVICE stat_t extremum(const Item& item, bool of_minimum, const stat_t* sums) const {
     const stat_t grad = of_minimum ? item.grad_min : item.grad_max;
-    if (!sums) return grad;
+    if (!s_.with_sums()) return grad;
     return grad + slack_gradient(slack_of(item.largest, item.smallest, s_.margin), of_minimum, sums);
   }
 
@@ -245,6 +261,7 @@ class ExtremaGradients {
   const StatisticsBackward<stat_t>& s_;
   const Layout& l_;
   const Activation& activation_;
+  const stat_t* sums_;
   const int64_t columns_, count_;
 };
 

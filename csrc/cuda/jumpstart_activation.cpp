@@ -44,6 +44,11 @@ Memory memory_of(const Options& options, Memory memory) {
   return options.extrema_kind == kLimited ? memory : Memory::separate;
 }
 
+cuda::PenaltyGradientCall gradient_of(const PenaltyGradient* penalty) {
+  if (penalty == nullptr) return {};
+  return {const_address(penalty->grad), const_address(penalty->root), penalty->weights.data()};
+}
+
 }  // namespace
 
 at::Tensor empty_cuda(at::IntArrayRef size, at::ScalarType dtype, at::MemoryFormat format) {
@@ -87,7 +92,8 @@ InputGradients backward_cuda(const Gradients& gradients, const Saved& saved, con
                                 address(prepared.bias_sums),
                                 prepared.layout,
                                 options,
-                                multiprocessors_of(saved.extrema)};
+                                multiprocessors_of(saved.extrema),
+                                gradient_of(prepared.gradients.penalty)};
   const at::Tensor workspace = empty_workspace(cuda::backward_workspace(call), saved.extrema);
   cuda::backward(call, address(workspace), stream_of(saved.extrema));
   C10_CUDA_KERNEL_LAUNCH_CHECK();

@@ -85,7 +85,7 @@ void launch_backward(const Backward<scalar_t>& b, const Activation& activation, 
                      Stream stream) {
   auto kernel = jumpstart_activation_backward_kernel<scalar_t, elements, true, Activation, Sums>;
   if constexpr (Sums::kUnitsAre == UnitsAre::without_bias) {
-    if (!b.statistics.grad_slack_sums && !b.statistics.grad_extrema) {
+    if (!b.statistics.with_gradient()) {
       kernel = jumpstart_activation_backward_kernel<scalar_t, elements, false, Activation, Sums>;
     }
   }
@@ -100,7 +100,7 @@ void launch_backward(const Backward<scalar_t>& b, const Activation& activation, 
 template <typename stat_t>
 void launch_penalty(const PenaltyCall& call, Stream stream) {
   Penalty<stat_t> p{};
-  for (int i = 0; i < kLayerSums; ++i) p.weights.of[i] = call.weights[i];
+  p.weights = make_weights(call.weights);
   p.value = static_cast<stat_t*>(call.value);
   p.total = call.total;
   p.square_root = call.square_root;
@@ -116,12 +116,9 @@ void launch_penalty(const PenaltyCall& call, Stream stream) {
 }
 
 template <typename stat_t>
-void launch_penalty_backward(const void* grad, const void* value, const double* weights, void* by_sum,
-                             Stream stream) {
-  PenaltyBackward<stat_t> p{
-      static_cast<const stat_t*>(grad), static_cast<const stat_t*>(value), static_cast<stat_t*>(by_sum), {}};
-  for (int i = 0; i < kLayerSums; ++i) p.weights.of[i] = weights[i];
-  launch(penalty_backward_kernel<stat_t>, 1, kWarpSize, stream, p);
+void launch_penalty_backward(const PenaltyGradientCall& penalty, void* by_sum, Stream stream) {
+  launch(penalty_backward_kernel<stat_t>, 1, kWarpSize, stream, make_penalty_gradient<stat_t>(penalty),
+         static_cast<stat_t*>(by_sum));
 }
 
 }  // namespace
@@ -222,12 +219,11 @@ void penalty(const PenaltyCall& call, Stream stream) {
   }
 }
 
-void penalty_backward(bool float64, const void* grad, const void* value, const double* weights, void* by_sum,
-                      Stream stream) {
+void penalty_backward(bool float64, const PenaltyGradientCall& penalty, void* by_sum, Stream stream) {
   if (float64) {
-    launch_penalty_backward<double>(grad, value, weights, by_sum, stream);
+    launch_penalty_backward<double>(penalty, by_sum, stream);
   } else {
-    launch_penalty_backward<float>(grad, value, weights, by_sum, stream);
+    launch_penalty_backward<float>(penalty, by_sum, stream);
   }
 }
 

@@ -38,6 +38,13 @@ int64_t forward_workspace(const ForwardCall& call);
 // One launch if the activation is small or takes few enough blocks for a cluster, else two.
 void forward(const ForwardCall& call, void* workspace, Stream stream);
 
+// The gradient of a penalty, from which that of the slack sums follows.
+struct PenaltyGradientCall {
+  const void* grad;       // []; null: none
+  const void* root;       // [], the penalty; null unless it is a square root
+  const double* weights;  // [kLayerSums]
+};
+
 struct BackwardCall {
   Scalar scalar;
   const void* grad_output;  // null: zero
@@ -51,6 +58,7 @@ struct BackwardCall {
   Layout layout;
   Options options;
   int multiprocessors;
+  PenaltyGradientCall penalty = {};  // in place of grad_slack_sums
 };
 
 // As forward_workspace; 0 without a bias, and where a block sees all of a unit.
@@ -97,9 +105,8 @@ struct PenaltyCall {
 };
 
 void penalty(const PenaltyCall& call, Stream stream);
-// Gradient [2, kSlackSums], the same for every layer; `value` is null unless the penalty is a square root.
-void penalty_backward(bool float64, const void* grad, const void* value, const double* weights, void* by_sum,
-                      Stream stream);
+// Gradient [2, kSlackSums], the same for every layer.
+void penalty_backward(bool float64, const PenaltyGradientCall& penalty, void* by_sum, Stream stream);
 
 }  // namespace cuda
 }  // namespace jumpstart

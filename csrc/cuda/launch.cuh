@@ -81,9 +81,10 @@ template <typename scalar_t>
 Backward<scalar_t> make_backward(const BackwardCall& call, int vector) {
   using stat_t = stat_of<scalar_t>;
   return {{static_cast<const scalar_t*>(call.grad_output), call.mask, static_cast<scalar_t*>(call.grad_x)},
-          {static_cast<const stat_t*>(call.grad_slack_sums), static_cast<const stat_t*>(call.grad_extrema),
-           static_cast<const stat_t*>(call.extrema), call.indices, points_of(call.layout, call.options),
-           call.options.position_points, static_cast<stat_t>(call.options.margin)},
+          {static_cast<const stat_t*>(call.grad_slack_sums), make_penalty_gradient<stat_t>(call.penalty),
+           static_cast<const stat_t*>(call.grad_extrema), static_cast<const stat_t*>(call.extrema),
+           call.indices, points_of(call.layout, call.options), call.options.position_points,
+           static_cast<stat_t>(call.options.margin)},
           plan_backward(call.layout, vector, call.multiprocessors, call.bias_sums),
           call.layout};
 }

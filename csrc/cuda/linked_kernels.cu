@@ -166,7 +166,7 @@ void linked_backward(const LinkedBackwardCall& call, void* workspace, Stream str
         launch_gradient<1, Activation>(b, more, call.of_x, workspace, stream);
       }
     }
-    if (!call.of_x.grad_slack_sums && !call.of_x.grad_extrema) return;
+    if (!b.statistics.with_gradient()) return;
     const int64_t extrema = 2 * (call.of_x.layout.units + b.statistics.points);
     launch(linked_activation_extrema_backward_kernel<scalar_t>,
            std::min((extrema + kThreads - 1) / kThreads, kMostExtremaBlocks), kThreads, stream, b, more);

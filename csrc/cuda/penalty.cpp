@@ -46,9 +46,9 @@ at::Tensor penalty_backward_cuda(const at::Tensor& grad, const std::optional<at:
                                  at::ArrayRef<double> weights) {
   const c10::cuda::CUDAGuard guard(grad.device());
   at::Tensor by_sum = empty_beside(grad, {2, kSlackSums}, grad.scalar_type());
-  cuda::penalty_backward(grad.scalar_type() == at::kDouble, grad.const_data_ptr(),
-                         value.has_value() ? value->const_data_ptr() : nullptr, weights.data(),
-                         by_sum.mutable_data_ptr(), stream_of(grad));
+  const cuda::PenaltyGradientCall call{grad.const_data_ptr(),
+                                       value.has_value() ? value->const_data_ptr() : nullptr, weights.data()};
+  cuda::penalty_backward(grad.scalar_type() == at::kDouble, call, by_sum.mutable_data_ptr(), stream_of(grad));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return by_sum;
 }

@@ -7,15 +7,12 @@
 
 #include "cuda/device.cuh"
 #include "cuda/kernels.h"
+#include "cuda/penalty_gradient.cuh"
 #include "cuda/plan.h"
 #include "slack.h"
 
 namespace jumpstart {
 namespace cuda {
-
-struct Weights {
-  double of[kLayerSums];
-};
 
 template <typename stat_t>
 struct Penalty {
@@ -55,21 +52,11 @@ __global__ void __launch_bounds__(kThreads) penalty_kernel(const __grid_constant
   *p.value = static_cast<stat_t>(p.square_root ? sqrt(total) : total);
 }
 
-template <typename stat_t>
-struct PenaltyBackward {
-  const stat_t* grad;   // []
-  const stat_t* value;  // [], the penalty; null unless it is a square root
-  stat_t* by_sum;       // [2, kSlackSums]
-  Weights weights;
-};
-
+// For layers whose own backward does not take the penalty's. `by_sum`: [2, kSlackSums].
 template <typename stat_t>
 __global__ void __launch_bounds__(kWarpSize)
-    penalty_backward_kernel(const __grid_constant__ PenaltyBackward<stat_t> p) {
-  if (threadIdx.x >= kLayerSums) return;
-  double factor = *p.grad;
-  if (p.value) factor = *p.value == 0 ? 0 : factor / (2 * static_cast<double>(*p.value));  // gradient 0 at 0
-  p.by_sum[threadIdx.x] = static_cast<stat_t>(factor * p.weights.of[threadIdx.x]);
+    penalty_backward_kernel(const __grid_constant__ PenaltyGradient<stat_t> penalty, stat_t* by_sum) {
+  if (threadIdx.x < kLayerSums) by_sum[threadIdx.x] = penalty.of_sum(static_cast<int>(threadIdx.x));
 }
 
 }  // namespace cuda

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from builds import build_all
@@ -92,6 +93,14 @@ class _ForwardCall(ctypes.Structure):
     ]
 
 
+class _PenaltyGradientCall(ctypes.Structure):
+    _fields_ = [
+        ("grad", ctypes.c_void_p),
+        ("root", ctypes.c_void_p),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+    ]
+
+
 class _BackwardCall(ctypes.Structure):
     _fields_ = [
         ("scalar", ctypes.c_int),
@@ -105,7 +114,16 @@ class _BackwardCall(ctypes.Structure):
         ("layout", _Layout),
         ("options", _Options),
         ("multiprocessors", ctypes.c_int),
+        ("penalty", _PenaltyGradientCall),
     ]  # fmt: skip
+
+
+class PenaltyGradient(NamedTuple):
+    """That of a penalty, in place of the slack sums' gradient."""
+
+    grad: Tensor
+    root: Tensor | None  # the penalty, if it is a square root
+    weights: list[float]
 
 
 class _PenaltyCall(ctypes.Structure):
@@ -255,6 +273,7 @@ def backward(
     gradients: Gradients,
     saved: Saved,
     options: Options,
+    penalty: PenaltyGradient | None = None,
     *,
     aligned: bool = True,
     multiprocessors: int = 2,
@@ -277,7 +296,7 @@ def backward(
         call = _BackwardCall(
             SCALARS.index(dtype),
             *map(_address, (by_output, placed[0], grad_x, *by_statistics, *placed[1:], bias_sums)),
-            _Layout(*layout), _options(options), multiprocessors,
+            _Layout(*layout), _options(options), multiprocessors, _penalty_gradient(penalty, memory),
         )  # fmt: skip
         held = library().emulator_backward_workspace(ctypes.byref(call))
         workspace = memory.allocate(held, torch.uint8).fill_(workspace_byte)
@@ -310,14 +329,10 @@ def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -
 def penalty_backward(grad: Tensor, value: Tensor | None, weights: list[float]) -> Tensor:
     """As the reference's ``penalty_backward``."""
     with Memory() as memory:
-        placed = [None if tensor is None else memory.place(tensor) for tensor in (grad, value)]
+        call = _penalty_gradient(PenaltyGradient(grad, value, weights), memory)
         by_sum = memory.allocate(LAYER_SUMS, grad.dtype)
-        _raise(
-            library().emulator_penalty_backward(
-                ctypes.c_bool(grad.dtype == torch.float64), *(ctypes.c_void_p(_address(t)) for t in placed),
-                _weights(weights), ctypes.c_void_p(_address(by_sum)),
-            )
-        )  # fmt: skip
+        float64, to = ctypes.c_bool(grad.dtype == torch.float64), ctypes.c_void_p(_address(by_sum))
+        _raise(library().emulator_penalty_backward(float64, ctypes.byref(call), to))
         memory.check()
         return by_sum.clone().view(SUMS_SHAPE)
 
@@ -354,6 +369,14 @@ def _options(options: Options) -> _Options:
     activation = library().emulator_activation(options.activation.encode())
     assert activation >= 0, f"csrc/activations.h does not list {options.activation!r}"
     return _Options(activation, *options[1:-1], EXTREMA_KINDS.index(options.extrema_kind))
+
+
+def _penalty_gradient(penalty: PenaltyGradient | None, memory: Memory) -> _PenaltyGradientCall:
+    if penalty is None:
+        return _PenaltyGradientCall()
+    grad, root, weights = penalty
+    placed = (None if tensor is None else memory.place(tensor) for tensor in (grad, root))
+    return _PenaltyGradientCall(*map(_address, placed), _weights(weights))
 
 
 def _weights(weights: list[float]) -> ctypes.Array:

@@ -129,10 +129,10 @@ const char* emulator_linked_backward(const jumpstart::cuda::LinkedBackwardCall* 
 const char* emulator_penalty(const jumpstart::cuda::PenaltyCall* call) {
   return cuda_emulator::guarded([&] { jumpstart::cuda::penalty(*call, nullptr); });
 }
-const char* emulator_penalty_backward(bool float64, const void* grad, const void* value,
-                                      const double* weights, void* by_sum) {
+const char* emulator_penalty_backward(bool float64, const jumpstart::cuda::PenaltyGradientCall* penalty,
+                                      void* by_sum) {
   return cuda_emulator::guarded(
-      [&] { jumpstart::cuda::penalty_backward(float64, grad, value, weights, by_sum, nullptr); });
+      [&] { jumpstart::cuda::penalty_backward(float64, *penalty, by_sum, nullptr); });
 }
 
 const char* emulator_fault(int which, const uint8_t* memory, size_t page) {

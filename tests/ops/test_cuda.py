@@ -316,3 +316,27 @@ def test_a_sum_without_weight_stays_out_of_the_penalty():
     sums = torch.ones(SUMS_SHAPE)
     sums[:, SlackSum.POSITIVE_SQUARED :] = torch.inf
     assert cuda_emulator.penalty([sums], WEIGHTS["linear"], False).item() == sum(WEIGHTS["linear"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_the_backward_takes_a_penalty_s_gradient(name, dtype):
+    """Bitwise as that of the slack sums which follows from it."""
+    x, unit_dim, position_points = make_case(name, dtype, special=True)
+    place = list(CASES).index(name) + DTYPES.index(dtype)
+    options = Options("relu", PARAMETER, unit_dim, position_points, 1.0, extrema_kind="limited")
+    result = reference.jumpstart_activation_forward(x, None, options)
+    roots = (None, *(torch.tensor(root, dtype=result.extrema.dtype) for root in (0.7, 0.0, math.nan)))
+    for run, root in enumerate(roots):
+        for with_bias in (False, True):
+            weights = list(WEIGHTS.values())[(place + run + with_bias) % len(WEIGHTS)]
+            penalty = cuda_emulator.PenaltyGradient(torch.tensor(0.3).to(result.extrema), root, weights)
+            saved = save(x, result, options, with_bias)
+            gradients = make_gradients(x, result, 1 + 4 * ((place + run) % 2))
+            emulated = {"multiprocessors": 1 + 131 * (run % 2), "seed": run}
+            fused = cuda_emulator.backward(gradients, saved, options, penalty, **emulated)
+            sums = cuda_emulator.penalty_backward(*penalty)
+            apart = cuda_emulator.backward(gradients._replace(slack_sums=sums), saved, options, **emulated)
+            assert_same(fused.x, apart.x)
+            if with_bias:
+                assert_same(fused.bias, apart.bias)

@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import jumpstart_kernels as jk
 from jumpstart_kernels.nn.records import unwind
@@ -96,6 +97,41 @@ def test_a_record_seen_before_its_penalty():
     grads = [torch.autograd.grad(each, x, retain_graph=True)[0] for each in (seen, value)]
     (both,) = torch.autograd.grad(seen + value, x)
     torch.testing.assert_close(both, grads[0] + grads[1])
+
+
+@pytest.mark.parametrize("square_root", (False, True))
+@pytest.mark.parametrize("attribute", ("slack_sums", "extrema"))
+def test_a_record_seen_after_its_penalty(attribute, square_root):
+    x = make_input(6, 5)
+    _, record = record_of(x)
+    value = native.penalty([record], WEIGHTS, square_root)
+    seen = (getattr(record, attribute) ** 2).sum()
+    grads = [torch.autograd.grad(each, x, retain_graph=True)[0] for each in (seen, value)]
+    assert all(grad.any() for grad in grads)
+    (both,) = torch.autograd.grad(seen + value, x)
+    torch.testing.assert_close(both, grads[0] + grads[1])
+
+
+class Dispatched(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.seen.append(str(function))
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("reduction", ("balanced", "norm"))
+def test_a_mode_sees_the_gradient_of_the_penalty_once(reduction):
+    """The gradient is the same to the bit as that which the layers take from the penalty's themselves."""
+    model, x = make_layers(), make_input(16, 5)
+    output, penalty = run(model, x, reduction)
+    (expected,) = torch.autograd.grad(output.sum() + penalty, x, retain_graph=True)
+    with Dispatched() as mode:
+        (grad,) = torch.autograd.grad(output.sum() + penalty, x)
+    assert mode.seen.count("jumpstart_kernels.penalty_backward.native") == 1
+    assert torch.equal(grad, expected)
 
 
 @pytest.mark.parametrize("reduction", ("balanced", "norm"))
@@ -232,4 +268,5 @@ def test_a_profiler_sees_the_inputs():
     shapes = {event.name: event.input_shapes for event in profile.events() if "jumpstart" in event.name}
     prefix = "jumpstart_kernels::jumpstart_activation"
     assert shapes[prefix][0] == shapes[f"{prefix}_backward"][0] == [4, 5]
-    assert {"jumpstart_kernels::penalty", "jumpstart_kernels::penalty_backward"} <= shapes.keys()
+    assert "jumpstart_kernels::penalty" in shapes
+    assert any("PenaltyBackward" in event.name for event in profile.events())
