@@ -33,8 +33,8 @@ ForwardResult run_forward(PreparedForward prepared, const Options& options) {
                                options,
                                multiprocessors_of(x),
                                cuda::most_cluster_blocks(x.device().index())};
-  const at::Tensor workspace = empty_workspace(cuda::forward_workspace(call), x);
-  cuda::forward(call, address(workspace), stream_of(x));
+  WorkspaceMemory workspace(x);
+  cuda::forward(call, workspace.allocate(), stream_of(x));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return prepared.finish();
 }
@@ -94,8 +94,8 @@ InputGradients backward_cuda(const Gradients& gradients, const Saved& saved, con
                                 options,
                                 multiprocessors_of(saved.extrema),
                                 gradient_of(prepared.gradients.penalty)};
-  const at::Tensor workspace = empty_workspace(cuda::backward_workspace(call), saved.extrema);
-  cuda::backward(call, address(workspace), stream_of(saved.extrema));
+  WorkspaceMemory workspace(saved.extrema);
+  cuda::backward(call, workspace.allocate(), stream_of(saved.extrema));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return prepared.finish();
 }

@@ -68,15 +68,15 @@ void launch_forward(const Forward<scalar_t>& f, const Activation& activation, co
 
 // Calls `run` with the sums of a call.
 template <typename scalar_t, typename Run>
-void with_bias_sums(const BackwardCall& call, const BackwardPlan& plan, void* workspace, const Run& run) {
+void with_bias_sums(const BackwardCall& call, const BackwardPlan& plan, const Allocate& allocate,
+                    const Run& run) {
   using stat_t = stat_of<scalar_t>;
   if (!call.bias_sums) return run(BiasSums<stat_t, UnitsAre::without_bias>{});
-  auto *sums = static_cast<stat_t*>(call.bias_sums), *partials = static_cast<stat_t*>(workspace);
+  auto* sums = static_cast<stat_t*>(call.bias_sums);
   const int64_t pieces = call.layout.inner == 1 ? 1 : plan.tiling.tiles;
   const Axis axis = plan_bias_sums(call.layout, plan.tiling, pieces);
-  if (call.layout.inner == 1) {
-    return run(BiasSums<stat_t, UnitsAre::columns>{sums, axis.partials == 1 ? nullptr : partials, axis, 1});
-  }
+  stat_t* partials = make_partials<stat_t>(call.layout, axis, allocate);
+  if (call.layout.inner == 1) return run(BiasSums<stat_t, UnitsAre::columns>{sums, partials, axis, 1});
   run(BiasSums<stat_t, UnitsAre::rows>{sums, partials, axis, pieces});
 }
 
@@ -154,20 +154,10 @@ int most_cluster_blocks(int device) {
   return of_device;
 }
 
-int64_t forward_workspace(const ForwardCall& call) {
-  int64_t bytes = 0;
-  for_scalar(call.scalar, [&](auto of_type) {
-    using scalar_t = decltype(of_type);
-    const auto workspace = place_workspace<scalar_t>(plan_of<scalar_t>(call), nullptr);
-    if (workspace.counter) bytes = reinterpret_cast<intptr_t>(workspace.counter + 1);
-  });
-  return bytes;
-}
-
-void forward(const ForwardCall& call, void* workspace, Stream stream) {
+void forward(const ForwardCall& call, const Allocate& allocate, Stream stream) {
   for_activation_and_scalar(call.options, call.scalar, [&](const auto& activation, auto of_type) {
     using scalar_t = decltype(of_type);
-    const auto f = make_forward<scalar_t>(call, workspace);
+    const auto f = make_forward<scalar_t>(call, allocate);
     with_bias<scalar_t>(call, [&](const auto& bias) {
       if (f.plan.wide) {
         launch_forward<16 / sizeof(scalar_t)>(f, activation, bias, stream);
@@ -178,30 +168,12 @@ void forward(const ForwardCall& call, void* workspace, Stream stream) {
   });
 }
 
-int64_t backward_workspace(const BackwardCall& call) {
-  int64_t bytes = 0;
-  for_scalar(call.scalar, [&](auto of_type) {
-    using scalar_t = decltype(of_type);
-    using stat_t = stat_of<scalar_t>;
-    with_bias_sums<scalar_t>(
-        call,
-        make_backward<scalar_t>(call, vector_of<scalar_t>(call.layout, call.grad_output, call.grad_x)).plan,
-        nullptr, [&](const auto& sums) {
-          if constexpr (std::decay_t<decltype(sums)>::kUnitsAre != UnitsAre::without_bias) {
-            const bool alone = call.layout.inner == 1 && sums.units.partials == 1;
-            if (!alone) bytes = sums.units.items * sums.units.partials * static_cast<int64_t>(sizeof(stat_t));
-          }
-        });
-  });
-  return bytes;
-}
-
-void backward(const BackwardCall& call, void* workspace, Stream stream) {
+void backward(const BackwardCall& call, const Allocate& allocate, Stream stream) {
   for_activation_and_scalar(call.options, call.scalar, [&](const auto& activation, auto of_type) {
     using scalar_t = decltype(of_type);
     const auto b =
         make_backward<scalar_t>(call, vector_of<scalar_t>(call.layout, call.grad_output, call.grad_x));
-    with_bias_sums<scalar_t>(call, b.plan, workspace, [&](const auto& sums) {
+    with_bias_sums<scalar_t>(call, b.plan, allocate, [&](const auto& sums) {
       if (b.plan.wide) {
         launch_backward<16 / sizeof(scalar_t)>(b, activation, sums, stream);
       } else {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "layout.h"
 #include "linked_activations.h"
@@ -32,11 +33,13 @@ struct ForwardCall {
 // The most blocks of a cluster on a device, which must be the current one; 1 if it has none.
 int most_cluster_blocks(int device);
 
-// Bytes of workspace that a forward needs, aligned to 16 bytes, free again once it has run; 0 for a small
-// activation.
-int64_t forward_workspace(const ForwardCall& call);
-// One launch if the activation is small or takes few enough blocks for a cluster, else two.
-void forward(const ForwardCall& call, void* workspace, Stream stream);
+// Gives a call so many bytes of workspace, aligned to 16 bytes, which are free again once its kernels have
+// run. Called before the first launch, once or, if none is needed, not at all.
+using Allocate = std::function<void*(int64_t bytes)>;
+
+// One launch if the activation is small or takes few enough blocks for a cluster, else two. A small one needs
+// no workspace.
+void forward(const ForwardCall& call, const Allocate& allocate, Stream stream);
 
 // The gradient of a penalty, from which that of the slack sums follows.
 struct PenaltyGradientCall {
@@ -61,10 +64,8 @@ struct BackwardCall {
   PenaltyGradientCall penalty = {};  // in place of grad_slack_sums
 };
 
-// As forward_workspace; 0 without a bias, and where a block sees all of a unit.
-int64_t backward_workspace(const BackwardCall& call);
-// One launch, or two if there is a workspace.
-void backward(const BackwardCall& call, void* workspace, Stream stream);
+// One launch, or two with a workspace: for a bias, unless a block sees all of a unit.
+void backward(const BackwardCall& call, const Allocate& allocate, Stream stream);
 
 // A linked activation, cat(g(x), g(-x)).
 struct LinkedForwardCall {
@@ -75,9 +76,8 @@ struct LinkedForwardCall {
   const void* slopes;  // [2, units], float32, or float64 for float64, aligned to 16 bytes; null: none
 };
 
-// As forward_workspace; 0 without statistics.
-int64_t linked_forward_workspace(const LinkedForwardCall& call);
-void linked_forward(const LinkedForwardCall& call, void* workspace, Stream stream);
+// As forward; one launch without statistics, which needs no workspace.
+void linked_forward(const LinkedForwardCall& call, const Allocate& allocate, Stream stream);
 
 struct LinkedBackwardCall {
   // As of LinkedForwardCall; bias_sums are the gradients of the slopes, [2, units], before rounding. Without
@@ -88,9 +88,8 @@ struct LinkedBackwardCall {
   const void* slopes;  // as of LinkedForwardCall
 };
 
-int64_t linked_backward_workspace(const LinkedBackwardCall& call);
 // One launch, another to merge the workspace if there is one, another for the gradients of extrema.
-void linked_backward(const LinkedBackwardCall& call, void* workspace, Stream stream);
+void linked_backward(const LinkedBackwardCall& call, const Allocate& allocate, Stream stream);
 
 constexpr int kPenaltyLayers = 448;  // per launch: their addresses are its arguments
 

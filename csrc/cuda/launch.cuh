@@ -41,10 +41,14 @@ inline int64_t points_of(const Layout& layout, const Options& options) {
 
 // Lays out what the plan needs, one after the other. The small kernel needs nothing.
 template <typename scalar_t>
-Workspace<scalar_t> place_workspace(const ForwardPlan& plan, void* memory) {
+Workspace<scalar_t> make_workspace(const ForwardPlan& plan, const Allocate& allocate) {
+  using stat_t = stat_of<scalar_t>;
+  const auto& [columns, rows, segments] = plan.partials;
+  const int64_t sums = kSlackSums * plan.merge.blocks();
+  const size_t bytes = static_cast<size_t>(columns + rows + segments) * sizeof(Partial<scalar_t>) +
+                       static_cast<size_t>(sums) * sizeof(stat_t) + sizeof(int32_t);
   Workspace<scalar_t> w{};
-  if (plan.kernel == ForwardKernel::small) return w;
-  w.column_partials = static_cast<Partial<scalar_t>*>(memory);
+  w.column_partials = static_cast<Partial<scalar_t>*>(allocate(static_cast<int64_t>(bytes)));
   w.row_partials = w.column_partials + plan.partials.columns;
   w.segment_partials = w.row_partials + plan.partials.rows;
   w.block_sums = reinterpret_cast<stat_of<scalar_t>*>(w.segment_partials + plan.partials.segments);
@@ -53,27 +57,29 @@ Workspace<scalar_t> place_workspace(const ForwardPlan& plan, void* memory) {
 }
 
 template <typename scalar_t>
-ForwardPlan plan_of(const ForwardCall& call) {
-  return plan_forward(call.layout, call.options.position_points,
-                      vector_of<scalar_t>(call.layout, call.x, call.output), sizeof(stat_of<scalar_t>),
-                      call.multiprocessors, call.cluster_blocks);
-}
-
-template <typename scalar_t>
-Forward<scalar_t> make_forward(const ForwardCall& call, void* workspace) {
+Forward<scalar_t> make_forward(const ForwardCall& call, const Allocate& allocate) {
   using stat_t = stat_of<scalar_t>;
   Forward<scalar_t> f{};
   f.elementwise = {static_cast<const scalar_t*>(call.x), static_cast<scalar_t*>(call.output), call.mask};
-  f.plan = plan_of<scalar_t>(call);
+  f.plan = plan_forward(call.layout, call.options.position_points,
+                        vector_of<scalar_t>(call.layout, call.x, call.output), sizeof(stat_t),
+                        call.multiprocessors, call.cluster_blocks);
   f.statistics = {static_cast<stat_t*>(call.slack_sums),
                   static_cast<stat_t*>(call.extrema),
                   call.indices,
                   call.layout.units + points_of(call.layout, call.options),
                   static_cast<stat_t>(call.options.margin),
                   call.options.extrema_kind};
-  f.workspace = place_workspace<scalar_t>(f.plan, workspace);
+  if (f.plan.kernel != ForwardKernel::small) f.workspace = make_workspace<scalar_t>(f.plan, allocate);
   f.layout = call.layout;
   return f;
+}
+
+// Where a backward leaves the partial sums of each unit; null where a block sees all of a unit.
+template <typename stat_t>
+stat_t* make_partials(const Layout& layout, const Axis& axis, const Allocate& allocate) {
+  if (layout.inner == 1 && axis.partials == 1) return nullptr;
+  return static_cast<stat_t*>(allocate(axis.items * axis.partials * static_cast<int64_t>(sizeof(stat_t))));
 }
 
 // `vector`: elements that are loaded at once.

@@ -36,8 +36,8 @@ ForwardResult linked_forward_cuda(const at::Tensor& x, const at::Tensor& weight,
        options.statistics, multiprocessors_of(x), cuda::most_cluster_blocks(x.device().index())},
       options.kind,
       const_address(slopes)};
-  const at::Tensor workspace = empty_workspace(cuda::linked_forward_workspace(call), x);
-  cuda::linked_forward(call, address(workspace), stream_of(x));
+  WorkspaceMemory workspace(x);
+  cuda::linked_forward(call, workspace.allocate(), stream_of(x));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return std::move(prepared.result);
 }
@@ -62,8 +62,8 @@ LinkedInputGradients linked_backward_cuda(const Gradients& gradients, const Link
       options.kind,
       const_address(prepared.x),
       const_address(slopes)};
-  const at::Tensor workspace = empty_workspace(cuda::linked_backward_workspace(call), grad_x);
-  cuda::linked_backward(call, address(workspace), stream_of(grad_x));
+  WorkspaceMemory workspace(grad_x);
+  cuda::linked_backward(call, workspace.allocate(), stream_of(grad_x));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return prepared.finish();
 }

@@ -79,19 +79,18 @@ Backward<scalar_t> make_linked_backward(const LinkedBackwardCall& call) {
 // Of the slopes: their gradients are added up like those of a bias of twice the units.
 template <typename scalar_t>
 BiasSums<stat_of<scalar_t>, UnitsAre::columns> make_slope_sums(const BackwardCall& call, const Tiling& tiling,
-                                                               void* workspace) {
+                                                               const Allocate& allocate) {
   using stat_t = stat_of<scalar_t>;
   const int64_t pieces = call.layout.inner == 1 ? 1 : tiling.tiles;
   Axis axis = plan_bias_sums(call.layout, tiling, pieces);
   axis.items *= 2;
-  const bool alone = call.layout.inner == 1 && axis.partials == 1;
-  return {static_cast<stat_t*>(call.bias_sums), alone ? nullptr : static_cast<stat_t*>(workspace), axis,
+  return {static_cast<stat_t*>(call.bias_sums), make_partials<stat_t>(call.layout, axis, allocate), axis,
           pieces};
 }
 
 template <int elements, typename Activation, typename scalar_t>
 void launch_gradient(const Backward<scalar_t>& b, const LinkedBackward<scalar_t>& more,
-                     const BackwardCall& call, void* workspace, Stream stream) {
+                     const BackwardCall& call, const Allocate& allocate, Stream stream) {
   using stat_t = stat_of<scalar_t>;
   const auto run = [&](const auto& sums) {
     using Sums = std::decay_t<decltype(sums)>;
@@ -100,7 +99,7 @@ void launch_gradient(const Backward<scalar_t>& b, const LinkedBackward<scalar_t>
   };
   if constexpr (Activation::has_weight) {
     if (call.bias_sums) {
-      const auto sums = make_slope_sums<scalar_t>(call, b.plan.tiling, workspace);
+      const auto sums = make_slope_sums<scalar_t>(call, b.plan.tiling, allocate);
       if (call.layout.inner == 1) {
         run(sums);
       } else {
@@ -115,11 +114,7 @@ void launch_gradient(const Backward<scalar_t>& b, const LinkedBackward<scalar_t>
 
 }  // namespace
 
-int64_t linked_forward_workspace(const LinkedForwardCall& call) {
-  return call.of_x.slack_sums ? forward_workspace(call.of_x) : 0;
-}
-
-void linked_forward(const LinkedForwardCall& call, void* workspace, Stream stream) {
+void linked_forward(const LinkedForwardCall& call, const Allocate& allocate, Stream stream) {
   if (!call.of_x.slack_sums) {
     for_linked_and_scalar(call.kind, call.of_x.scalar, [&](const auto& activation, auto of_type) {
       launch_alone<decltype(of_type)>(call, activation, stream);
@@ -128,7 +123,7 @@ void linked_forward(const LinkedForwardCall& call, void* workspace, Stream strea
   }
   for_scalar(call.of_x.scalar, [&](auto of_type) {
     using scalar_t = decltype(of_type);
-    const auto f = make_forward<scalar_t>(call.of_x, workspace);
+    const auto f = make_forward<scalar_t>(call.of_x, allocate);
     const auto linked = make_linked<scalar_t>(call.kind, call.slopes, call.of_x.layout);
     if (f.plan.wide) {
       launch_with_statistics<16 / sizeof(scalar_t)>(f, linked, stream);
@@ -138,21 +133,7 @@ void linked_forward(const LinkedForwardCall& call, void* workspace, Stream strea
   });
 }
 
-int64_t linked_backward_workspace(const LinkedBackwardCall& call) {
-  int64_t bytes = 0;
-  if (!call.of_x.bias_sums || !call.of_x.grad_output) return bytes;
-  for_scalar(call.of_x.scalar, [&](auto of_type) {
-    using scalar_t = decltype(of_type);
-    void* const some = call.of_x.bias_sums;
-    const auto sums =
-        make_slope_sums<scalar_t>(call.of_x, make_linked_backward<scalar_t>(call).plan.tiling, some);
-    const int64_t count = sums.partials ? sums.units.items * sums.units.partials : 0;
-    bytes = count * static_cast<int64_t>(sizeof(stat_of<scalar_t>));
-  });
-  return bytes;
-}
-
-void linked_backward(const LinkedBackwardCall& call, void* workspace, Stream stream) {
+void linked_backward(const LinkedBackwardCall& call, const Allocate& allocate, Stream stream) {
   for_linked_and_scalar(call.kind, call.of_x.scalar, [&](const auto& activation, auto of_type) {
     using scalar_t = decltype(of_type);
     using Activation = std::decay_t<decltype(activation)>;
@@ -161,9 +142,9 @@ void linked_backward(const LinkedBackwardCall& call, void* workspace, Stream str
                                         make_linked<scalar_t>(call.kind, call.slopes, call.of_x.layout)};
     if (call.of_x.grad_output) {
       if (b.plan.wide) {
-        launch_gradient<16 / sizeof(scalar_t), Activation>(b, more, call.of_x, workspace, stream);
+        launch_gradient<16 / sizeof(scalar_t), Activation>(b, more, call.of_x, allocate, stream);
       } else {
-        launch_gradient<1, Activation>(b, more, call.of_x, workspace, stream);
+        launch_gradient<1, Activation>(b, more, call.of_x, allocate, stream);
       }
     }
     if (!b.statistics.with_gradient()) return;

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "cuda/kernels.h"
 #include "jumpstart_activation.h"
 
 namespace jumpstart {
@@ -31,9 +32,21 @@ inline const void* const_address(const at::Tensor& tensor) {
   return tensor.defined() ? tensor.const_data_ptr() : nullptr;
 }
 
-// Undefined if it has no bytes.
-inline at::Tensor empty_workspace(int64_t bytes, const at::Tensor& like) {
-  return bytes ? empty_beside(like, {bytes}, at::kByte) : at::Tensor();
-}
+// A call's workspace, on the device of another tensor, which is the current one. It lives as long as this: a
+// stream's next call may have its memory.
+class WorkspaceMemory {
+ public:
+  explicit WorkspaceMemory(const at::Tensor& beside) : beside_(beside) {}
+  cuda::Allocate allocate() {
+    return [this](int64_t bytes) {
+      memory_ = empty_beside(beside_, {bytes}, at::kByte);
+      return memory_.mutable_data_ptr();
+    };
+  }
+
+ private:
+  const at::Tensor& beside_;
+  at::Tensor memory_;
+};
 
 }  // namespace jumpstart

@@ -34,6 +34,22 @@ void part_in_warp() {
   }
 }
 
+// Bytes that a call asks for.
+template <typename Run>
+int64_t ask_for_workspace(const Run& run) {
+  const cuda_emulator::WithoutLaunches without_launches;
+  int64_t asked = 0;
+  run([&](int64_t bytes) -> void* {
+    asked = bytes;
+    return nullptr;
+  });
+  return asked;
+}
+struct Given {
+  void* workspace;
+  void* operator()(int64_t) const { return workspace; }
+};
+
 }  // namespace
 
 struct EmulatorPlan {
@@ -103,28 +119,28 @@ void emulator_free(void* inside, size_t pages) {
 size_t emulator_page() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
 
 int64_t emulator_forward_workspace(const jumpstart::cuda::ForwardCall* call) {
-  return jumpstart::cuda::forward_workspace(*call);
+  return ask_for_workspace([&](const auto& ask) { jumpstart::cuda::forward(*call, ask, nullptr); });
 }
 const char* emulator_forward(const jumpstart::cuda::ForwardCall* call, void* workspace) {
-  return cuda_emulator::guarded([&] { jumpstart::cuda::forward(*call, workspace, nullptr); });
+  return cuda_emulator::guarded([&] { jumpstart::cuda::forward(*call, Given{workspace}, nullptr); });
 }
 int64_t emulator_backward_workspace(const jumpstart::cuda::BackwardCall* call) {
-  return jumpstart::cuda::backward_workspace(*call);
+  return ask_for_workspace([&](const auto& ask) { jumpstart::cuda::backward(*call, ask, nullptr); });
 }
 const char* emulator_backward(const jumpstart::cuda::BackwardCall* call, void* workspace) {
-  return cuda_emulator::guarded([&] { jumpstart::cuda::backward(*call, workspace, nullptr); });
+  return cuda_emulator::guarded([&] { jumpstart::cuda::backward(*call, Given{workspace}, nullptr); });
 }
 int64_t emulator_linked_forward_workspace(const jumpstart::cuda::LinkedForwardCall* call) {
-  return jumpstart::cuda::linked_forward_workspace(*call);
+  return ask_for_workspace([&](const auto& ask) { jumpstart::cuda::linked_forward(*call, ask, nullptr); });
 }
 const char* emulator_linked_forward(const jumpstart::cuda::LinkedForwardCall* call, void* workspace) {
-  return cuda_emulator::guarded([&] { jumpstart::cuda::linked_forward(*call, workspace, nullptr); });
+  return cuda_emulator::guarded([&] { jumpstart::cuda::linked_forward(*call, Given{workspace}, nullptr); });
 }
 int64_t emulator_linked_backward_workspace(const jumpstart::cuda::LinkedBackwardCall* call) {
-  return jumpstart::cuda::linked_backward_workspace(*call);
+  return ask_for_workspace([&](const auto& ask) { jumpstart::cuda::linked_backward(*call, ask, nullptr); });
 }
 const char* emulator_linked_backward(const jumpstart::cuda::LinkedBackwardCall* call, void* workspace) {
-  return cuda_emulator::guarded([&] { jumpstart::cuda::linked_backward(*call, workspace, nullptr); });
+  return cuda_emulator::guarded([&] { jumpstart::cuda::linked_backward(*call, Given{workspace}, nullptr); });
 }
 const char* emulator_penalty(const jumpstart::cuda::PenaltyCall* call) {
   return cuda_emulator::guarded([&] { jumpstart::cuda::penalty(*call, nullptr); });

@@ -39,6 +39,15 @@ void seed(unsigned value);
 // Of the launch that comes after those that have a limit already, runs so many blocks at either end.
 void limit(int64_t first, int64_t last);
 
+// While it lives, launches do nothing.
+class WithoutLaunches {
+ public:
+  WithoutLaunches();
+  ~WithoutLaunches();
+  WithoutLaunches(const WithoutLaunches&) = delete;
+  WithoutLaunches& operator=(const WithoutLaunches&) = delete;
+};
+
 // Runs `kernel` by every thread of every block, of which so many are a cluster.
 void run(int64_t blocks, int threads, const std::function<void()>& kernel, int64_t cluster = 1);
 
