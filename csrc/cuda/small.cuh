@@ -94,16 +94,17 @@ class Small {
     }
   }
 
-  // Extrema of all units, or of all points, each by a group of lanes. Adds their slack to the sums.
+  // Extrema of all units, or of all points, by half of the block, each by a group of lanes. Adds their slack
+  // to the sums.
   template <bool units>
   JUMPSTART_DEVICE void reduce(stat_t* sums) const {
+    constexpr int kThreadsOfHalf = kSmallThreads / 2;
     const int items = units ? columns_ : rows_, length = units ? rows_ : columns_;
     const int item_stride = units ? 1 : pitch_, stride = units ? pitch_ : 1;
     int lanes = kWarpSize;
-    while (lanes > 1 && items * lanes > kSmallThreads) lanes /= 2;
-    const auto thread = static_cast<int>(threadIdx.x);
-    const int lane = thread % lanes;
-    for (int first = 0; first < items; first += kSmallThreads / lanes) {
+    while (lanes > 1 && items * lanes > kThreadsOfHalf) lanes /= 2;
+    const int thread = static_cast<int>(threadIdx.x) % kThreadsOfHalf, lane = thread % lanes;
+    for (int first = 0; first < items; first += kThreadsOfHalf / lanes) {
       const int item = first + thread / lanes;
       // The minimum is the largest negated key.
       key_t max = no_key<stat_t>(), min = no_key<stat_t>();
@@ -162,11 +163,15 @@ __global__ void __launch_bounds__(kSmallThreads)
   } else {
     if (f.elementwise.output) small.store_mask();
   }
-  stat_t sums[kLayerSums] = {};
-  small.template reduce<true>(sums);
-  small.template reduce<false>(sums + kSlackSums);
+  stat_t sums[kSlackSums] = {};
+  // Both at once: a warp then sees one axis only, and adds up half as many sums.
+  if (threadIdx.x < kSmallThreads / 2) {
+    small.template reduce<true>(sums);
+  } else {
+    small.template reduce<false>(sums);
+  }
   __syncthreads();
-  const stat_t sum = sum_block<kSmallThreads / kWarpSize>(sums, shared);
+  const stat_t sum = sum_block<kSmallThreads / kWarpSize, 2>(sums, shared);
   if (threadIdx.x < kLayerSums) f.statistics.slack_sums[threadIdx.x] = sum;
 }
 

@@ -113,8 +113,9 @@ JUMPSTART_DEVICE void reduce_block(Candidate<stat_t>& max, Candidate<stat_t>& mi
   __syncthreads();
 }
 
-// Sums over a block in a fixed order; thread i returns the sum of sums[i].
-template <int warps, int count, typename stat_t>
+// Sums over each of `parts` of a block in a fixed order; thread i returns the sum of sums[i % count] over
+// part i / count.
+template <int warps, int parts = 1, int count, typename stat_t>
 JUMPSTART_DEVICE stat_t sum_block(stat_t (&sums)[count], unsigned char* shared) {
   auto* warp_sums = reinterpret_cast<stat_t*>(shared);  // [warps, count]
   const auto thread = static_cast<int>(threadIdx.x);
@@ -128,9 +129,11 @@ JUMPSTART_DEVICE stat_t sum_block(stat_t (&sums)[count], unsigned char* shared) 
   }
   __syncthreads();
   stat_t sum = 0;
-  if (thread < count) {
+  if (thread < parts * count) {
+    constexpr int kOfPart = warps / parts;
+    const int part = thread / count, i = thread % count;
 #pragma unroll
-    for (int w = 0; w < warps; ++w) sum += warp_sums[w * count + thread];
+    for (int w = 0; w < kOfPart; ++w) sum += warp_sums[(part * kOfPart + w) * count + i];
   }
   return sum;
 }
