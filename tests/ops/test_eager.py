@@ -7,10 +7,10 @@ import pickle
 
 import pytest
 import torch
+from dispatched import Dispatched
 from operators import run_forward
 from torch._dynamo import compiled_autograd
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import jumpstart_kernels as jk
 from jumpstart_kernels.ops import backends
@@ -27,16 +27,6 @@ def interpreted(request):
     reason = backends.unavailable("triton", "cpu")
     if reason is not None and "target" not in request.fixturenames:
         pytest.skip(reason)
-
-
-class DispatchMode(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.seen.append(str(function))
-        return function(*args, **(kwargs or {}))
 
 
 class FunctionMode(TorchFunctionMode):
@@ -138,7 +128,7 @@ def test_compiled_autograd_holds_the_operator():
     torch.testing.assert_close(x.grad, expected)
 
 
-@pytest.mark.parametrize("context", (DispatchMode, FunctionMode))
+@pytest.mark.parametrize("context", (Dispatched, FunctionMode))
 def test_leaves_modes_to_the_operator(context):
     x, sums = make_input((5, 4)), torch.ones(SUMS_SHAPE)
     with context():
@@ -232,7 +222,7 @@ def test_negated_gradients(target):
 def test_modes_see_the_backward(target):
     backend, device = target
     results = run_layer(make_input((5, 4)).detach().to(device).requires_grad_())
-    with DispatchMode() as mode:
+    with Dispatched() as mode:
         sum(result.sum() for result in results).backward()
     expected = {"jumpstart_activation_backward"} | ({"penalty_backward"} if backend != "reference" else set())
     assert {f"jumpstart_kernels.{name}.{backend}" for name in expected} <= set(mode.seen)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from dispatched import Dispatched
 
 import jumpstart_kernels as jk
 from jumpstart_kernels.ops import OVERLOADS, backends, native
@@ -20,13 +20,6 @@ NATIVE = pytest.mark.skipif(
 )
 ARGUMENTS = ("relu", 0.0, 1, False, 4.0)
 SIZES = {"small": (64, 32), "rows": (256, 1024), "large": (4096, 1000), "planes": (8, 16, 14, 14)}
-
-
-class Dispatched(TorchDispatchMode):
-    """Has every operator called through the dispatcher."""
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        return function(*arguments, **(options or {}))
 
 
 def make_input(size, dtype=torch.float32):

@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from dispatched import Dispatched
 
 import jumpstart_kernels as jk
 from jumpstart_kernels.nn.records import unwind
@@ -110,16 +110,6 @@ def test_a_record_seen_after_its_penalty(attribute, square_root):
     assert all(grad.any() for grad in grads)
     (both,) = torch.autograd.grad(seen + value, x)
     torch.testing.assert_close(both, grads[0] + grads[1])
-
-
-class Dispatched(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        self.seen.append(str(function))
-        return function(*arguments, **(options or {}))
 
 
 @pytest.mark.parametrize("reduction", ("balanced", "norm"))
