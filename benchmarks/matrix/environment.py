@@ -26,7 +26,14 @@ TESTS = (
 # What g++ and nvcc compile by themselves: the same with every torch.
 WITHOUT_TORCH = tuple(
     f"tests/ops/test_{name}.py"
-    for name in ("cpu_tasks", "cpu_vectors", "cuda", "cuda_beyond_32_bits", "cuda_machine_code")
+    for name in (
+        "cpu_tasks",
+        "cpu_vectors",
+        "cuda",
+        "cuda_beyond_32_bits",
+        "cuda_machine_code",
+        "cuda_penalty",
+    )
 )
 BUILD_TOOLS = ("setuptools", "wheel", "pybind11", "ninja", "numpy")
 TEST_TOOLS = ("torchmetrics", "hypothesis", "pytest", "pytest-benchmark", "pytest-timeout", "pytest-xdist")

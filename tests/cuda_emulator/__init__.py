@@ -7,7 +7,6 @@ must stay as it was. Threads and blocks run in an order drawn from ``seed``.
 import ctypes
 import functools
 import math
-import re
 import shutil
 import subprocess
 import tempfile
@@ -19,6 +18,15 @@ import torch
 from builds import build_all
 from torch import Tensor
 
+from cuda_emulator.structures import (
+    ROOT,
+    BackwardCall,
+    ForwardCall,
+    LayoutOfCall,
+    OptionsOfCall,
+    PenaltyGradientCall,
+    PlanParameters,
+)
 from jumpstart_kernels.ops.activations import NONE
 from jumpstart_kernels.ops.arguments import (
     EXTREMA_KINDS,
@@ -38,7 +46,6 @@ from jumpstart_kernels.ops.layout import (
 )
 from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
     "csrc/cuda/kernels.cu",
     "csrc/cuda/linked_kernels.cu",
@@ -50,72 +57,9 @@ SCALARS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 POISON = 0x7F  # as a float NaN or huge, as a key above most
 
 
-class _Layout(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("samples", "rows", "units", "inner")]
-    _fields_ += [("channels_last", ctypes.c_bool)]
-
-
-class PlanParameters(ctypes.Structure):
-    """What plans are made from, as ``csrc/cuda/plan.h`` has it."""
-
-    _header = (ROOT / "csrc/cuda/plan.h").read_text()
-    _text = re.search(r"struct PlanParameters \{(.*?)\n\};", _header, re.DOTALL)[1]
-    _fields_ = [(name, ctypes.c_int64) for name in re.findall(r"int64_t (\w+) =", _text)]
-
-
 def plan_parameters() -> PlanParameters:
     """Those in use, which can be changed."""
     return library().emulator_plan_parameters().contents
-
-
-class _Options(ctypes.Structure):
-    _fields_ = [
-        ("activation", ctypes.c_int),
-        ("parameter", ctypes.c_double),
-        ("unit_dim", ctypes.c_int64),
-        ("position_points", ctypes.c_bool),
-        ("margin", ctypes.c_double),
-        ("extrema_kind", ctypes.c_int),
-    ]
-
-
-class _ForwardCall(ctypes.Structure):
-    _fields_ = [
-        ("scalar", ctypes.c_int),
-        *[
-            (name, ctypes.c_void_p)
-            for name in ("x", "bias", "output", "mask", "slack_sums", "extrema", "indices")
-        ],
-        ("layout", _Layout),
-        ("options", _Options),
-        ("multiprocessors", ctypes.c_int),
-        ("cluster_blocks", ctypes.c_int),
-    ]
-
-
-class _PenaltyGradientCall(ctypes.Structure):
-    _fields_ = [
-        ("grad", ctypes.c_void_p),
-        ("root", ctypes.c_void_p),
-        ("weights", ctypes.POINTER(ctypes.c_double)),
-    ]
-
-
-class _BackwardCall(ctypes.Structure):
-    _fields_ = [
-        ("scalar", ctypes.c_int),
-        *[
-            (name, ctypes.c_void_p)
-            for name in (
-                "grad_output", "mask", "grad_x", "grad_slack_sums", "grad_extrema", "extrema", "indices",
-                "bias_sums",
-            )
-        ],
-        ("layout", _Layout),
-        ("options", _Options),
-        ("multiprocessors", ctypes.c_int),
-        ("penalty", _PenaltyGradientCall),
-    ]  # fmt: skip
 
 
 class PenaltyGradient(NamedTuple):
@@ -124,18 +68,6 @@ class PenaltyGradient(NamedTuple):
     grad: Tensor
     root: Tensor | None  # the penalty, if it is a square root
     weights: list[float]
-
-
-class _PenaltyCall(ctypes.Structure):
-    _fields_ = [
-        ("float64", ctypes.c_bool),
-        ("slack_sums", ctypes.POINTER(ctypes.c_void_p)),
-        ("layers", ctypes.c_int64),
-        ("weights", ctypes.POINTER(ctypes.c_double)),
-        ("square_root", ctypes.c_bool),
-        ("value", ctypes.c_void_p),
-        ("total", ctypes.c_void_p),
-    ]
 
 
 def unavailable() -> str | None:
@@ -248,10 +180,10 @@ def forward(
             mask = memory.allocate(math.prod(mask_shape(layout)), torch.uint8)
         slack_sums, extrema = memory.allocate(LAYER_SUMS, dtype), memory.allocate(2 * count, dtype)
         indices = memory.allocate(2 * count, torch.int64)
-        call = _ForwardCall(
+        call = ForwardCall(
             SCALARS.index(x.dtype),
             *map(_address, (source, added, output, mask, slack_sums, extrema, indices)),
-            _Layout(*layout), _options(options), multiprocessors, cluster_blocks,
+            LayoutOfCall(*layout), _options(options), multiprocessors, cluster_blocks,
         )  # fmt: skip
         size = library().emulator_forward_workspace(ctypes.byref(call))
         workspace = memory.allocate(size, torch.uint8).fill_(workspace_byte)
@@ -293,10 +225,10 @@ def backward(
         grad_x = memory.allocate(math.prod(size), dtype, aligned)
         placed = [memory.place(tensor) for tensor in (mask, extrema, indices)]
         bias_sums = memory.allocate(layout.units, extrema.dtype) if with_grad_bias else None
-        call = _BackwardCall(
+        call = BackwardCall(
             SCALARS.index(dtype),
             *map(_address, (by_output, placed[0], grad_x, *by_statistics, *placed[1:], bias_sums)),
-            _Layout(*layout), _options(options), multiprocessors, _penalty_gradient(penalty, memory),
+            LayoutOfCall(*layout), _options(options), multiprocessors, _penalty_gradient(penalty, memory),
         )  # fmt: skip
         held = library().emulator_backward_workspace(ctypes.byref(call))
         workspace = memory.allocate(held, torch.uint8).fill_(workspace_byte)
@@ -308,33 +240,6 @@ def backward(
             _like(grad_x, torch.empty(size, dtype=dtype, memory_format=memory_format)),
             bias_sums.clone() if bias_sums is not None else None,
         )
-
-
-def penalty(slack_sums: list[Tensor], weights: list[float], square_root: bool) -> Tensor:
-    """As the reference's ``penalty``."""
-    dtype = slack_sums[0].dtype
-    with Memory() as memory:
-        layers = [memory.place(sums) for sums in slack_sums]
-        value, total = memory.allocate(1, dtype), memory.allocate(1, torch.float64)
-        addresses = (ctypes.c_void_p * len(layers))(*map(_address, layers))
-        call = _PenaltyCall(
-            dtype == torch.float64, addresses, len(layers), _weights(weights), square_root,
-            _address(value), _address(total),
-        )  # fmt: skip
-        _raise(library().emulator_penalty(ctypes.byref(call)))
-        memory.check()
-        return value.clone()[0]
-
-
-def penalty_backward(grad: Tensor, value: Tensor | None, weights: list[float]) -> Tensor:
-    """As the reference's ``penalty_backward``."""
-    with Memory() as memory:
-        call = _penalty_gradient(PenaltyGradient(grad, value, weights), memory)
-        by_sum = memory.allocate(LAYER_SUMS, grad.dtype)
-        float64, to = ctypes.c_bool(grad.dtype == torch.float64), ctypes.c_void_p(_address(by_sum))
-        _raise(library().emulator_penalty_backward(float64, ctypes.byref(call), to))
-        memory.check()
-        return by_sum.clone().view(SUMS_SHAPE)
 
 
 def fault(which: int) -> str:
@@ -349,8 +254,8 @@ def fault(which: int) -> str:
 
 def workspace(size: list[int], unit_dim: int, channels_last: bool, dtype: torch.dtype) -> int:
     """Bytes of workspace of a forward on a GPU of 132 multiprocessors."""
-    call = _ForwardCall(
-        scalar=SCALARS.index(dtype), layout=_Layout(*make_layout(size, unit_dim, channels_last))
+    call = ForwardCall(
+        scalar=SCALARS.index(dtype), layout=LayoutOfCall(*make_layout(size, unit_dim, channels_last))
     )
     call.multiprocessors = 132
     return library().emulator_forward_workspace(ctypes.byref(call))
@@ -358,25 +263,25 @@ def workspace(size: list[int], unit_dim: int, channels_last: bool, dtype: torch.
 
 def backward_workspace(size: list[int], unit_dim: int, channels_last: bool, dtype: torch.dtype) -> int:
     """The same of a backward that sums the gradient of a bias; with none it is one launch."""
-    call = _BackwardCall(
-        scalar=SCALARS.index(dtype), layout=_Layout(*make_layout(size, unit_dim, channels_last))
+    call = BackwardCall(
+        scalar=SCALARS.index(dtype), layout=LayoutOfCall(*make_layout(size, unit_dim, channels_last))
     )
     call.multiprocessors, call.bias_sums = 132, 16  # not accessed
     return library().emulator_backward_workspace(ctypes.byref(call))
 
 
-def _options(options: Options) -> _Options:
+def _options(options: Options) -> OptionsOfCall:
     activation = library().emulator_activation(options.activation.encode())
     assert activation >= 0, f"csrc/activations.h does not list {options.activation!r}"
-    return _Options(activation, *options[1:-1], EXTREMA_KINDS.index(options.extrema_kind))
+    return OptionsOfCall(activation, *options[1:-1], EXTREMA_KINDS.index(options.extrema_kind))
 
 
-def _penalty_gradient(penalty: PenaltyGradient | None, memory: Memory) -> _PenaltyGradientCall:
+def _penalty_gradient(penalty: PenaltyGradient | None, memory: Memory) -> PenaltyGradientCall:
     if penalty is None:
-        return _PenaltyGradientCall()
+        return PenaltyGradientCall()
     grad, root, weights = penalty
     placed = (None if tensor is None else memory.place(tensor) for tensor in (grad, root))
-    return _PenaltyGradientCall(*map(_address, placed), _weights(weights))
+    return PenaltyGradientCall(*map(_address, placed), _weights(weights))
 
 
 def _weights(weights: list[float]) -> ctypes.Array:

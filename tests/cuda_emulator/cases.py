@@ -5,6 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from jumpstart_kernels.ops.arguments import ForwardResult, Gradients, Options, Saved
+from jumpstart_kernels.ops.layout import is_channels_last
+
 SPECIAL = (math.nan, math.inf, -math.inf, -0.0, 0.0)
 # Size, unit dimension, whether in channels_last, whether points are positions. Beyond 16384 elements two
 # launches work together; below, one does it all.
@@ -66,3 +69,22 @@ def make_case(name: str, dtype: torch.dtype, special: bool = False) -> tuple[Ten
 
 def assert_same(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def make_gradients(x: Tensor, result: ForwardResult, wanted: int) -> Gradients:
+    """Those of the results whose bit is set."""
+    generator = torch.Generator().manual_seed(1)
+    return Gradients(
+        *(
+            torch.empty_like(like).copy_(torch.randn(like.shape, generator=generator))
+            if wanted >> i & 1
+            else None
+            for i, like in enumerate((x, result.slack_sums, result.extrema))
+        )
+    )
+
+
+def save(x: Tensor, result: ForwardResult, options: Options, with_grad_bias: bool = False) -> Saved:
+    channels_last = is_channels_last(x, options.unit_dim)
+    kept = result.mask, result.extrema, result.indices
+    return Saved(*kept, list(x.shape), channels_last, x.dtype, with_grad_bias)

@@ -14,14 +14,12 @@ from torch import Tensor
 from cuda_emulator import (
     SCALARS,
     _address,
-    _BackwardCall,
-    _ForwardCall,
-    _Layout,
     _options,
     _raise,
     library,
     linked,
 )
+from cuda_emulator.structures import BackwardCall, ForwardCall, LayoutOfCall
 from jumpstart_kernels.ops.arguments import NO_STATISTICS, ForwardResult, Gradients, Options, Saved
 from jumpstart_kernels.ops.layout import (
     Layout,
@@ -60,7 +58,7 @@ def plan(
 ) -> Plan:
     found = Plan()
     library().emulator_plan(
-        ctypes.byref(_Layout(*layout)), ctypes.c_bool(position_points), ctypes.c_int(vector),
+        ctypes.byref(LayoutOfCall(*layout)), ctypes.c_bool(position_points), ctypes.c_int(vector),
         ctypes.c_int(multiprocessors), ctypes.c_int(cluster_blocks), ctypes.byref(found),
     )  # fmt: skip
     return found
@@ -86,9 +84,9 @@ def forward(
     mask = sparse_zeros(mask_shape(layout), torch.uint8)
     slack_sums, extrema = sparse_zeros(SUMS_SHAPE, dtype), sparse_zeros((2, count), dtype)
     indices = sparse_zeros((2, count), torch.int64)
-    call = _ForwardCall(
+    call = ForwardCall(
         SCALARS.index(x.dtype), *map(_address, (x, None, output, mask, slack_sums, extrema, indices)),
-        _Layout(*layout), _options(options), multiprocessors,
+        LayoutOfCall(*layout), _options(options), multiprocessors,
     )  # fmt: skip
     size = library().emulator_forward_workspace(ctypes.byref(call))
     workspace = sparse_zeros((size,), torch.uint8)
@@ -110,9 +108,9 @@ def linked_forward(x: Tensor, options: Options, multiprocessors: int, *launches:
     slack_sums = sparse_zeros(SUMS_SHAPE, dtype)
     statistics = map(_address, (slack_sums, extrema, indices) if count else (None, None, None))
     call = linked.LinkedForwardCall(
-        _ForwardCall(
+        ForwardCall(
             SCALARS.index(x.dtype), *map(_address, (x, None, output, mask)), *statistics,
-            _Layout(*layout), _options(linked.of_statistics(options)), multiprocessors,
+            LayoutOfCall(*layout), _options(linked.of_statistics(options)), multiprocessors,
         ),
         linked.kind_of(options),
     )  # fmt: skip
@@ -134,9 +132,9 @@ def linked_backward(
 ) -> Tensor:
     grad_x = sparse_zeros(size, grad_output.dtype, channels_last)
     call = linked.LinkedBackwardCall(
-        _BackwardCall(
+        BackwardCall(
             SCALARS.index(grad_x.dtype), *map(_address, (grad_output, mask, grad_x)), *([None] * 5),
-            _Layout(*make_layout(size, options.unit_dim, channels_last)),
+            LayoutOfCall(*make_layout(size, options.unit_dim, channels_last)),
             _options(linked.of_statistics(options)), multiprocessors,
         ),
         linked.kind_of(options),
@@ -156,10 +154,10 @@ def backward(
     mask, extrema, indices, size, channels_last, dtype, _ = saved
     grad_x = sparse_zeros(size, dtype, channels_last)
     by_output, *by_statistics = gradients
-    call = _BackwardCall(
+    call = BackwardCall(
         SCALARS.index(dtype),
         *map(_address, (by_output, mask, grad_x, *by_statistics, extrema, indices, None)),
-        _Layout(*make_layout(size, options.unit_dim, channels_last)), _options(options), multiprocessors,
+        LayoutOfCall(*make_layout(size, options.unit_dim, channels_last)), _options(options), multiprocessors,
     )  # fmt: skip
     _limit(ends)
     _raise(library().emulator_backward(ctypes.byref(call), None))

@@ -11,15 +11,13 @@ from cuda_emulator import (
     SCALARS,
     Memory,
     _address,
-    _BackwardCall,
     _bytes,
-    _ForwardCall,
-    _Layout,
     _like,
     _options,
     _raise,
     library,
 )
+from cuda_emulator.structures import BackwardCall, ForwardCall, LayoutOfCall
 from jumpstart_kernels.ops.activations import LINKED_ACTIVATIONS, NONE
 from jumpstart_kernels.ops.arguments import (
     NO_STATISTICS,
@@ -42,12 +40,12 @@ from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE
 
 
 class LinkedForwardCall(ctypes.Structure):
-    _fields_ = [("of_x", _ForwardCall), ("kind", ctypes.c_int), ("slopes", ctypes.c_void_p)]
+    _fields_ = [("of_x", ForwardCall), ("kind", ctypes.c_int), ("slopes", ctypes.c_void_p)]
 
 
 class LinkedBackwardCall(ctypes.Structure):
     _fields_ = [
-        ("of_x", _BackwardCall),
+        ("of_x", BackwardCall),
         ("kind", ctypes.c_int),
         ("x", ctypes.c_void_p),
         ("slopes", ctypes.c_void_p),
@@ -92,11 +90,11 @@ def forward(
         slack_sums = memory.allocate(LAYER_SUMS if with_statistics else 0, dtype)
         extrema, indices = memory.allocate(2 * count, dtype), memory.allocate(2 * count, torch.int64)
         call = LinkedForwardCall(
-            _ForwardCall(
+            ForwardCall(
                 SCALARS.index(x.dtype),
                 *map(_address, (source, None, output)),
                 *(_address(t) if t.numel() else None for t in (mask, slack_sums, extrema, indices)),
-                _Layout(*layout), _options(of_statistics(options)), multiprocessors, cluster_blocks,
+                LayoutOfCall(*layout), _options(of_statistics(options)), multiprocessors, cluster_blocks,
             ),
             kind_of(options), _address(slopes),
         )  # fmt: skip
@@ -144,10 +142,10 @@ def backward(
                 if zeros is not None:
                     zeros.zero_()
         call = LinkedBackwardCall(
-            _BackwardCall(
+            BackwardCall(
                 SCALARS.index(dtype),
                 *map(_address, (by_output, placed[0], grad_x, *by_statistics, *placed[1:], sums)),
-                _Layout(*layout), _options(of_statistics(options)), multiprocessors,
+                LayoutOfCall(*layout), _options(of_statistics(options)), multiprocessors,
             ),
             kind_of(options), *map(_address, (kept, slopes)),
         )  # fmt: skip

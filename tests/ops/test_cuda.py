@@ -7,14 +7,14 @@ import cuda_emulator
 import pytest
 import torch
 from cuda_emulator import large
-from cuda_emulator.cases import CASES, SPECIAL, assert_same, make_case
+from cuda_emulator.cases import CASES, SPECIAL, assert_same, make_case, make_gradients, save
 
 from benchmarks.plans import VALUES, changed
 from jumpstart_kernels.ops import reference
 from jumpstart_kernels.ops.activations import ACTIVATIONS, NONE
-from jumpstart_kernels.ops.arguments import Gradients, Options, Saved
-from jumpstart_kernels.ops.layout import is_channels_last, make_layout, unit_rows
-from jumpstart_kernels.ops.slack import LAYER_SUMS, SUMS_SHAPE, SlackSum, slack_gradients
+from jumpstart_kernels.ops.arguments import Options
+from jumpstart_kernels.ops.layout import make_layout, unit_rows
+from jumpstart_kernels.ops.slack import slack_gradients
 
 _reason = cuda_emulator.unavailable()
 pytestmark = pytest.mark.skipif(_reason is not None, reason=str(_reason))
@@ -39,25 +39,6 @@ def check_forward(x, options, bias=None, **emulated):
     rtol = 1e-6 if bias is None else 1e-5
     torch.testing.assert_close(actual.slack_sums, expected.slack_sums, rtol=rtol, atol=0, equal_nan=True)
     return expected
-
-
-def make_gradients(x, result, wanted):
-    """Those of the results whose bit is set."""
-    generator = torch.Generator().manual_seed(1)
-    return Gradients(
-        *(
-            torch.empty_like(like).copy_(torch.randn(like.shape, generator=generator))
-            if wanted >> i & 1
-            else None
-            for i, like in enumerate((x, result.slack_sums, result.extrema))
-        )
-    )
-
-
-def save(x, result, options, with_grad_bias=False):
-    channels_last = is_channels_last(x, options.unit_dim)
-    kept = result.mask, result.extrema, result.indices
-    return Saved(*kept, list(x.shape), channels_last, x.dtype, with_grad_bias)
 
 
 def sum_addends(gradients, saved, options):
@@ -285,58 +266,3 @@ def test_clusters_take_all_work_and_no_more_blocks_than_there_are():
             assert plan.work <= plan.blocks <= most and plan.blocks.bit_count() == 1
             assert plan.extent < 2**16
     assert in_one > 1000
-
-
-WEIGHTS = {
-    "linear": [0.5, 0.25, 0.0, 0.0, 0.0, 0.125, 1.0, 0.0, 0.0, 0.0],
-    "squares": [0.0, 0.0, 0.09, 0.49, 0.42, 0.0, 0.0, 0.25, 0.25, 0.5],
-    "none": [0.0] * LAYER_SUMS,
-}
-
-
-@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
-@pytest.mark.parametrize("layers", (1, 5, 448, 1000))
-@pytest.mark.parametrize("square_root", (False, True))
-@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
-def test_penalty(layers, weights, square_root, dtype):
-    generator = torch.Generator().manual_seed(layers)
-    slack_sums = list(torch.rand((layers, *SUMS_SHAPE), generator=generator, dtype=torch.float64).to(dtype))
-    value = cuda_emulator.penalty(slack_sums, weights, square_root)
-    expected = reference.penalty(slack_sums, weights, square_root)
-    rtol = 10 * layers * torch.finfo(dtype).eps
-    torch.testing.assert_close(value, expected, rtol=rtol, atol=0)
-    grad, root = torch.tensor(0.3, dtype=dtype), expected if square_root else None
-    torch.testing.assert_close(
-        cuda_emulator.penalty_backward(grad, root, weights),
-        reference.penalty_backward(grad, root, weights),
-    )
-
-
-def test_a_sum_without_weight_stays_out_of_the_penalty():
-    sums = torch.ones(SUMS_SHAPE)
-    sums[:, SlackSum.POSITIVE_SQUARED :] = torch.inf
-    assert cuda_emulator.penalty([sums], WEIGHTS["linear"], False).item() == sum(WEIGHTS["linear"])
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", CASES)
-def test_the_backward_takes_a_penalty_s_gradient(name, dtype):
-    """Bitwise as that of the slack sums which follows from it."""
-    x, unit_dim, position_points = make_case(name, dtype, special=True)
-    place = list(CASES).index(name) + DTYPES.index(dtype)
-    options = Options("relu", PARAMETER, unit_dim, position_points, 1.0, extrema_kind="limited")
-    result = reference.jumpstart_activation_forward(x, None, options)
-    roots = (None, *(torch.tensor(root, dtype=result.extrema.dtype) for root in (0.7, 0.0, math.nan)))
-    for run, root in enumerate(roots):
-        for with_bias in (False, True):
-            weights = list(WEIGHTS.values())[(place + run + with_bias) % len(WEIGHTS)]
-            penalty = cuda_emulator.PenaltyGradient(torch.tensor(0.3).to(result.extrema), root, weights)
-            saved = save(x, result, options, with_bias)
-            gradients = make_gradients(x, result, 1 + 4 * ((place + run) % 2))
-            emulated = {"multiprocessors": 1 + 131 * (run % 2), "seed": run}
-            fused = cuda_emulator.backward(gradients, saved, options, penalty, **emulated)
-            sums = cuda_emulator.penalty_backward(*penalty)
-            apart = cuda_emulator.backward(gradients._replace(slack_sums=sums), saved, options, **emulated)
-            assert_same(fused.x, apart.x)
-            if with_bias:
-                assert_same(fused.bias, apart.bias)
