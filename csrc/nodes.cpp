@@ -36,8 +36,10 @@ void SharedGradient::set(PenaltyGradient gradient) {
   const int backward = torch::autograd::get_current_graph_task_id();
   auto owned = std::make_shared<Entry>(std::move(gradient));
   std::weak_ptr<Entry> seen = owned;
-  // The callback does nothing: it lives as long as the backward.
-  torch::autograd::Engine::get_default_engine().queue_callback([owned = std::move(owned)] {});
+  // Called when all nodes have run. A thread of autograd may own the backward for longer than who has called
+  // it waits, and cannot release a tensor that Python knows once Python has ended.
+  torch::autograd::Engine::get_default_engine().queue_callback(
+      [owned = std::move(owned)]() mutable { owned.reset(); });
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto is_over = [](const auto& entry) { return entry.second.expired(); };
   by_backward_.erase(std::remove_if(by_backward_.begin(), by_backward_.end(), is_over), by_backward_.end());

@@ -1,5 +1,7 @@
 """Eager calls of native CUDA layers, which go past the dispatcher: what they compute, streams, memory."""
 
+import weakref
+
 import pytest
 import torch
 from dispatched import Dispatched
@@ -67,6 +69,19 @@ def test_one_penalty_of_layers_on_two_streams():
         torch.cuda.synchronize()
         assert seen == [[True] if stream != side else [True, True, False]]
     assert torch.equal(*gradients)
+
+
+@NATIVE
+def test_a_backward_leaves_nothing_to_its_thread():
+    """Which may still be there when Python ends, and would then abort with a tensor that Python knows."""
+    layers = torch.nn.Sequential(*(jk.JumpstartReLU(margin=4.0) for _ in range(2)))
+    for _ in range(2000):  # what the thread still had, it had for microseconds
+        layers(make_input((2, 2)))
+        gradient = torch.ones((), device="cuda")
+        alive = weakref.ref(gradient)
+        jk.penalty(layers).backward(gradient)
+        del gradient
+        assert alive() is None
 
 
 @NATIVE
