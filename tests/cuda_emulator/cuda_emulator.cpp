@@ -97,10 +97,17 @@ void run_block(size_t begin, size_t end) {
   std::vector<int> turns;
   for (size_t i = begin; i < end; ++i) turns.push_back(static_cast<int>(i));
   std::shuffle(turns.begin(), turns.end(), order);
-  for (bool moved = true; moved;) {
+  // Some warps go on only where no other can, which are then as far ahead of them as a barrier allows.
+  const auto late = static_cast<uint32_t>(order() % 4 ? order() : 0);
+  const auto is_late = [&](int fiber) {
+    return (late >> (fiber - static_cast<int>(begin)) / kLanes % 32 & 1) != 0;
+  };
+  bool all = false;
+  for (bool moved = true; moved || !all;) {
+    all = !moved;
     moved = false;
     for (const int fiber : turns) {
-      if (fibers[static_cast<size_t>(fiber)].state != State::ready) continue;
+      if (fibers[static_cast<size_t>(fiber)].state != State::ready || (is_late(fiber) && !all)) continue;
       resume(fiber);
       moved = true;
     }

@@ -68,3 +68,18 @@ def test_the_backward_takes_a_penalty_s_gradient(name, dtype):
             assert_same(fused.x, apart.x)
             if with_bias:
                 assert_same(fused.bias, apart.bias)
+
+
+@pytest.mark.parametrize("axis", (0, 1), ids=("units", "points"))
+@pytest.mark.parametrize("name", CASES)
+def test_a_gradient_of_one_sum_alone(name, axis):
+    x, unit_dim, position_points = make_case(name, torch.float32, special=True)
+    options = Options("relu", 0.0, unit_dim, position_points, 1.0, extrema_kind="limited")
+    result = reference.jumpstart_activation_forward(x, None, options)
+    for each in SlackSum:
+        slack_sums = torch.zeros(SUMS_SHAPE)
+        slack_sums[axis, each] = math.nan if each == SlackSum.PRODUCT else 0.3
+        gradients = make_gradients(x, result, 1)._replace(slack_sums=slack_sums)
+        saved = save(x, result, options)
+        expected = reference.jumpstart_activation_backward(gradients, saved, options)
+        assert_same(cuda_emulator.backward(gradients, saved, options).x, expected.x)

@@ -124,6 +124,17 @@ def test_a_mode_sees_the_gradient_of_the_penalty_once(reduction):
     assert torch.equal(grad, expected)
 
 
+def test_a_root_that_is_unpacked_as_a_lazy_value():
+    model, x = make_layers(), make_input(7, 5)
+    output, penalty = run(model, x, "norm")
+    (expected,) = torch.autograd.grad(output.sum() + penalty, x)
+    output = model(x)
+    with torch.autograd.graph.saved_tensors_hooks(torch.neg, torch._neg_view):
+        penalty = jk.penalty(model, reduction="norm")
+    (grad,) = torch.autograd.grad(output.sum() + penalty, x)
+    assert torch.equal(grad, expected)
+
+
 @pytest.mark.parametrize("reduction", ("balanced", "norm"))
 def test_second_derivatives(reduction):
     model = make_layers(2)
@@ -159,6 +170,25 @@ def test_backwards_of_one_graph_in_many_threads():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_backward_inside_another_of_the_same_graph():
+    model, x = make_layers(), make_input(7, 5)
+    hidden = model[:2](x)
+    output, penalty = model[2:](hidden), jk.penalty(model)
+    other = torch.tensor(5.0, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(output.sum() + 2 * penalty, x, retain_graph=True)
+    expected_inside = torch.autograd.grad(penalty, x, other, retain_graph=True)
+    found = []
+
+    def go_backward(grad):
+        if not found:
+            found.append(())
+            found[0] = torch.autograd.grad(penalty, x, other, retain_graph=True)
+
+    hidden.register_hook(go_backward)
+    (grad,) = torch.autograd.grad(output.sum() + 2 * penalty, x, retain_graph=True)
+    assert torch.equal(grad, expected) and torch.equal(found[0][0], expected_inside[0])
 
 
 def test_a_failed_backward_leaves_no_gradient_behind():
@@ -259,4 +289,5 @@ def test_a_profiler_sees_the_inputs():
     prefix = "jumpstart_kernels::jumpstart_activation"
     assert shapes[prefix][0] == shapes[f"{prefix}_backward"][0] == [4, 5]
     assert "jumpstart_kernels::penalty" in shapes
+    assert "jumpstart_kernels::penalty_backward" not in shapes  # each layer's backward does that
     assert any("PenaltyBackward" in event.name for event in profile.events())
