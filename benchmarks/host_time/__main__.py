@@ -6,9 +6,9 @@
 CUDA's runtime is replaced by a stand-in that launches nothing (``cuda_runtime.cpp``), so that time is the
 host's alone: Python, PyTorch, the extension, autograd with its thread for the device. Results mean nothing.
 ``--run`` runs any module so, in which launches and captures of graphs that a GPU would refuse are errors
-(``streams.cpp``). Matrix products do nothing, convolutions run without cuDNN, and Triton does not run.
-Needs a CUDA build of torch, and the extension built with it: ``make gpu-package`` leaves both in
-``build/matrix/oldest``.
+(``streams.cpp``), with ``--devices 2`` on two of them (``devices.cpp``). Matrix products do nothing,
+convolutions run without cuDNN, and Triton does not run. Needs a CUDA build of torch, and the extension built
+with it: ``make gpu-package`` leaves both in ``build/matrix/oldest``.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import jumpstart_kernels as jk
-from benchmarks.host_time.runtime import PRELOAD, Runtime, build, find_runtime
+from benchmarks.host_time.runtime import DEVICES, MOST_DEVICES, PRELOAD, Runtime, build, find_runtime
 from benchmarks.kernels import check_output_and_gpu
 from jumpstart_kernels.bench import SCHEMA, heading
 from jumpstart_kernels.bench.cases import PASSES, Case
@@ -168,7 +168,7 @@ def heading_of(record: dict[str, Any]) -> str:
     return str(case) if record["layers"] == 1 else f"{case}, {record['layers']} layers"
 
 
-def start_with_stand_in(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+def start_with_stand_in(parser: argparse.ArgumentParser, words: Sequence[str], devices: str) -> None:
     """Build the stand-in and begin again with it, unless that has been done."""
     if torch.version.cuda is None:
         parser.error(f"needs a CUDA build of torch, which {torch.__version__} is not: {REMEDY}")
@@ -182,7 +182,7 @@ def start_with_stand_in(parser: argparse.ArgumentParser, words: Sequence[str]) -
         parser.error("needs the CUDA toolkit, for its headers: set CUDA_HOME")
     library = build(runtime, torch_folder / "lib", toolkit)
     command = [sys.executable, "-m", "benchmarks.host_time", *words]
-    os.execve(sys.executable, command, {**os.environ, PRELOAD: str(library)})
+    os.execve(sys.executable, command, {**os.environ, PRELOAD: str(library), DEVICES: devices})
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -201,12 +201,21 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--case", type=int, action="append", choices=range(len(CASES)), help="only this case")
     parser.add_argument(
+        "--devices",
+        type=int,
+        choices=range(1, MOST_DEVICES + 1),
+        default=1,
+        metavar="N",
+        help=f"GPUs that there are, up to {MOST_DEVICES}; default: 1",
+    )
+    parser.add_argument(
         "--run", nargs=argparse.REMAINDER, metavar="MODULE", help="run this module with the words behind it"
     )
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for the results")
     arguments = parser.parse_args(words)
-    if not Runtime.is_loaded():
-        start_with_stand_in(parser, words)
+    devices = str(arguments.devices)
+    if not Runtime.is_loaded() or os.environ.get(DEVICES, "1") != devices:
+        start_with_stand_in(parser, words, devices)
     if arguments.run is not None:
         return run_module(parser, arguments.run)
     check_output_and_gpu(parser, arguments.output)

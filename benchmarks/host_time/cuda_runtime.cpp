@@ -1,6 +1,6 @@
-// A stand-in for CUDA's runtime, for one GPU with the limits of an H200 whose memory is the host's and whose
-// kernels do nothing: what remains of a call is the host's work. All functions count their calls. runtime.py
-// links this with a stub for each other function that the real library exports.
+// A stand-in for CUDA's runtime, for GPUs with the limits of an H200 (devices.cpp) whose memory is the host's
+// and whose kernels do nothing: what remains of a call is the host's work. All functions count their calls.
+// runtime.py links this with a stub for each other function that the real library exports.
 
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
@@ -32,6 +32,7 @@ struct Counter {
 struct Memory {
   size_t bytes;
   cudaMemoryType type;
+  int device;  // the current one when it was allocated
 };
 
 struct Configuration {
@@ -40,7 +41,7 @@ struct Configuration {
   cudaStream_t stream;
 };
 
-// What a kernel has been allowed.
+// What a kernel has been allowed on a device.
 struct Allowed {
   int shared = 0;
   bool any_cluster = false;  // of up to 16 blocks instead of 8
@@ -48,7 +49,7 @@ struct Allowed {
 
 std::mutex mutex;
 std::map<uintptr_t, Memory> memory;
-std::map<const void*, Allowed> allowed;
+std::map<std::pair<const void*, int>, Allowed> allowed;
 int64_t launch_nanoseconds = 0;
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local std::string last_what;
@@ -66,7 +67,7 @@ cudaError_t allocate(void** result, size_t bytes, cudaMemoryType type) {
   void* const found = mmap(nullptr, bytes + !bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (found == MAP_FAILED) return fail(cudaErrorMemoryAllocation);
   const std::lock_guard<std::mutex> lock(mutex);
-  memory[reinterpret_cast<uintptr_t>(found)] = {bytes + !bytes, type};
+  memory[reinterpret_cast<uintptr_t>(found)] = {bytes + !bytes, type, stand_in::use_device()};
   *result = found;
   return cudaSuccess;
 }
@@ -87,22 +88,25 @@ void describe(cudaPointerAttributes& result, const void* pointer) {
   const std::lock_guard<std::mutex> lock(mutex);
   const auto behind = memory.upper_bound(address);
   result = {};
+  result.device = cudaInvalidDeviceId;
   if (behind == memory.begin()) return;
   const auto& [start, block] = *std::prev(behind);
   if (address >= start + block.bytes) return;
   result.type = block.type;
+  result.device = block.device;
   result.devicePointer = result.hostPointer = const_cast<void*>(pointer);
 }
 
 Allowed allowed_for(const void* kernel) {
   const std::lock_guard<std::mutex> lock(mutex);
-  return allowed[kernel];
+  return allowed[{kernel, stand_in::use_device()}];
 }
 
 void allow(const void* kernel, cudaFuncAttribute attribute, int value) {
   const std::lock_guard<std::mutex> lock(mutex);
-  if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed) allowed[kernel].any_cluster = value;
-  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) allowed[kernel].shared = value;
+  Allowed& here = allowed[{kernel, stand_in::use_device()}];
+  if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed) here.any_cluster = value;
+  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) here.shared = value;
 }
 
 // The blocks of a cluster: 1 if none is asked for, 0 if it cannot be launched.
@@ -121,12 +125,22 @@ cudaError_t copy(void* to, const void* from, size_t bytes, cudaStream_t stream) 
   const cudaError_t error = stand_in::add_work(stream, "a copy");
   return error ? error : (memmove(to, from, bytes), cudaSuccess);
 }
+// Between memory of two devices, of which it is told.
+cudaError_t copy_between(void* to, int device, const void* from, int other, size_t bytes,
+                         cudaStream_t stream) {
+  cudaPointerAttributes target, source;
+  describe(target, to), describe(source, from);
+  if (target.device == device && source.device == other) return copy(to, from, bytes, stream);
+  return fail(cudaErrorInvalidValue, "a copy of memory that is not on the device that it is said to be on");
+}
 cudaError_t fill(void* to, int value, size_t bytes, cudaStream_t stream) {
+  if (const cudaError_t error = stand_in::check_device_of(stream, "a fill")) return error;
   const cudaError_t error = stand_in::add_work(stream, "a fill");
   return error ? error : (memset(to, value, bytes), cudaSuccess);
 }
 
 cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream) {
+  if (const cudaError_t error = stand_in::check_device_of(stream, "a kernel")) return error;
   if (const cudaError_t error = stand_in::add_work(stream, "a kernel")) return error;
   if (!is_within(block, kMostThreads, kMostThreads, kMostDepth) ||
       block.x * block.y * block.z > kMostThreads ||
@@ -136,6 +150,7 @@ cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t shared, cud
   if (shared > kShared && shared > static_cast<size_t>(allowed_for(kernel).shared)) {
     return fail(cudaErrorInvalidValue);
   }
+  stand_in::count_launch();
   if (launch_nanoseconds) {
     const int64_t end = stand_in::now() + launch_nanoseconds;
     while (stand_in::now() < end) {
@@ -157,8 +172,6 @@ cudaError_t pop(dim3* grid, dim3* block, size_t* shared, void* stream) {
   *static_cast<cudaStream_t*>(stream) = last.stream;
   return cudaSuccess;
 }
-
-int do_nothing() { return 0; }
 
 }  // namespace
 
@@ -193,31 +206,6 @@ const char* stand_in_name(int64_t index) {
 int64_t stand_in_calls(int64_t index) { return counters()[static_cast<size_t>(index)].calls; }
 void stand_in_set_launch_time(int64_t nanoseconds) { launch_nanoseconds = nanoseconds; }
 
-// Devices.
-DO(cudaGetDeviceCount, (int* count), *count = 1)
-DO(cudaGetDevice, (int* device), *device = 0)
-TRY(cudaSetDevice, (int device), device ? fail(cudaErrorInvalidDevice) : cudaSuccess)
-DO(cudaDriverGetVersion, (int* version), *version = 13000)
-DO(cudaRuntimeGetVersion, (int* version), *version = 13000)
-DO(cudaMemGetInfo, (size_t* free, size_t* total), *free = *total = kBytes)
-DO(cudaDeviceGetStreamPriorityRange, (int* least, int* greatest), *least = 0, *greatest = -5)
-DO(cudaDeviceGetPCIBusId, (char* text, int size, int),
-   strncpy(text, "0000:00:00.0", static_cast<size_t>(size)))
-DO(cudaDeviceCanAccessPeer, (int* can, int, int), *can = 0)
-DO(cudaGetDeviceProperties, (cudaDeviceProp * properties, int), describe(*properties))
-DO(cudaDeviceGetAttribute, (int* value, cudaDeviceAttr attribute, int), *value = value_of(attribute))
-
-// Of the driver, all other functions of which succeed and do nothing.
-DO(cuDevicePrimaryCtxGetState, (int, unsigned* flags, int* active), *flags = 0, *active = 1)
-cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
-                                             cudaDriverEntryPointQueryResult* result) {
-  const bool context = !strcmp(name, "cuDevicePrimaryCtxGetState");
-  *function =
-      context ? reinterpret_cast<void*>(cuDevicePrimaryCtxGetState) : reinterpret_cast<void*>(do_nothing);
-  if (result) *result = cudaDriverEntryPointSuccess;
-  return cudaSuccess;
-}
-
 // Errors.
 const char* cudaGetErrorName(cudaError_t) { return "an error of the stand-in for CUDA's runtime"; }
 const char* cudaGetErrorString(cudaError_t error) {
@@ -237,6 +225,9 @@ TRY(cudaFreeHost, (void* address), release(address))
 TRY(cudaMemcpy, (void* to, const void* from, size_t bytes, cudaMemcpyKind), copy(to, from, bytes, nullptr))
 TRY(cudaMemcpyAsync, (void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream),
     copy(to, from, bytes, stream))
+TRY(cudaMemcpyPeerAsync,
+    (void* to, int device, const void* from, int other, size_t bytes, cudaStream_t stream),
+    copy_between(to, device, from, other, bytes, stream))
 TRY(cudaMemset, (void* to, int value, size_t bytes), fill(to, value, bytes, nullptr))
 TRY(cudaMemsetAsync, (void* to, int value, size_t bytes, cudaStream_t stream), fill(to, value, bytes, stream))
 DO(cudaPointerGetAttributes, (cudaPointerAttributes * result, const void* pointer),

@@ -16,6 +16,14 @@ cudaError_t fail(cudaError_t error, const std::string& what = "");
 
 int64_t now();  // nanoseconds
 
+// The current device of the calling thread, which has a context from then on.
+int use_device();
+// Of a default stream the current one.
+int device_of(cudaStream_t stream);
+// An error unless the stream is of the current device, as what runs on it must be; copies need not.
+cudaError_t check_device_of(cudaStream_t stream, const char* what);
+void count_launch();
+
 // Whether the calling thread may do what CUDA allows no thread while it captures.
 cudaError_t check_no_capture(const char* what);
 

@@ -6,6 +6,8 @@
 // - the end of a capture before its origin has waited for the work of all streams that have joined it;
 //
 // and, unlike CUDA, work of the capturing thread on another stream: the graph would lack it.
+//
+// Streams and events belong to the device that was current when they were created.
 
 #include <cuda_runtime_api.h>
 
@@ -33,6 +35,7 @@ struct Stream {
   Seen seen;
 };
 struct Event {
+  int device = stand_in::use_device();
   int64_t nanoseconds = 0;
   Id capture = 0;
   Seen seen;
@@ -83,7 +86,11 @@ cudaError_t wait_for_event(cudaEvent_t event) {
 cudaError_t record(cudaEvent_t event, cudaStream_t stream) {
   const Lock lock(mutex);
   const Stream& own = streams[stream];
-  event_of(event) = {stand_in::now(), own.capture, own.seen};
+  const int device = event_of(event).device;
+  if (device != stand_in::device_of(stream)) {
+    return fail(cudaErrorInvalidResourceHandle, "an event is recorded on a stream of another device");
+  }
+  event_of(event) = {device, stand_in::now(), own.capture, own.seen};
   return cudaSuccess;
 }
 
@@ -142,9 +149,16 @@ cudaStreamCaptureStatus status_of(cudaStream_t stream, Id* id) {
   return found->second.broken ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
 }
 
-float milliseconds_between(cudaEvent_t start, cudaEvent_t end) {
-  return static_cast<float>(event_of(end).nanoseconds - event_of(start).nanoseconds) / 1e6f;
+cudaError_t measure_time(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
+  if (event_of(start).device != event_of(end).device) {
+    return fail(cudaErrorInvalidResourceHandle, "the time between events of two devices");
+  }
+  *milliseconds = static_cast<float>(event_of(end).nanoseconds - event_of(start).nanoseconds) / 1e6f;
+  return cudaSuccess;
 }
+
+// Its device, as stand_in::device_of() takes it.
+cudaStream_t new_stream() { return reinterpret_cast<cudaStream_t>(new int(stand_in::use_device())); }
 
 template <typename Handle, typename T = int64_t>
 Handle new_handle() {
@@ -192,7 +206,9 @@ cudaError_t add_work(cudaStream_t stream, const char* what) {
 
 extern "C" {
 
-DO(cudaStreamCreateWithPriority, (cudaStream_t * stream, unsigned, int), *stream = new_handle<cudaStream_t>())
+DO(cudaStreamCreate, (cudaStream_t * stream), *stream = new_stream())
+DO(cudaStreamCreateWithFlags, (cudaStream_t * stream, unsigned), *stream = new_stream())
+DO(cudaStreamCreateWithPriority, (cudaStream_t * stream, unsigned, int), *stream = new_stream())
 TRY(cudaStreamQuery, (cudaStream_t stream), wait_for_stream(stream))
 TRY(cudaStreamSynchronize, (cudaStream_t stream), wait_for_stream(stream))
 TRY(cudaDeviceSynchronize, (), stand_in::check_no_capture("the host waits for the device"))
@@ -206,8 +222,8 @@ TRY(cudaEventRecord, (cudaEvent_t event, cudaStream_t stream), record(event, str
 TRY(cudaEventRecordWithFlags, (cudaEvent_t event, cudaStream_t stream, unsigned), record(event, stream))
 TRY(cudaEventQuery, (cudaEvent_t event), wait_for_event(event))
 TRY(cudaEventSynchronize, (cudaEvent_t event), wait_for_event(event))
-DO(cudaEventElapsedTime, (float* milliseconds, cudaEvent_t start, cudaEvent_t end),
-   *milliseconds = milliseconds_between(start, end))
+TRY(cudaEventElapsedTime, (float* milliseconds, cudaEvent_t start, cudaEvent_t end),
+    measure_time(milliseconds, start, end))
 
 DO(cudaThreadExchangeStreamCaptureMode, (cudaStreamCaptureMode * mode), std::swap(*mode, thread_mode))
 TRY(cudaStreamBeginCapture, (cudaStream_t stream, cudaStreamCaptureMode mode), begin(stream, mode))
