@@ -10,6 +10,7 @@ import torch
 from benchmarks.host_time import __main__ as host_time
 from benchmarks.report.documents import ROOT
 from jumpstart_kernels.building.recipe import find_cuda_home
+from jumpstart_kernels.ops import native
 
 takes_cuda = pytest.mark.skipif(
     torch.version.cuda is None or find_cuda_home() is None,
@@ -131,3 +132,12 @@ def test_devices_are_kept_apart_as_by_gpus(tmp_path):
     (tmp_path / "devices.py").write_text(DEVICES)
     done = run_on_two("devices", paths=(tmp_path,))
     assert done.stdout.strip() == "as two GPUs", done.stderr
+
+
+@takes_cuda
+@pytest.mark.skipif(not native.has_cuda(), reason="the extension is built without CUDA")
+def test_layers_run_on_two_devices():
+    files = ("tests/ops/test_two_devices.py", "tests/ops/test_noted_devices.py")
+    done = run_on_two("pytest", "-q", "-m", "gpu", *files, paths=(ROOT / "tests",))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" not in done.stdout
