@@ -41,6 +41,17 @@ at::Tensor dense_bias(const at::Tensor& bias, const at::Tensor& x, int64_t unit_
 
 }  // namespace
 
+void check_devices(const Gradients& gradients, const at::Tensor& saved) {
+  const at::Tensor none;
+  const at::Tensor& of_penalty = gradients.penalty ? gradients.penalty->grad : none;
+  for (const at::Tensor* gradient :
+       {&gradients.output, &gradients.slack_sums, &gradients.extrema, &of_penalty}) {
+    TORCH_CHECK_VALUE(!gradient->defined() || gradient->device() == saved.device(),
+                      "gradients must be on the device of the forward, ", saved.device(), ", got one on ",
+                      gradient->device());
+  }
+}
+
 ForwardResult allocate_result(const at::Tensor& x, const Layout& layout, bool position_points, bool with_mask,
                               Memory memory) {
   const int64_t points = layout.samples * (position_points ? layout.rows * layout.inner : 1);
@@ -125,6 +136,7 @@ ForwardResult PreparedForward::finish() {
 }
 
 PreparedBackward prepare_backward(const Gradients& gradients, const Saved& saved, const Options& options) {
+  check_devices(gradients, saved.extrema);
   const auto size = C10_AS_INTARRAYREF_SLOW(saved.size);
   const auto format = memory_format(size.size(), saved.channels_last);
   PreparedBackward b{make_layout(size, options.unit_dim, saved.channels_last), {}, {}, {}};

@@ -104,6 +104,10 @@ struct SavedExtrema {
   const at::Tensor &values, &places;
 };
 
+// Throws if a gradient is not on the device of what the forward has saved: autograd lets hooks move them from
+// GPU to GPU.
+void check_devices(const Gradients& gradients, const at::Tensor& saved);
+
 PreparedBackward prepare_backward(const Gradients& gradients, const Saved& saved, const Options& options);
 
 // Throws if the operator does not support the dtype.

@@ -92,6 +92,7 @@ PreparedLinkedForward prepare_linked_forward(const at::Tensor& x, const at::Tens
 
 PreparedLinkedBackward prepare_linked_backward(const Gradients& gradients, const LinkedSaved& saved,
                                                const LinkedOptions& options) {
+  check_devices(gradients, saved.extrema);
   const int64_t unit_dim = options.statistics.unit_dim;
   const auto size = C10_AS_INTARRAYREF_SLOW(saved.size);
   const auto format = memory_format(size.size(), saved.channels_last);

@@ -44,6 +44,8 @@ at::Tensor penalty_cuda(at::TensorList slack_sums, at::ArrayRef<double> weights,
 
 at::Tensor penalty_backward_cuda(const at::Tensor& grad, const std::optional<at::Tensor>& value,
                                  at::ArrayRef<double> weights) {
+  TORCH_CHECK_VALUE(!value.has_value() || value->device() == grad.device(),
+                    "grad must be on the device of the penalty, ", value->device(), ", got ", grad.device());
   const c10::cuda::CUDAGuard guard(grad.device());
   at::Tensor by_sum = empty_beside(grad, {2, kSlackSums}, grad.scalar_type());
   const cuda::PenaltyGradientCall call{grad.const_data_ptr(),

@@ -6,6 +6,7 @@ Values are not looked at, so that one machine's stand-in for two GPUs is enough:
 """
 
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from two_devices import FIRST, SECOND, SIZES, alone, check_devices, make_input, make_layers, step
 
 import jumpstart_kernels as jk
+from jumpstart_kernels.functional import linked_relu
 from jumpstart_kernels.ops import LINKED_OVERLOADS, OVERLOADS, PENALTY_OVERLOADS, backends
 from jumpstart_kernels.ops.arguments import ForwardResult, Gradients, LinkedSaved, Options, Saved
 from jumpstart_kernels.ops.slack import LAYER_SUMS
@@ -105,6 +107,20 @@ def test_backwards_called_alone():
         gradients = Gradients(result.output, result.slack_sums, None)
         found += call.linked_activation_backward.native(*gradients, *saved, *options)
     check_devices(found, SECOND)
+
+
+@pytest.mark.parametrize("dispatched", (False, True))
+@pytest.mark.parametrize("moved", ("output", "penalty", "linked"))
+def test_gradients_that_a_hook_moves_are_refused(moved, dispatched):
+    """As PyTorch's own operators do: the kernels would read another device's memory."""
+    layers, x = make_layers(), make_input((64, 32), SECOND)
+    with Dispatched() if dispatched else nullcontext():
+        result = linked_relu(x) if moved == "linked" else layers(x)
+        if moved == "penalty":
+            result = jk.penalty(layers, reduction="norm")
+        result.register_hook(lambda gradient: gradient.to(FIRST))
+        with pytest.raises(ValueError, match="must be on the device of"):
+            result.sum().backward()
 
 
 @pytest.mark.parametrize("requires_grad", (True, False))
