@@ -13,7 +13,7 @@
 
 #include "layout.h"
 #include "options.h"
-#include "penalty.h"
+#include "penalty_gradient.h"
 #include "saved.h"
 
 namespace jumpstart {

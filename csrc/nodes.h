@@ -16,7 +16,7 @@
 
 #include "jumpstart_activation.h"
 #include "options.h"
-#include "penalty.h"
+#include "penalty_gradient.h"
 #include "saved.h"
 
 namespace jumpstart {

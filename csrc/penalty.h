@@ -5,16 +5,8 @@
 #include <ATen/ATen.h>
 
 #include <optional>
-#include <vector>
 
 namespace jumpstart {
-
-// What the backward of a penalty has been given: the gradient of every layer's slack sums follows from it.
-struct PenaltyGradient {
-  at::Tensor grad;              // []
-  at::Tensor root;              // [], the penalty; undefined unless it is a square root
-  std::vector<double> weights;  // [kLayerSums]
-};
 
 // Throws if the arguments are invalid.
 void check_penalty(at::TensorList slack_sums, at::ArrayRef<double> weights);

@@ -32,9 +32,10 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
         activation_(activation),
         grad_sums_(grad_sums),
         t_(b.plan.tiling),
-        lane_(static_cast<int>(threadIdx.x) % t_.lanes),
-        row_lane_(static_cast<int>(threadIdx.x) / t_.lanes),
-        height_(kThreads / t_.lanes) {}
+        shift_(__ffs(t_.lanes) - 1),
+        lane_(static_cast<int>(threadIdx.x) & (t_.lanes - 1)),
+        row_lane_(static_cast<int>(threadIdx.x) >> shift_),
+        height_(kThreads >> shift_) {}
 
   JUMPSTART_DEVICE void run(int64_t work) {
     const int64_t tile = work % t_.tiles;
@@ -173,6 +174,7 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
   const Activation& activation_;
   const stat_t* grad_sums_;
   const Tiling& t_;
+  const int shift_;  // lanes are a power of two: divisions by them take registers that the loop needs
   const int lane_, row_lane_, height_;
   int64_t begin_, column_;
   int32_t rows_;  // of the region

@@ -110,6 +110,8 @@ inline int __syncthreads_and(int predicate, int line = __builtin_LINE()) {
 }
 inline void __threadfence() {}
 
+inline int __ffs(int value) { return __builtin_ffs(value); }
+
 template <typename T>
 T __shfl_xor_sync(unsigned lanes, T value, int offset, int line = __builtin_LINE()) {
   const uint64_t* all = cuda_emulator::meet_warp(lanes, cuda_emulator::to_bits(value), line);

@@ -112,14 +112,15 @@ def test_a_record_seen_after_its_penalty(attribute, square_root):
     torch.testing.assert_close(both, grads[0] + grads[1])
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
 @pytest.mark.parametrize("reduction", ("balanced", "norm"))
-def test_a_mode_sees_the_gradient_of_the_penalty_once(reduction):
+def test_a_mode_sees_the_gradient_of_the_penalty_once(reduction, dtype):
     """The gradient is the same to the bit as that which the layers take from the penalty's themselves."""
-    model, x = make_layers(), make_input(16, 5)
+    model, x = make_layers().to(dtype), make_input(16, 5).detach().to(dtype).requires_grad_()
     output, penalty = run(model, x, reduction)
-    (expected,) = torch.autograd.grad(output.sum() + penalty, x, retain_graph=True)
+    (expected,) = torch.autograd.grad(output.sum() + 0.3 * penalty, x, retain_graph=True)
     with Dispatched() as mode:
-        (grad,) = torch.autograd.grad(output.sum() + penalty, x)
+        (grad,) = torch.autograd.grad(output.sum() + 0.3 * penalty, x)
     assert mode.seen.count("jumpstart_kernels.penalty_backward.native") == 1
     assert torch.equal(grad, expected)
 
