@@ -102,9 +102,8 @@ Tensor penalty_cpu(at::TensorList slack_sums, at::ArrayRef<double> weights, bool
 
 Tensor penalty_backward_cpu(const Tensor& grad, const std::optional<Tensor>& value,
                             at::ArrayRef<double> weights) {
-  const auto given = grad.item<double>();
-  const double root = value.has_value() ? value->item<double>() : 0;
-  const double factor = penalty_factor(&given, value.has_value() ? &root : nullptr);
+  const double factor =
+      penalty_factor(grad.item<double>(), value.has_value(), value.has_value() ? value->item<double>() : 0);
   Tensor by_sum = empty_block({2, kSlackSums}, grad.scalar_type());
   const auto fill = [&](auto* to) {
     using stat_t = std::remove_pointer_t<decltype(to)>;

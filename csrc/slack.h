@@ -66,13 +66,11 @@ JUMPSTART_INLINE stat_t slack_gradient(const Slack<stat_t>& slack, bool of_minim
   return of_minimum ? by_slack : -by_slack;
 }
 
-// What the gradient of each slack sum is of its weight; `root`: the penalty if it is a square root, whose
-// gradient is 0 at 0, else null.
-template <typename stat_t>
-JUMPSTART_INLINE double penalty_factor(const stat_t* grad, const stat_t* root) {
-  const double factor = *grad;
-  if (!root) return factor;
-  return *root == 0 ? 0 : factor / (2 * static_cast<double>(*root));
+// What the gradient of each slack sum is of its weight, from those of a penalty: its gradient, whether it is
+// a square root, and then its value. The gradient of a square root is 0 at 0.
+JUMPSTART_INLINE double penalty_factor(double grad, bool is_root, double value) {
+  if (!is_root) return grad;
+  return value == 0 ? 0 : grad / (2 * value);
 }
 
 }  // namespace jumpstart

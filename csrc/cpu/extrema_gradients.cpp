@@ -28,7 +28,8 @@ void add_extrema_of(const PreparedBackward& b, const SavedExtrema& saved, const 
   const auto *sums = data(b.gradients.slack_sums), *direct = data(b.gradients.extrema);
   std::array<stat_t, kLayerSums> of_penalty{};
   if (const PenaltyGradient* const penalty = b.gradients.penalty) {
-    const double factor = penalty_factor(data(penalty->grad), data(penalty->root));
+    const stat_t* const root = data(penalty->root);
+    const double factor = penalty_factor(*data(penalty->grad), root != nullptr, root ? *root : 0);
     std::transform(penalty->weights.begin(), penalty->weights.end(), of_penalty.begin(),
                    [&](double weight) { return static_cast<stat_t>(factor * weight); });
     sums = of_penalty.data();

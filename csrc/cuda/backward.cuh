@@ -23,7 +23,7 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
   using stat_t = typename V::stat_t;
 
  public:
-  // `grad_sums`: of StatisticsBackward::load_sums; the block need not have met since.
+  // `grad_sums`: of StatisticsBackward::load_grad_sums; the block need not have met since.
   JUMPSTART_DEVICE Gradient(const Backward<scalar_t>& b, const Activation& activation, const Sums& sums,
                             unsigned char* shared, const stat_t* grad_sums)
       : ThreadSums<stat_of<scalar_t>, elements, Sums>(sums, shared),
@@ -151,7 +151,8 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
     return this->to.partials + (begin_ + row) * t_.tiles + this->tile;
   }
 
-  // From the columns of each thread to those of the region.
+  // From the columns of each thread to those of the region. Those of the last region have been read: all
+  // threads have met since.
   JUMPSTART_DEVICE void store_columns(int64_t region, int64_t tile, bool any,
                                       const ExtremaGradients<scalar_t, Activation>& gradients) {
     share_sums(this->sums, lane_, t_.lanes, this->shared);
@@ -166,7 +167,6 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
         this->to.sums[column] = any ? sum + gradients.of_unit(column) : sum;
       }
     }
-    __syncthreads();
   }
 
   const Backward<scalar_t>& b_;
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kThreads, 3)
   const stat_t* grad_sums = nullptr;
   if constexpr (extrema) {
     __shared__ stat_t memory[kLayerSums];
-    b.statistics.load_sums(memory);
+    b.statistics.load_grad_sums(memory);
     grad_sums = memory;
   }
   unsigned char* shared = nullptr;

@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kThreads)
   using stat_t = stat_of<scalar_t>;
   __shared__ double found[kThreads];  // [threads of a unit, units]: of many partial sums, few bits get lost
   __shared__ stat_t grad_sums[kLayerSums];
-  b.statistics.load_sums(grad_sums);
+  b.statistics.load_grad_sums(grad_sums);
   const Axis& axis = sums.units;
   const int units = axis.items_per_block, threads = kThreads / units;  // per unit
   const auto thread = static_cast<int>(threadIdx.x);

@@ -34,12 +34,12 @@ struct StatisticsBackward {
   bool position_points;
   stat_t margin;
 
-  JUMPSTART_INLINE bool with_sums() const { return grad_slack_sums || penalty.grad; }
-  JUMPSTART_INLINE bool with_gradient() const { return with_sums() || grad_extrema; }
+  JUMPSTART_INLINE bool with_grad_sums() const { return grad_slack_sums || penalty.grad; }
+  JUMPSTART_INLINE bool with_gradient() const { return with_grad_sums() || grad_extrema; }
 
   // Puts the gradient of the slack sums, or zeros, into a block's shared memory. The block must meet before
   // it is used.
-  JUMPSTART_DEVICE void load_sums(stat_t (&to)[kLayerSums]) const {
+  JUMPSTART_DEVICE void load_grad_sums(stat_t (&to)[kLayerSums]) const {
     const auto i = static_cast<int>(threadIdx.x);
     if (i >= kLayerSums) return;
     if (grad_slack_sums) {
@@ -76,14 +76,14 @@ class ExtremaGradients {
   using stat_t = stat_of<scalar_t>;
 
  public:
-  // `sums`: [2, kSlackSums], in shared memory, of StatisticsBackward::load_sums.
+  // `grad_sums`: [2, kSlackSums], in shared memory, of StatisticsBackward::load_grad_sums.
   JUMPSTART_DEVICE ExtremaGradients(const Backward<scalar_t>& b, const Activation& activation,
-                                    const stat_t* sums)
+                                    const stat_t* grad_sums)
       : e_(b.elementwise),
         s_(b.statistics),
         l_(b.layout),
         activation_(activation),
-        sums_(sums),
+        grad_sums_(grad_sums),
         columns_(l_.matrix_columns()),
         count_(l_.units + s_.points) {}
 
@@ -91,7 +91,7 @@ class ExtremaGradients {
   JUMPSTART_DEVICE bool any() const {
     if (s_.grad_extrema) return true;
     bool found = false;
-    for (int i = 0; i < kLayerSums; ++i) found |= !(sums_[i] == 0);
+    for (int i = 0; i < kLayerSums; ++i) found |= !(grad_sums_[i] == 0);
     return found;
   }
 
@@ -131,8 +131,8 @@ class ExtremaGradients {
   JUMPSTART_DEVICE stat_t of_unit(int64_t unit) const {
     const Item item = load(unit);
     stat_t sum = 0;
-    if (item.max_at >= 0) sum += extremum(item, false, sums_);
-    if (item.min_at >= 0) sum += extremum(item, true, sums_);
+    if (item.max_at >= 0) sum += extremum(item, false, grad_sums_);
+    if (item.min_at >= 0) sum += extremum(item, true, grad_sums_);
     return sum;
   }
 
@@ -146,7 +146,7 @@ class ExtremaGradients {
     for (int side = 0; side < 2; ++side) {
       const int64_t at = (side ? item.min_at : item.max_at) - first;
       if (at < 0 || at >= elements * step) continue;
-      const stat_t grad = extremum(item, side, point_sums());
+      const stat_t grad = extremum(item, side, point_grad_sums());
 #pragma unroll
       for (int e = 0; e < elements; ++e) sums[e] += at == e * step ? grad : stat_t{0};
     }
@@ -162,7 +162,7 @@ class ExtremaGradients {
     stat_t sum = 0;
 #pragma unroll 1
     for (int e = 0; e < elements; ++e) {
-      sum = add_item(sum, first + e, load(point + (across ? e : 0)), point_sums());
+      sum = add_item(sum, first + e, load(point + (across ? e : 0)), point_grad_sums());
     }
     return sum;
   }
@@ -230,13 +230,13 @@ class ExtremaGradients {
     const Item of_unit = load(unit), of_point = load(l_.units + point);
     stat_t grad = 0;
     if (e_.grad_output) grad = gradient_of_element(e_, l_, activation_, row, column);
-    grad = add_item(grad, index, of_unit, sums_);
-    grad = add_item(grad, index, of_point, point_sums());
+    grad = add_item(grad, index, of_unit, grad_sums_);
+    grad = add_item(grad, index, of_point, point_grad_sums());
     e_.grad_x[row * columns_ + column] = from_stat<scalar_t>(grad);
     return true;
   }
 
-  JUMPSTART_DEVICE const stat_t* point_sums() const { return sums_ + kSlackSums; }
+  JUMPSTART_DEVICE const stat_t* point_grad_sums() const { return grad_sums_ + kSlackSums; }
 
   // The index in the flattened tensor of an element of a matrix whose columns are units.
   JUMPSTART_DEVICE int64_t flat(int64_t row, int64_t column) const {
@@ -253,7 +253,7 @@ class ExtremaGradients {
 
   JUMPSTART_DEVICE stat_t extremum(const Item& item, bool of_minimum, const stat_t* sums) const {
     const stat_t grad = of_minimum ? item.grad_min : item.grad_max;
-    if (!s_.with_sums()) return grad;
+    if (!s_.with_grad_sums()) return grad;
     return grad + slack_gradient(slack_of(item.largest, item.smallest, s_.margin), of_minimum, sums);
   }
 
@@ -261,7 +261,7 @@ class ExtremaGradients {
   const StatisticsBackward<stat_t>& s_;
   const Layout& l_;
   const Activation& activation_;
-  const stat_t* sums_;
+  const stat_t* grad_sums_;
   const int64_t columns_, count_;
 };
 

@@ -220,7 +220,7 @@ __global__ void __launch_bounds__(kThreads)
     linked_activation_extrema_backward_kernel(const __grid_constant__ Backward<scalar_t> b,
                                               const __grid_constant__ LinkedBackward<scalar_t> more) {
   __shared__ stat_of<scalar_t> grad_sums[kLayerSums];
-  b.statistics.load_sums(grad_sums);
+  b.statistics.load_grad_sums(grad_sums);
   __syncthreads();
   const ExtremaGradients<scalar_t, LinkedBackward<scalar_t>> gradients(b, more, grad_sums);
   if (gradients.any()) gradients.add_all();

@@ -28,7 +28,8 @@ struct PenaltyGradient {
   Weights weights;
 
   JUMPSTART_DEVICE stat_t of_sum(int i) const {
-    return static_cast<stat_t>(penalty_factor(grad, root) * weights.of[i]);
+    const stat_t given = *grad, value = root ? *root : stat_t{1};  // loaded at once
+    return static_cast<stat_t>(penalty_factor(given, root, value) * weights.of[i]);
   }
 };
 
