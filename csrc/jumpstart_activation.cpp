@@ -157,7 +157,6 @@ PreparedBackward prepare_backward(const Gradients& gradients, const Saved& saved
   }
   if (gradients.slack_sums.defined()) b.gradients.slack_sums = gradients.slack_sums.contiguous();
   if (gradients.extrema.defined()) b.gradients.extrema = gradients.extrema.contiguous();
-  TORCH_INTERNAL_ASSERT_DEBUG_ONLY(gradients.penalty == nullptr || !gradients.slack_sums.defined());
   b.gradients.penalty = gradients.penalty;
   return b;
 }
