@@ -32,7 +32,7 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
         activation_(activation),
         grad_sums_(grad_sums),
         t_(b.plan.tiling),
-        shift_(__ffs(t_.lanes) - 1),
+        shift_(shift_of(t_.lanes)),
         lane_(static_cast<int>(threadIdx.x) & (t_.lanes - 1)),
         row_lane_(static_cast<int>(threadIdx.x) >> shift_),
         height_(kThreads >> shift_) {}
@@ -76,6 +76,9 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
 
  private:
   static constexpr UnitsAre kUnitsAre = Sums::kUnitsAre;
+
+  // Lanes are a power of two: divisions by them take registers that the loop needs.
+  JUMPSTART_DEVICE static int shift_of(int32_t lanes) { return __ffs(lanes) - 1; }
 
   template <bool full>
   JUMPSTART_DEVICE void step(int32_t row) {
@@ -174,8 +177,7 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
   const Activation& activation_;
   const stat_t* grad_sums_;
   const Tiling& t_;
-  const int shift_;  // lanes are a power of two: divisions by them take registers that the loop needs
-  const int lane_, row_lane_, height_;
+  const int shift_, lane_, row_lane_, height_;
   int64_t begin_, column_;
   int32_t rows_;  // of the region
 };
