@@ -60,6 +60,7 @@ PYBIND11_MODULE(_native, m) {
       .def_readwrite("backward_steps", &PlanParameters::backward_steps)
       .def_readwrite("bias_backward_steps", &PlanParameters::bias_backward_steps)
       .def_readwrite("small_bytes", &PlanParameters::small_bytes)
+      .def_readwrite("most_blocks", &PlanParameters::most_blocks)
       .def_readwrite("cluster_blocks", &PlanParameters::cluster_blocks)
       .def_readwrite("cluster_steps", &PlanParameters::cluster_steps);
   m.def("plan_parameters", &jumpstart::cuda::plan_parameters, pybind11::return_value_policy::reference);

@@ -12,8 +12,6 @@ constexpr int64_t kAloneSteps = 4;      // of a block that takes all rows, which
 constexpr int32_t kLeastLanes = 4;      // then: 64 bytes of a row
 constexpr int64_t kShortSegment = 256;  // rows. Shorter samples share a region, which keeps partial extrema
                                         // of units few; those of points are then per row
-constexpr int64_t kMostBlocks =
-    0x7fffffff;  // of a launch; if there is more work, a block takes several items
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -123,7 +121,7 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
     plan.merge.points.row_stride = layout.rows_per_sample();
     plan.merge.points.row_step = 1;
     const int64_t groups_per_block = kThreads / c.lanes;
-    plan.blocks = std::min(divide_up(c.work(), groups_per_block), kMostBlocks);
+    plan.blocks = std::min(divide_up(c.work(), groups_per_block), plan_parameters().most_blocks);
   } else {
     const int64_t rows_per_point = position_points ? 1 : layout.rows;
     const bool planes = layout.inner > 1;  // of units, with positions as points
@@ -157,7 +155,8 @@ ForwardPlan plan_forward(const Layout& layout, bool position_points, int vector,
       plan.merge.points.columns_first = layout.channels_last && rows_per_point > 1;
     }
     // Clusters come in powers of two; a block may be without work.
-    plan.blocks = plan.in_cluster ? power_of_two(t.work()) : std::min(t.work(), kMostBlocks);
+    plan.blocks =
+        plan.in_cluster ? power_of_two(t.work()) : std::min(t.work(), plan_parameters().most_blocks);
   }
   plan.merge.points.first_blocks = plan.merge.units.blocks();
   return plan;
@@ -184,7 +183,7 @@ BackwardPlan plan_backward(const Layout& layout, int vector, int multiprocessors
     }
   }
   join_steps(t, steps);
-  plan.blocks = std::min(plan.tiling.work(), kMostBlocks);
+  plan.blocks = std::min(plan.tiling.work(), plan_parameters().most_blocks);
   return plan;
 }
 

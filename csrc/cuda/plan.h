@@ -22,7 +22,7 @@ constexpr int kDepth = 4;           // vectors that a thread loads at once, of a
 // What plans are made from, found by measuring, but for those of clusters. Only benchmarks/plans.py and tests
 // change it; nothing is checked: steps, waves, pieces and partials must be positive, but for
 // forward_end_steps; forward_steps and cluster_steps below 64, since places in a region take 16 bits;
-// small_bytes at most kSmallBytes; cluster_blocks 0 or a power of two.
+// small_bytes at most kSmallBytes; cluster_blocks 0 or a power of two; most_blocks below 2^31.
 struct PlanParameters {
   int64_t forward_waves = 16;     // of blocks: the most that the regions of a forward make
   int64_t forward_steps = 16;     // tiles of full depth in a region: with more, blocks drift apart in memory
@@ -30,10 +30,11 @@ struct PlanParameters {
   int64_t chunk_pieces = 2;       // of a plane that a warp takes one after the other
   int64_t merge_partials = 8;     // of an item, that a thread takes: some loads under way at once
   int64_t backward_steps = 2;     // of a block in the backward, which has no partial extrema to save
-  int64_t bias_backward_steps = 4;  // the same, if columns have partial sums
-  int64_t small_bytes = 32768;      // of shared memory that the small kernel may take
-  int64_t cluster_blocks = 16;      // of a forward, at most, that merge in the same launch; 0: none do
-  int64_t cluster_steps = 4;        // of each of them, at most, instead of a second launch; not measured yet
+  int64_t bias_backward_steps = 4;   // the same, if columns have partial sums
+  int64_t small_bytes = 32768;       // of shared memory that the small kernel may take
+  int64_t most_blocks = 0x7fffffff;  // of a launch; if there is more work, a block takes several items
+  int64_t cluster_blocks = 16;       // of a forward, at most, that merge in the same launch; 0: none do
+  int64_t cluster_steps = 4;         // of each of them, at most, instead of a second launch; not measured yet
 };
 PlanParameters& plan_parameters();
 

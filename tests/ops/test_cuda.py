@@ -181,6 +181,18 @@ def test_how_work_is_cut_changes_no_result(parameter, value):
                 check_backward(x, result, options, 7, True, multiprocessors=1)
 
 
+@pytest.mark.parametrize("most_blocks", (1, 3))
+@pytest.mark.parametrize("name", CASES)
+def test_blocks_that_take_several_regions(name, most_blocks):
+    x, unit_dim, position_points = make_case(name, torch.bfloat16)
+    with changed(cuda_emulator.plan_parameters(), "most_blocks", most_blocks):
+        for extrema, bias in (("exact", None), ("limited", make_bias(x, unit_dim))):
+            options = Options("leaky_relu", PARAMETER, unit_dim, position_points, 1.0, extrema)
+            result = check_forward(x, options, bias, multiprocessors=132)
+            for wanted in (1, 7):
+                check_backward(x, result, options, wanted, bias is not None, multiprocessors=132)
+
+
 @pytest.mark.parametrize("value", SPECIAL, ids=str)
 @pytest.mark.parametrize("name", ["aligned_large", "channels_last_large_samples", "planes_256"])
 def test_one_value_everywhere(name, value):

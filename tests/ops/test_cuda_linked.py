@@ -7,6 +7,7 @@ import torch
 from cuda_emulator import linked
 from cuda_emulator.cases import assert_same, make_case
 
+from benchmarks.plans import changed
 from jumpstart_kernels.ops import reference
 from jumpstart_kernels.ops.activations import LINKED_ACTIVATIONS
 from jumpstart_kernels.ops.arguments import NO_STATISTICS, Gradients, LinkedSaved, Options
@@ -116,6 +117,18 @@ def test_equals_the_reference(name, dtype, special):
         check_backward(x, weight, result, options, 7 if activation in EXACT else 6)
         without = options._replace(extrema_kind=NO_STATISTICS)
         check_backward(x, weight, check_forward(x, weight, without), without, 1)
+
+
+@pytest.mark.parametrize("most_blocks", (1, 3))
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_that_take_several_regions(name, most_blocks):
+    x, unit_dim, position_points = make_case(name, torch.bfloat16)
+    weight = make_weight("linked_prelu", x, unit_dim)
+    with changed(cuda_emulator.plan_parameters(), "most_blocks", most_blocks):
+        for kind, wanted in ((NO_STATISTICS, 1), ("exact", 7)):
+            options = Options("linked_prelu", 0.0, unit_dim, position_points, 1.0, kind)
+            result = check_forward(x, weight, options)
+            check_backward(x, weight, result, options, wanted)
 
 
 @pytest.mark.parametrize("name", ("wide_large", "planes_256"))
