@@ -154,8 +154,8 @@ class Gradient : ThreadSums<stat_of<scalar_t>, elements, Sums> {
     return this->to.partials + (begin_ + row) * t_.tiles + this->tile;
   }
 
-  // From the columns of each thread to those of the region. Those of the last region have been read: all
-  // threads have met since.
+  // From the columns of each thread to those of the region. Those of the block's region before have been
+  // read: all threads have met since.
   JUMPSTART_DEVICE void store_columns(int64_t region, int64_t tile, bool any,
                                       const ExtremaGradients<scalar_t, Activation>& gradients) {
     share_sums(this->sums, lane_, t_.lanes, this->shared);

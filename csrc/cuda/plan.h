@@ -19,10 +19,10 @@ constexpr int kSmallThreads = 512;
 constexpr int kSmallBytes = 32768;  // of shared memory for a small matrix
 constexpr int kDepth = 4;           // vectors that a thread loads at once, of as many rows or pieces of a row
 
-// What plans are made from, found by measuring, but for those of clusters. Only benchmarks/plans.py and tests
-// change it; nothing is checked: steps, waves, pieces and partials must be positive, but for
-// forward_end_steps; forward_steps and cluster_steps below 64, since places in a region take 16 bits;
-// small_bytes at most kSmallBytes; cluster_blocks 0 or a power of two; most_blocks below 2^31.
+// What plans are made from, found by measuring, but for those of clusters and CUDA's limit, most_blocks. Only
+// benchmarks/plans.py and tests change it; nothing is checked: all must be positive, but forward_end_steps,
+// small_bytes and cluster_blocks may be 0; forward_steps and cluster_steps below 64, since places in a region
+// take 16 bits; small_bytes at most kSmallBytes; cluster_blocks a power of two; most_blocks below 2^31.
 struct PlanParameters {
   int64_t forward_waves = 16;     // of blocks: the most that the regions of a forward make
   int64_t forward_steps = 16;     // tiles of full depth in a region: with more, blocks drift apart in memory
